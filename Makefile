@@ -1,0 +1,74 @@
+# Every target creates what it needs; nothing has to be installed or activated beforehand.
+#   make demo   the main job on the embedded data, from search to a measured answer
+#   make test   lint, types, fast tests, slow tests
+
+PYTHON ?= python3
+JOBS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+
+DEMO_ARGS ?= --out runs/demo
+
+# One thread a worker, so that JOBS workers share the cores instead of fighting for them.
+# loadgroup keeps tests marked xdist_group (those that share an expensive fixture) in one worker.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadgroup
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help install-demo install demo test check lint types format fast slow gpu clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install-demo: $(VENV)/.installed-demo ## Install what the demo needs, nothing more
+
+install: $(VENV)/.installed-dev ## Install everything that the checks and tests need
+
+demo: $(VENV)/.installed-demo ## Run the main job
+	$(BIN)/dmcp-deploy prune --model mobilenet_v2 --flops 211M $(DEMO_ARGS)
+
+test: check fast slow ## Lint, types, fast tests, slow tests
+
+check: lint types ## Lint and types, as pre-commit does
+
+lint: $(VENV)/.installed-dev ## Lint and formatting
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(VENV)/.installed-dev ## Static types
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev ## Format, and mend what ruff can mend
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+fast: $(VENV)/.installed-dev ## Tests that take seconds
+	$(PYTEST) -m "not slow and not gpu" --timeout 180 --durations 5
+
+slow: $(VENV)/.installed-dev ## Tests that take minutes
+	$(PYTEST) -m "slow and not gpu" --maxschedchunk 1 --timeout 900 --durations 10
+
+gpu: $(VENV)/.installed-dev ## Tests and measurements that need a CUDA device
+	$(BIN)/pytest -m gpu --timeout 900
+
+clean: ## Remove runs and caches, and keep the environment
+	rm -rf runs build dist .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# The environment. A stamp is older than pyproject.toml when it has to be renewed; pip then keeps
+# every installed version that still fits. `dev` holds all that `demo` does, and says so.
+$(BIN)/pip:
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-demo: pyproject.toml | $(BIN)/pip
+	@$(call install,demo)
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/pip
+	@$(call install,dev)
+	@touch $@ $(VENV)/.installed-demo
+
+# -qq: errors only, the notes of pip on its sources are of no use here.
+install = echo "Installing dmcp-deploy[$(1)] into $(VENV) (some minutes the first time) ..." && \
+	$(BIN)/pip install -qq --no-input --disable-pip-version-check --editable ".[$(1)]"

@@ -1,0 +1,233 @@
+"""Is the search worth it? DMCP, uniform and random widths at equal MACs on Fashion-MNIST.
+
+    python benchmarks/fashion_mnist.py --out benchmarks/results/fashion_mnist.json
+
+For every seed and budget one search is done; its plan by expected sampling, its plan by Markov
+sampling, the uniform plan and a random plan of the same budget are then trained from scratch by
+the same recipe and judged on the 10,000 test images. A killed run continues where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parent))
+
+ARMS = ("dmcp expected", "dmcp markov", "uniform", "random")
+MODEL = "networks:small_mobilenet"
+
+
+def main() -> None:
+    """Runs what is missing and writes the results."""
+    options = _options()
+    jobs = [
+        (budget, seed, arm, vars(options))
+        for seed in range(options.seeds)
+        for budget in options.budgets.split(",")
+        for arm in ("search", *ARMS)
+    ]
+    results = _load(options.out)
+    for wave in ("search", "train"):
+        waiting = [
+            job
+            for job in jobs
+            if (job[2] == "search") == (wave == "search") and _key(*job[:3]) not in results
+        ]
+        with ProcessPoolExecutor(options.jobs) as pool:
+            for key, value in pool.map(_work, waiting):
+                results[key] = value
+                print(key, value.get("top1", value.get("expected_share")), flush=True)
+                _save(options, results)
+    _save(options, results)
+    print(report(json.loads(options.out.read_text())))
+
+
+def report(content: dict[str, Any]) -> str:
+    """Returns the results as a Markdown table with paired differences and 95% intervals."""
+    lines = ["| budget | arm | top-1 (mean ± deviation) | minus random | minus uniform |"]
+    lines.append("|---|---|---|---|---|")
+    for budget in content["options"]["budgets"].split(","):
+        for arm in ARMS:
+            own = _top1(content, budget, arm)
+            cells = [f"{statistics.fmean(own):.2f} ± {statistics.stdev(own):.2f} ({len(own)})"]
+            for other in ("random", "uniform"):
+                cells.append("" if arm == other else _difference(content, budget, arm, other))
+            lines.append(f"| {budget} | {arm} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/fashion_mnist.json"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/fashion_mnist"))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--budgets", default="25%,10%")
+    parser.add_argument("--width-mult", type=float, default=1.0)
+    parser.add_argument("--search-steps", type=int, default=1200)
+    parser.add_argument("--train-steps", type=int, default=2000)
+    parser.add_argument("--jobs", type=int, default=2)
+    return parser.parse_args()
+
+
+def _key(budget: str, seed: int, arm: str) -> str:
+    return f"{budget}/{seed}/{arm}"
+
+
+def _work(job: tuple[str, int, str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+    budget, seed, arm, options = job
+    import torch
+
+    torch.set_num_threads(1)
+    done = _search(budget, seed, options) if arm == "search" else _train(*job)
+    return _key(budget, seed, arm), done
+
+
+def _problem(budget: str, seed: int, sampling: str, options: dict[str, Any]) -> Any:
+    from dmcp_deploy.network.models import build_network
+    from dmcp_deploy.plan import NetworkSpec
+    from dmcp_deploy.search.problem import SearchProblem
+    from dmcp_deploy.search.run import plan_problem
+    from dmcp_deploy.training.data import open_data
+    from dmcp_deploy.training.precision import choose_precision
+    from dmcp_deploy.units import parse_budget
+
+    spec = NetworkSpec(MODEL, options["width_mult"], 10, (3, 32, 32))
+    network = build_network(spec, seed)
+    recipe = _recipe(options)
+    cost, space, grid, macs = plan_problem(network, parse_budget(budget), 1, recipe)
+    return SearchProblem(
+        network=network,
+        cost=cost,
+        space=space,
+        grid=grid,
+        budget_macs=macs,
+        data=open_data("fashion-mnist"),
+        recipe=recipe,
+        seed=seed,
+        folder=options["runs"] / f"{budget}-{seed}",
+        sampling=sampling,
+        precision=choose_precision("auto", "fp32"),
+        token=f"{budget}-{seed}-{options['search_steps']}",
+        max_steps=options["search_steps"],
+    )
+
+
+def _recipe(options: dict[str, Any]) -> Any:
+    from dmcp_deploy.training.recipe import RECIPES, Schedule
+
+    return replace(
+        RECIPES["small"],
+        search=Schedule(100, 128, 0.02, 0.2, 0.02, 0.05, 1e-4),
+        train=Schedule(100, 128, 0.02, 0.2, 0.0, 0.05, 1e-4),
+        label_smoothing=0.0,
+    )
+
+
+def _search(budget: str, seed: int, options: dict[str, Any]) -> dict[str, Any]:
+    """Returns the widths by expected and by Markov sampling of one search."""
+    from dmcp_deploy.search import dmcp
+
+    plans: dict[str, Any] = {}
+    for sampling in ("expected", "markov"):  # the second resumes at the end of the first
+        result = dmcp.search(_problem(budget, seed, sampling, options))
+        plans[f"dmcp {sampling}"] = dict(result.widths)
+        plans["expected_share"] = result.figures["expected_share"]
+    return plans
+
+
+def _train(budget: str, seed: int, arm: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Returns the accuracy of one plan, trained from scratch."""
+    from dmcp_deploy.network.models import build_network
+    from dmcp_deploy.network.slicing import slice_network
+    from dmcp_deploy.training.data import eval_batches, train_batches
+    from dmcp_deploy.training.dense import DenseTask
+    from dmcp_deploy.training.evaluate import evaluate
+    from dmcp_deploy.training.loop import LoopSettings, run_loop
+
+    problem = _problem(budget, seed, "expected", options)
+    widths = _widths(problem, budget, seed, arm, options)
+    network = build_network(problem.network.spec, seed + 1000)
+    dense = slice_network(network, widths)
+    steps = options["train_steps"]
+    task = DenseTask(dense, problem.recipe, steps, problem.precision)
+    name = f"train-{arm.replace(' ', '-')}"
+    folder = problem.folder
+    settings = LoopSettings(
+        name, steps, seed, f"{name}-{steps}", folder / f"{name}.st", folder / f"{name}.jsonl"
+    )
+    run_loop(
+        task,
+        lambda start: train_batches(
+            problem.data,
+            image_size=32,
+            batch_size=problem.recipe.train.batch_size,
+            seed=seed + 1000,
+            start_step=start,
+            steps=steps - start,
+        ),
+        settings,
+    )
+    batches = eval_batches(problem.data.val, image_size=32, batch_size=500)
+    accuracy = evaluate(dense, batches, problem.precision)
+    return {**asdict(accuracy), "macs": problem.cost.macs_at(widths), "widths": widths}
+
+
+def _widths(
+    problem: Any, budget: str, seed: int, arm: str, options: dict[str, Any]
+) -> dict[str, int]:
+    import torch
+
+    from dmcp_deploy.search import uniform
+    from dmcp_deploy.search.fit import fit_widths
+
+    if arm == "uniform":
+        return dict(uniform.search(problem).widths)
+    if arm == "random":
+        generator = torch.Generator().manual_seed(seed + 77)
+        wanted = problem.space.random_units(generator)
+        units = fit_widths(problem.cost, problem.grid, wanted, problem.budget_macs)
+        return dict(problem.space.widths(units))
+    return dict(_load(options["out"])[_key(budget, seed, "search")][arm])
+
+
+def _load(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())["results"] if path.exists() else {}
+
+
+def _save(options: argparse.Namespace, results: dict[str, Any]) -> None:
+    from dmcp_deploy.artifact import write_text
+    from dmcp_deploy.bench.environment import read_environment
+
+    shown = {k: str(v) for k, v in vars(options).items() if k not in ("out", "runs", "jobs")}
+    content = {"options": shown, "environment": read_environment(), "results": results}
+    write_text(options.out, json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def _top1(content: dict[str, Any], budget: str, arm: str) -> list[float]:
+    results = content["results"]
+    seeds = range(int(content["options"]["seeds"]))
+    return [100 * results[_key(budget, seed, arm)]["top1"] for seed in seeds]
+
+
+def _difference(content: dict[str, Any], budget: str, arm: str, other: str) -> str:
+    """Returns the mean paired difference with its 95% interval (Student's t)."""
+    pairs = zip(_top1(content, budget, arm), _top1(content, budget, other), strict=True)
+    found = [a - b for a, b in pairs]
+    quantile = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306}
+    half = quantile.get(len(found), 2.262) * statistics.stdev(found) / math.sqrt(len(found))
+    mean = statistics.fmean(found)
+    return f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""Latency of ONNX files, measured interleaved in ONNX Runtime."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dmcp_deploy.artifact import digest_file
+from dmcp_deploy.bench.environment import read_environment
+from dmcp_deploy.bench.onnx_cost import onnx_cost
+from dmcp_deploy.bench.record import BenchRecord, Measured
+from dmcp_deploy.bench.timing import time_interleaved
+from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.progress import NO_PROGRESS, Progress
+from dmcp_deploy.runtimes.onnxruntime import OnnxSession
+
+RUNTIME = "onnxruntime"
+_IMAGE_SEED = 0
+_LOADS = 4
+_WARMUP_S = 1.0
+
+
+def measure_onnx(
+    artifacts: Mapping[str, Path],
+    *,
+    batches: Sequence[int],
+    threads: int,
+    seconds: float,
+    progress: Progress = NO_PROGRESS,
+) -> BenchRecord:
+    """Returns the latency record of ONNX files run on the CPU in interleaved rounds.
+
+    Args:
+        artifacts: Name -> ONNX file; the first is the one that the others are compared with.
+        batches: Images per call; every file must take all of them.
+        threads: Threads of one operator; 0 leaves the number to ONNX Runtime.
+        seconds: Measuring time for each batch size, over all files, the warm-up apart.
+        progress: Told of every second that has passed.
+
+    Raises:
+        DmcpError: Nothing to measure, a bad number, a missing library or file, files with
+            different inputs, or a batch size that a file does not take. All are found before
+            the first measurement.
+    """
+    _check_request(artifacts, batches, seconds)
+    shape = _check_files(artifacts, batches, threads)
+    known = {name: _describe(name, Path(path), threads) for name, path in artifacts.items()}
+    environment = read_environment()
+    measured = [
+        Measured(**known[name], batch=batch, samples_ms=tuple(samples))
+        for batch in dict.fromkeys(batches)
+        for name, samples in _time(artifacts, threads, (batch, *shape), seconds, progress).items()
+    ]
+    return BenchRecord(tuple(measured), environment, shape)
+
+
+def _check_request(artifacts: Mapping[str, Path], batches: Sequence[int], seconds: float) -> None:
+    if not artifacts:
+        raise DmcpError("There is nothing to measure: give at least one ONNX file.")
+    if not batches or min(batches) < 1:
+        raise DmcpError(f"The batch sizes are {list(batches)}: give at least one, each 1 or more.")
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise DmcpError(f"The measuring time is {seconds} s and must be above zero.")
+
+
+def _check_files(
+    artifacts: Mapping[str, Path], batches: Sequence[int], threads: int
+) -> tuple[int, int, int]:
+    """Returns the images' (C, H, W), once every file has been found to take all batch sizes."""
+    with _open_sessions(artifacts, threads) as sessions:
+        for name, session in sessions.items():
+            _check_batches(name, session, batches)
+        return _common_shape(sessions)
+
+
+def _common_shape(sessions: Mapping[str, OnnxSession]) -> tuple[int, int, int]:
+    first, *_ = sessions
+    for name, session in sessions.items():
+        ours, theirs = sessions[first].input_shape[1:], session.input_shape[1:]
+        if None in theirs:
+            raise DmcpError(
+                f"{session.path} leaves the image size open ({list(session.input_shape)}):"
+                " export it with a fixed one."
+            )
+        if ours != theirs:
+            raise DmcpError(
+                f"{first} takes images of {list(ours)} and {name} of {list(theirs)}: latencies"
+                " compare only at one input shape."
+            )
+    channels, height, width = (int(size or 0) for size in sessions[first].input_shape[1:])
+    return channels, height, width
+
+
+def _check_batches(name: str, session: OnnxSession, batches: Sequence[int]) -> None:
+    fixed = session.input_shape[0]
+    odd = [batch for batch in batches if fixed not in (None, batch)]
+    if odd:
+        raise DmcpError(
+            f"{name} ({session.path}) has the fixed batch size {fixed} and cannot be measured at"
+            f" {odd[0]}: measure at {fixed}, or export it with an open batch size."
+        )
+
+
+def _describe(name: str, path: Path, threads: int) -> dict[str, Any]:
+    cost = onnx_cost(path)
+    if cost.macs < 1:
+        raise DmcpError(
+            f"{name} ({path}) has no convolution or linear layer, so there are no multiply-adds to"
+            " compare."
+        )
+    return {
+        "name": name,
+        "path": path.name,
+        "digest": digest_file(path),
+        "macs": cost.macs,
+        "params": cost.params,
+        "runtime": RUNTIME,
+        "threads": threads,
+    }
+
+
+def _time(
+    artifacts: Mapping[str, Path],
+    threads: int,
+    shape: tuple[int, int, int, int],
+    seconds: float,
+    progress: Progress,
+) -> dict[str, list[float]]:
+    """Returns the samples of every file at one batch size, over several loads of all files.
+
+    Of two loads of one small network the later runs up to 3% faster for as long as it stays
+    loaded, by where its memory lies; the order of loading therefore turns round every time.
+    """
+    import numpy as np
+
+    images = np.random.default_rng(_IMAGE_SEED).standard_normal(shape, dtype=np.float32)
+    samples: dict[str, list[float]] = {name: [] for name in artifacts}
+    for load in range(_LOADS):
+        with _open_sessions(artifacts, threads, last_first=load % 2 == 1) as sessions:
+            part = time_interleaved(
+                {name: functools.partial(sessions[name].run, images) for name in artifacts},
+                seconds=seconds / _LOADS,
+                warmup_s=_WARMUP_S / _LOADS,
+                title=f"batch {shape[0]}, part {load + 1} of {_LOADS}",
+                progress=progress,
+            )
+        for name, found in part.items():
+            samples[name] += found
+    return samples
+
+
+@contextlib.contextmanager
+def _open_sessions(
+    artifacts: Mapping[str, Path], threads: int, last_first: bool = False
+) -> Iterator[dict[str, OnnxSession]]:
+    names = list(artifacts)[::-1] if last_first else list(artifacts)
+    with contextlib.ExitStack() as stack:
+        yield {name: stack.enter_context(OnnxSession(artifacts[name], threads)) for name in names}

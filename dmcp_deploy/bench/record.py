@@ -1,0 +1,298 @@
+"""The latency record: raw samples, what is derived from them, and its table."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dmcp_deploy.artifact import read_artifact, write_artifact
+from dmcp_deploy.bench.ratio import latency_ratio
+from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.units import format_macs
+
+KIND = "bench"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One network measured at one batch size.
+
+    Attributes:
+        name: What the network is called in the record.
+        path: Name of the file that was run.
+        digest: SHA-256 of that file.
+        macs: Multiply-adds for one image.
+        params: Stored weights of the file.
+        batch: Images per call.
+        runtime: What ran it, such as "onnxruntime".
+        threads: Threads asked for; 0 is the runtime's own choice.
+        samples_ms: Latency of every call; sample i of all networks at this batch size was taken
+            in the same round.
+    """
+
+    name: str
+    path: str
+    digest: str
+    macs: int
+    params: int
+    batch: int
+    runtime: str
+    threads: int
+    samples_ms: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.samples_ms:
+            raise DmcpError(f"{self.name} has no latency samples at batch {self.batch}.")
+        bad = [ms for ms in self.samples_ms if not (math.isfinite(ms) and ms > 0)]
+        if bad:
+            raise DmcpError(
+                f"{self.name} has a latency sample of {bad[0]} ms at batch {self.batch}:"
+                " samples are finite and above zero."
+            )
+        if self.macs < 1 or self.batch < 1:
+            raise DmcpError(
+                f"{self.name} has {self.macs} multiply-adds and batch {self.batch}:"
+                " both must be 1 or more."
+            )
+
+    @property
+    def median_ms(self) -> float:
+        """Latency of the middle call."""
+        return statistics.median(self.samples_ms)
+
+    @property
+    def p90_ms(self) -> float:
+        """Latency that 90% of the calls stay below (linear between samples)."""
+        return _percentile(self.samples_ms, 0.90)
+
+    @property
+    def p99_ms(self) -> float:
+        """Latency that 99% of the calls stay below (linear between samples)."""
+        return _percentile(self.samples_ms, 0.99)
+
+    @property
+    def mean_ms(self) -> float:
+        """Mean latency, the slow calls included."""
+        return statistics.fmean(self.samples_ms)
+
+    @property
+    def cov(self) -> float:
+        """Coefficient of variation: standard deviation / mean; 0 for a single sample."""
+        return statistics.pstdev(self.samples_ms) / self.mean_ms
+
+    @property
+    def throughput_per_s(self) -> float:
+        """Images per second of calls made back to back: batch / mean, so slow calls count."""
+        return self.batch / self.mean_ms * 1e3
+
+
+@dataclass(frozen=True)
+class BenchRecord:
+    """Networks measured together; the first is the one that the others are compared with.
+
+    Attributes:
+        measured: Every network at every batch size.
+        environment: The machine and the libraries (see `bench.environment`).
+        input_shape: (C, H, W).
+    """
+
+    measured: tuple[Measured, ...]
+    environment: Mapping[str, Any]
+    input_shape: tuple[int, int, int]
+
+    def __post_init__(self) -> None:
+        if not self.measured:
+            raise DmcpError("A latency record needs at least one measured network.")
+        for batch in self.batches:
+            group = self.at_batch(batch)
+            if len({item.name for item in group}) < len(group):
+                raise DmcpError(f"A network is measured twice at batch {batch} in one record.")
+            if len({len(item.samples_ms) for item in group}) > 1:
+                raise DmcpError(
+                    f"The networks have different numbers of samples at batch {batch}:"
+                    " they were not measured in the same rounds."
+                )
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """The batch sizes, in the order in which they were measured."""
+        return tuple(dict.fromkeys(item.batch for item in self.measured))
+
+    def at_batch(self, batch: int) -> list[Measured]:
+        """Returns what was measured at a batch size, in the order of the record.
+
+        Raises:
+            DmcpError: Nothing was.
+        """
+        found = [item for item in self.measured if item.batch == batch]
+        if not found:
+            known = ", ".join(str(b) for b in self.batches)
+            raise DmcpError(f"The record holds no batch {batch}; it holds {known}.")
+        return found
+
+    def save(self, path: Path) -> None:
+        """Writes the record as JSON, all samples included."""
+        content = {
+            "input": list(self.input_shape),
+            "environment": dict(self.environment),
+            "measured": [
+                {**vars(item), "samples_ms": list(item.samples_ms)} for item in self.measured
+            ],
+        }
+        write_artifact(path, KIND, content)
+
+    @classmethod
+    def load(cls, path: Path) -> BenchRecord:
+        """Returns the record in a file.
+
+        Raises:
+            DmcpError: The file is absent, damaged, of another kind or schema version, or holds
+                samples that no measurement gives.
+        """
+        content = read_artifact(path, KIND)
+        try:
+            channels, height, width = (int(n) for n in content["input"])
+            measured = tuple(_measured(item) for item in content["measured"])
+            return cls(measured, dict(content["environment"]), (channels, height, width))
+        except (KeyError, TypeError, ValueError, AttributeError) as err:
+            raise DmcpError(f"The latency record {path} lacks or misstates {err}.") from err
+        except DmcpError as err:
+            raise DmcpError(f"The latency record {path} is not valid: {err}") from err
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One network against the record's first, at one batch size.
+
+    Attributes:
+        name: The network.
+        batch: Images per call.
+        flops_ratio: Its multiply-adds / the first's.
+        latency_ratio: Median over the rounds of its latency / the first's.
+        latency_low: Lower end of the 95% interval of the latency ratio.
+        latency_high: Its upper end.
+        efficiency: FLOPs ratio / latency ratio: 1 where time fell as much as the multiply-adds.
+        verdict: "faster", "slower", "no difference" or "too noisy to tell" (see `bench.ratio`).
+    """
+
+    name: str
+    batch: int
+    flops_ratio: float
+    latency_ratio: float
+    latency_low: float
+    latency_high: float
+    efficiency: float
+    verdict: str
+
+
+def compare(record: BenchRecord, batch: int) -> list[Comparison]:
+    """Returns every network but the first against the first, at one batch size.
+
+    Raises:
+        DmcpError: The record holds nothing at this batch size.
+    """
+    base, *others = record.at_batch(batch)
+    return [_compare_two(base, item) for item in others]
+
+
+def format_table(record: BenchRecord) -> str:
+    """Returns the record as a plain text table; ratios are to the first network.
+
+    The latency ratio is followed by its 95% interval; efficiency is FLOPs ratio / latency ratio.
+    """
+    rows: list[tuple[str, ...]] = [_HEAD]
+    for batch in record.batches:
+        base, *others = record.at_batch(batch)
+        rows.append((*_own_columns(base), "1.00", "1.00", "1.00", "reference"))
+        for item, found in zip(others, compare(record, batch), strict=True):
+            rows.append((*_own_columns(item), *_compared_columns(found)))
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return "\n".join(_format_row(row, widths) for row in rows)
+
+
+_HEAD = (
+    "network",
+    "MACs",
+    "params",
+    "batch",
+    "median ms",
+    "p99 ms",
+    "images/s",
+    "FLOPs ratio",
+    "latency ratio [95%]",
+    "efficiency",
+    "verdict",
+)
+#: Columns of words; the others hold numbers and are set flush right.
+_WORDS = {"network", "verdict"}
+
+
+def _own_columns(item: Measured) -> tuple[str, ...]:
+    return (
+        item.name,
+        format_macs(item.macs),
+        format_macs(item.params),
+        str(item.batch),
+        f"{item.median_ms:.3f}",
+        f"{item.p99_ms:.3f}",
+        f"{item.throughput_per_s:.1f}",
+    )
+
+
+def _compared_columns(found: Comparison) -> tuple[str, ...]:
+    interval = f"[{found.latency_low:.2f}, {found.latency_high:.2f}]"
+    return (
+        f"{found.flops_ratio:.2f}",
+        f"{found.latency_ratio:.2f} {interval}",
+        f"{found.efficiency:.2f}",
+        found.verdict,
+    )
+
+
+def _format_row(row: tuple[str, ...], widths: list[int]) -> str:
+    cells = (
+        cell.ljust(width) if title in _WORDS else cell.rjust(width)
+        for title, cell, width in zip(_HEAD, row, widths, strict=True)
+    )
+    return "  ".join(cells).rstrip()
+
+
+def _compare_two(base: Measured, item: Measured) -> Comparison:
+    flops = item.macs / base.macs
+    latency = latency_ratio(base.samples_ms, item.samples_ms)
+    return Comparison(
+        name=item.name,
+        batch=item.batch,
+        flops_ratio=flops,
+        latency_ratio=latency.value,
+        latency_low=latency.low,
+        latency_high=latency.high,
+        efficiency=flops / latency.value,
+        verdict=latency.verdict,
+    )
+
+
+def _measured(content: Mapping[str, Any]) -> Measured:
+    return Measured(
+        name=str(content["name"]),
+        path=str(content["path"]),
+        digest=str(content["digest"]),
+        macs=int(content["macs"]),
+        params=int(content["params"]),
+        batch=int(content["batch"]),
+        runtime=str(content["runtime"]),
+        threads=int(content["threads"]),
+        samples_ms=tuple(float(ms) for ms in content["samples_ms"]),
+    )
+
+
+def _percentile(samples: tuple[float, ...], share: float) -> float:
+    ranked = sorted(samples)
+    place = share * (len(ranked) - 1)
+    below = math.floor(place)
+    above = min(below + 1, len(ranked) - 1)
+    return ranked[below] + (ranked[above] - ranked[below]) * (place - below)

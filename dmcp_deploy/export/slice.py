@@ -1,0 +1,43 @@
+"""From a network and a plan to a dense network, proven to compute the same."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dmcp_deploy.export.verify import Parity, compare_outputs, require_parity
+from dmcp_deploy.network.graph import Network
+from dmcp_deploy.network.slicing import slice_network
+from dmcp_deploy.network.supernet import Supernet
+from dmcp_deploy.plan import ChannelPlan
+
+TOLERANCE = 1e-5
+
+
+def slice_proven(
+    network: Network, plan: ChannelPlan, images: Tensor
+) -> tuple[nn.Module, Parity]:
+    """Returns the dense network of a plan, and how far it is from the supernet at its widths.
+
+    Args:
+        network: The full network with its weights.
+        plan: What its groups keep.
+        images: [N, C, H, W], on the network's device: where the two are compared, in
+            evaluation mode and FP32.
+
+    Raises:
+        DmcpError: The plan is not one of this network, or the outputs differ by more than 1e-5
+            of their largest magnitude.
+    """
+    plan.check_fits(network.sizes(), network.spec.model)
+    dense = slice_network(network, plan.groups)
+    training = network.model.training
+    network.model.eval()
+    dense.eval()
+    with torch.no_grad():
+        reference = Supernet(network)(images, plan.groups).float().cpu().numpy()
+        outputs = dense(images).float().cpu().numpy()
+    network.model.train(training)
+    parity = compare_outputs(reference, outputs)
+    require_parity(parity, TOLERANCE, "the supernet at the plan's widths and the sliced network")
+    return dense, parity

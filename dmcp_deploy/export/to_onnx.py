@@ -1,0 +1,289 @@
+"""Dense network -> simplified, checked ONNX."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from dmcp_deploy.artifact import atomic_path, digest_file
+from dmcp_deploy.errors import DmcpError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, ValueInfoProto
+
+INPUT_NAME = "input"
+OUTPUT_NAME = "logits"
+BATCH_AXIS = "batch"
+#: The exporter delivers 18 whatever lower number it is asked for.
+LOWEST_OPSET = 18
+#: Batch 1 is what torch.export is most likely to take for a constant.
+_DYNAMIC_EXAMPLE_BATCH = 2
+
+
+@dataclass(frozen=True)
+class OnnxExport:
+    """An ONNX file and what is in it.
+
+    Attributes:
+        path: The file, weights included.
+        opset: Version of the standard operators, read from the file.
+        batch: The fixed batch size; None if the file takes any.
+        onnx_bytes: Size of the file.
+        nodes: Operators in the graph.
+        digest: SHA-256 of the file, as "sha256:<hex>".
+        simplified: Whether onnxsim's graph was kept; False: the exporter's own was.
+    """
+
+    path: Path
+    opset: int
+    batch: int | None
+    onnx_bytes: int
+    nodes: int
+    digest: str
+    simplified: bool
+
+
+def export_onnx(
+    model: nn.Module,
+    path: Path,
+    *,
+    input_shape: tuple[int, int, int],
+    batch: int | None = None,
+    opset: int = 20,
+    metadata: Mapping[str, str] = {},
+) -> OnnxExport:
+    """Returns the ONNX file of a network in eval mode, written in one step.
+
+    The graph maps "input" [N, C, H, W] (float32) to "logits" [N, classes] (float32). It carries no
+    path, code line or time of this machine, so that the same network gives the same bytes.
+
+    Args:
+        model: The dense network; its train and eval modes are as before afterwards.
+        path: The file to write.
+        input_shape: (C, H, W).
+        batch: A fixed batch size; None leaves the axis open, by the name of "batch".
+        opset: Version of the standard operators, 18 or newer.
+        metadata: Pairs to write into the file.
+
+    Raises:
+        DmcpError: A library is missing, the network does not run on the input or is not float32,
+            the exporter cannot take it, or the file cannot be written.
+    """
+    _check_request(model, batch, opset)
+    # The file is opened first: a folder that cannot be written to is found before the export.
+    with atomic_path(path) as part:
+        proto, simplified = _build(model, input_shape, batch, opset)
+        _label(proto, metadata)
+        part.write_bytes(proto.SerializeToString(deterministic=True))
+    return OnnxExport(
+        path=Path(path),
+        opset=_opset(proto),
+        batch=batch,
+        onnx_bytes=Path(path).stat().st_size,
+        nodes=len(proto.graph.node),
+        digest=digest_file(path),
+        simplified=simplified,
+    )
+
+
+def _build(
+    model: nn.Module, input_shape: tuple[int, int, int], batch: int | None, opset: int
+) -> tuple[ModelProto, bool]:
+    """Returns the checked graph, and whether it is the simplified one."""
+    with _evaluating(model), torch.no_grad(), _quiet():
+        example = _example_input(model, input_shape, batch)
+        exported = _export(model, example, batch, opset)
+        _check_graph(exported, batch, input_shape, opset)
+        simplified = _simplify(exported, example)
+    if simplified is not None and _same_interface(simplified, exported):
+        return simplified, True
+    return exported, False
+
+
+def _check_request(model: nn.Module, batch: int | None, opset: int) -> None:
+    for library in ("onnx", "onnxscript"):
+        if importlib.util.find_spec(library) is None:
+            raise DmcpError(
+                f"Exporting needs {library}, which is not installed:"
+                " pip install dmcp-deploy[export]."
+            )
+    if batch is not None and batch < 1:
+        raise DmcpError(f"The fixed batch size is {batch} and must be 1 or more.")
+    if opset < LOWEST_OPSET:
+        raise DmcpError(f"The opset is {opset}, and the exporter writes {LOWEST_OPSET} or newer.")
+    other = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
+    if other:
+        raise DmcpError(
+            f"The network's weights are {other.pop()}, and export takes float32: call .float()."
+        )
+
+
+def _example_input(
+    model: nn.Module, input_shape: tuple[int, int, int], batch: int | None
+) -> torch.Tensor:
+    """Returns an input [N, C, H, W] on which the network has been seen to run."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    rng = torch.Generator().manual_seed(0)
+    example = torch.randn(batch or _DYNAMIC_EXAMPLE_BATCH, *input_shape, generator=rng).to(device)
+    shape = list(example.shape)
+    try:
+        output = model(example)
+    except (RuntimeError, ValueError, IndexError) as err:
+        raise DmcpError(f"The network does not run on an input {shape}: {_reason(err)}.") from err
+    if not isinstance(output, torch.Tensor):
+        raise DmcpError(
+            f"The network returns a {type(output).__name__} and export takes networks that return"
+            " one tensor of logits: wrap it in a module that does."
+        )
+    return example
+
+
+def _export(model: nn.Module, example: torch.Tensor, batch: int | None, opset: int) -> ModelProto:
+    axes = ({0: torch.export.Dim(BATCH_AXIS, min=1)},) if batch is None else None
+    try:
+        program = torch.onnx.export(
+            model,
+            (example,),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            opset_version=opset,
+            input_names=[INPUT_NAME],
+            output_names=[OUTPUT_NAME],
+            dynamic_shapes=axes,
+        )
+    except torch.onnx.errors.OnnxExporterError as err:
+        hint = "" if batch is not None else "; a fixed batch size may help"
+        raise DmcpError(
+            f"The ONNX exporter cannot take {type(model).__name__}: {_reason(err)}{hint}."
+        ) from err
+    assert program is not None
+    return program.model_proto
+
+
+def _check_graph(
+    proto: ModelProto, batch: int | None, input_shape: tuple[int, int, int], opset: int
+) -> None:
+    problem = _checker_problem(proto)
+    if problem:
+        raise DmcpError(f"The exported graph fails ONNX's own check: {problem}.")
+    if _opset(proto) != opset:
+        raise DmcpError(
+            f"Opset {opset} was asked and the exporter delivered {_opset(proto)}: choose a version"
+            " that the installed onnx and onnxscript know."
+        )
+    axis = BATCH_AXIS if batch is None else batch
+    found = [_dims(value) for value in (*proto.graph.input, *proto.graph.output)]
+    if found[0] != [axis, *input_shape] or found[1][:1] != [axis]:
+        raise DmcpError(
+            f"The exported graph maps {found[0]} to {found[1]}, not a batch to its logits: the"
+            " network fixes its batch size somewhere; export it with that fixed batch size."
+        )
+
+
+def _simplify(proto: ModelProto, example: torch.Tensor) -> ModelProto | None:
+    """Returns onnxsim's graph, compared with the given one on one input; None if there is none."""
+    try:
+        import onnxsim
+    except ImportError:
+        return None
+    from onnx.checker import ValidationError
+    from onnx.shape_inference import InferenceError
+
+    try:
+        # An input of ours: onnxsim would draw its own from numpy's global generator.
+        result, same = onnxsim.simplify(
+            proto, check_n=1, input_data={INPUT_NAME: example.cpu().numpy()}
+        )
+    except (RuntimeError, ValueError, ValidationError, InferenceError):
+        return None
+    return result if same else None
+
+
+def _same_interface(proto: ModelProto, exported: ModelProto) -> bool:
+    """Tells whether a simplified graph is valid and has the exporter's inputs and outputs."""
+    ours, theirs = (
+        [(value.name, _dims(value)) for value in (*graph.input, *graph.output)]
+        for graph in (proto.graph, exported.graph)
+    )
+    return ours == theirs and _opset(proto) == _opset(exported) and not _checker_problem(proto)
+
+
+def _label(proto: ModelProto, metadata: Mapping[str, str]) -> None:
+    """Writes the metadata, and drops what the exporter noted of this machine's files."""
+    import onnx
+
+    del proto.graph.metadata_props[:]
+    for value in (*proto.graph.node, *proto.graph.value_info, *proto.graph.initializer):
+        del value.metadata_props[:]
+    for end in (*proto.graph.input, *proto.graph.output):
+        del end.metadata_props[:]
+    onnx.helper.set_model_props(proto, dict(metadata))
+
+
+def _checker_problem(proto: ModelProto) -> str:
+    import onnx
+
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as err:
+        return _reason(err)
+    return ""
+
+
+def _opset(proto: ModelProto) -> int:
+    return next((item.version for item in proto.opset_import if not item.domain), 0)
+
+
+def _dims(value: ValueInfoProto) -> list[int | str]:
+    return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+
+
+def _reason(err: BaseException) -> str:
+    """Returns the first line of an error's root cause, short enough for a sentence."""
+    while err.__cause__ is not None:
+        err = err.__cause__
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(err)).strip()
+    line = plain.splitlines()[0] if plain else type(err).__name__
+    return line[:200].rstrip(" .:")
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Puts every module in eval mode, and each back into its own mode afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences what the exporter and onnxsim print, warn and log."""
+    disabled = logging.root.manager.disable
+    sink = io.StringIO()
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(sink),
+        contextlib.redirect_stderr(sink),
+    ):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logging.disable(disabled)

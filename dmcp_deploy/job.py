@@ -1,0 +1,230 @@
+"""One run with what its stages need: network, data, cost, each made on first use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.network.graph import Network
+from dmcp_deploy.network.importance import sorted_tensors
+from dmcp_deploy.network.models import build_network
+from dmcp_deploy.plan import ChannelPlan
+from dmcp_deploy.rundir import Compute, RunDir, RunRequest
+from dmcp_deploy.search.problem import SearchProblem
+from dmcp_deploy.search.run import plan_problem
+from dmcp_deploy.training.data import Batch, ImageData, eval_batches, open_data, train_batches
+from dmcp_deploy.training.distributed import rank, world_size
+from dmcp_deploy.training.evaluate import Accuracy, evaluate, recalibrate
+from dmcp_deploy.training.loop import LoopSettings, step_seed
+from dmcp_deploy.training.precision import Precision, choose_precision
+from dmcp_deploy.training.recipe import Recipe, Schedule, recipe_from_json
+from dmcp_deploy.training.weights import (
+    imagenet_tensors,
+    load_pretrained,
+    load_weights,
+    read_tensors,
+)
+from dmcp_deploy.units import Budget, parse_budget
+
+_PROOF_IMAGES = 8
+_EVAL_BATCH = 64
+
+
+class Job:
+    """A run's request made real."""
+
+    def __init__(self, run: RunDir, request: RunRequest, compute: Compute) -> None:
+        """Binds a request to a run directory; nothing is built or read yet."""
+        self.run, self.request, self.compute = run, request, compute
+
+    @classmethod
+    def resume(cls, folder: Path, compute: Compute) -> Job:
+        """Returns the job of a run that was begun before.
+
+        Raises:
+            DmcpError: There is no run in the folder.
+        """
+        run = RunDir(folder)
+        return cls(run, run.request(), compute)
+
+    @cached_property
+    def precision(self) -> Precision:
+        """Device and arithmetic of training."""
+        return choose_precision(self.compute.device, self.request.precision)
+
+    @cached_property
+    def exact(self) -> Precision:
+        """The same device in FP32: what accuracies and proofs are computed in."""
+        return Precision(self.precision.device, bf16=False)
+
+    @cached_property
+    def data(self) -> ImageData:
+        """The data; the same as at the run's start."""
+        data = open_data(self.request.data)
+        if data.digest != self.request.data_digest:
+            raise DmcpError(
+                f"The data {self.request.data} has changed since the run in {self.run.path} was"
+                " begun: restore it, or choose another --out."
+            )
+        return data
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The hyper-parameters."""
+        return recipe_from_json(dict(self.request.recipe))
+
+    @cached_property
+    def budget(self) -> Budget:
+        """The FLOPs budget."""
+        return parse_budget(self.request.budget)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the training images in pixels."""
+        return self.recipe.train_size or self.request.network.input_shape[-1]
+
+    def new_network(self) -> Network:
+        """Returns the full network with the weights that the run starts from."""
+        network = build_network(self.request.network, self.request.seed)
+        source = self.request.weights
+        if source is None:
+            return network
+        if source == "imagenet":
+            tensors = imagenet_tensors(self.request.network.model)
+        else:
+            tensors = read_tensors(Path(source))
+        skipped = load_pretrained(network.model, tensors, source)
+        if skipped:
+            self.compute.progress.say(
+                f"Left out of {source}, made for other classes: {', '.join(skipped)}"
+            )
+        load_weights(network.model, sorted_tensors(network), source)
+        return network
+
+    def trained_network(self) -> Network:
+        """Returns the full network with the weights that the search left behind."""
+        path = self.run.file("supernet.safetensors")
+        network = self.new_network()
+        if path.exists():
+            load_weights(network.model, read_tensors(path), str(path))
+        return network
+
+    def problem(self, network: Network) -> SearchProblem:
+        """Returns the search problem of the run.
+
+        Raises:
+            DmcpError: The budget cannot be reached.
+        """
+        cost, space, grid, budget_macs = plan_problem(
+            network, self.budget, self.request.align, self.recipe
+        )
+        return SearchProblem(
+            network=network,
+            cost=cost,
+            space=space,
+            grid=grid,
+            budget_macs=budget_macs,
+            data=self.data,
+            recipe=self.recipe,
+            seed=self.request.seed,
+            folder=self.run.path,
+            sampling=self.request.sampling,
+            precision=self.precision,
+            token=self.request.token(),
+            max_steps=self.request.max_steps,
+            workers=self.compute.workers,
+            checkpoint_s=self.compute.checkpoint_s,
+            tensorboard=self.compute.tensorboard,
+            progress=self.compute.progress,
+        )
+
+    def plan(self) -> ChannelPlan:
+        """Returns the run's channel plan.
+
+        Raises:
+            DmcpError: There is none yet, it is damaged, or it is of another network.
+        """
+        path = self.run.file("plan.json")
+        if not path.exists():
+            raise DmcpError(f"{self.run.path} has no plan.json yet: run search first.")
+        plan = ChannelPlan.load(path)
+        if plan.network != self.request.network:
+            raise DmcpError(
+                f"{path} is a plan of {plan.network.model} x{plan.network.width_mult:g} with"
+                f" {plan.network.num_classes} classes, and the run is of"
+                f" {self.request.network.model} x{self.request.network.width_mult:g} with"
+                f" {self.request.network.num_classes}."
+            )
+        return plan
+
+    def loop_settings(self, name: str, steps: int, token: str) -> LoopSettings:
+        """Returns how a loop of this run goes; its files are named after it."""
+        return LoopSettings(
+            title=name,
+            steps=steps,
+            seed=step_seed(self.request.seed, 0, name),
+            token=token,
+            checkpoint=self.run.file(f"checkpoints/{name}.safetensors"),
+            metrics=self.run.file(f"metrics/{name}.jsonl"),
+            checkpoint_s=self.compute.checkpoint_s,
+            tensorboard=self.compute.tensorboard,
+        )
+
+    def batches(self, schedule: Schedule, start: int, steps: int, purpose: str) -> Iterator[Batch]:
+        """Returns training batches from one step on, in an order of their own per purpose."""
+        return train_batches(
+            self.data,
+            image_size=self.image_size,
+            batch_size=schedule.batch_size,
+            seed=step_seed(self.request.seed, 0, f"{purpose} data"),
+            start_step=start,
+            steps=steps - start,
+            workers=self.compute.workers,
+            rank=rank(),
+            world=world_size(),
+        )
+
+    def recalibrate(self, model: nn.Module, title: str) -> None:
+        """Recomputes a model's batch-norm statistics on some training batches, in place."""
+        model = self.exact.place(model)
+        count = self.recipe.recalibration_batches
+        with self.compute.progress.task(title, count, unit="batch") as bar:
+            batches = self.batches(self.recipe.search, 0, count, "recalibration")
+            recalibrate(model, _counted(batches, bar.advance), self.exact)
+
+    def evaluate(self, model: nn.Module, title: str, image_size: int | None = None) -> Accuracy:
+        """Returns a model's accuracy on the validation images."""
+        limit = None if self.request.max_steps is None else _EVAL_BATCH
+        count = len(self.data.val) if limit is None else min(limit, len(self.data.val))
+        model = self.exact.place(model)
+        batches = eval_batches(
+            self.data.val,
+            image_size=image_size or self.image_size,
+            batch_size=_EVAL_BATCH,
+            workers=self.compute.workers,
+            limit=limit,
+        )
+        total = -(-count // _EVAL_BATCH)
+        with self.compute.progress.task(title, total, unit="batch") as bar:
+            return evaluate(model, _counted(batches, bar.advance), self.exact)
+
+    def proof_images(self) -> Tensor:
+        """Returns a few validation images at the deployed size, [8, C, H, W], on the device."""
+        size = self.request.network.input_shape[-1]
+        batches = eval_batches(
+            self.data.val, image_size=size, batch_size=_PROOF_IMAGES, limit=_PROOF_IMAGES
+        )
+        images = torch.cat([batch.images for batch in islice(batches, 1)])
+        return images.to(self.precision.device)
+
+
+def _counted(batches: Iterator[Batch], done: Callable[[], None]) -> Iterator[Batch]:
+    for batch in batches:
+        yield batch
+        done()

@@ -1,0 +1,140 @@
+"""What `groups` and `flops` print: a network's channel groups and its cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dmcp_deploy.plan import ChannelPlan, NetworkSpec
+from dmcp_deploy.units import format_bytes, format_macs
+
+if TYPE_CHECKING:
+    from dmcp_deploy.network.graph import Network
+
+
+def network(
+    model: str, width_mult: float = 1.0, input_size: int = 224, classes: int = 1000
+) -> Network:
+    """Returns a network by name with its channel groups.
+
+    Raises:
+        DmcpError: The model is unknown, or does not run on such an input.
+    """
+    from dmcp_deploy.network.models import build_network
+
+    return build_network(NetworkSpec(model, width_mult, classes, (3, input_size, input_size)))
+
+
+def groups(net: Network) -> list[dict[str, Any]]:
+    """Returns the channel groups of a network as JSON values."""
+    return [
+        {
+            "name": group.name,
+            "size": group.size,
+            "unit": group.unit,
+            "prunable": group.prunable,
+            "reason": group.reason,
+            "layers": list(group.layers),
+        }
+        for group in net.groups
+    ]
+
+
+def groups_table(net: Network) -> str:
+    """Returns the channel groups of a network as text."""
+    rows = [("group", "size", "unit", "prunable", "layers")]
+    for group in net.groups:
+        layers = ", ".join(group.layers[1:4]) + (", ..." if len(group.layers) > 4 else "")
+        yes = "yes" if group.prunable else f"no: {group.reason}"
+        rows.append((group.name, str(group.size), str(group.unit), yes, layers))
+    prunable = len(net.prunable)
+    end = f"{len(net.groups)} groups, {prunable} prunable; the network's input and output stay whole"
+    opaque = f"\nnot traced, kept whole: {', '.join(sorted(net.opaque))}" if net.opaque else ""
+    return f"{_columns(rows, right=(1, 2))}\n{end}{opaque}"
+
+
+def flops(
+    model: str,
+    width_mult: float = 1.0,
+    input_size: int = 224,
+    classes: int = 1000,
+    plan: Path | None = None,
+) -> dict[str, Any]:
+    """Returns a network's multiply-adds, parameters and activation bytes, in all and by layer.
+
+    Args:
+        model: The model's name.
+        width_mult: Its width multiplier.
+        input_size: Side of the input in pixels.
+        classes: Length of the logits.
+        plan: A plan to count at; it brings its own classes and input.
+
+    Raises:
+        DmcpError: The model is unknown, or the plan is damaged or of another network.
+    """
+    from dmcp_deploy.network.cost import Cost
+    from dmcp_deploy.network.models import build_network
+
+    widths: dict[str, int] = {}
+    if plan is None:
+        net = network(model, width_mult, input_size, classes)
+    else:
+        chosen = ChannelPlan.load(plan)
+        shape = chosen.network.input_shape
+        spec = NetworkSpec(model, width_mult, chosen.network.num_classes, shape)
+        net = build_network(spec)
+        chosen.check_fits(net.sizes(), model)
+        widths = chosen.widths()
+    cost = Cost(net)
+    layers = cost.layer_costs(widths)
+    return {
+        "model": model,
+        "macs": cost.macs_at(widths),
+        "params": cost.params(widths),
+        "activation_bytes": sum(layer.activation_bytes for layer in layers),
+        "layers": [
+            {
+                "name": layer.name,
+                "kind": layer.kind,
+                "in_channels": layer.in_channels,
+                "out_channels": layer.out_channels,
+                "macs": layer.macs,
+                "params": layer.params,
+                "activation_bytes": layer.activation_bytes,
+            }
+            for layer in layers
+        ],
+    }
+
+
+def flops_table(counted: dict[str, Any]) -> str:
+    """Returns what `flops` counted as text."""
+    rows = [("layer", "kind", "in", "out", "MACs", "params", "activations")]
+    for layer in [*counted["layers"], {**counted, "name": "in all", "kind": ""}]:
+        rows.append(
+            (
+                layer["name"],
+                layer["kind"],
+                str(layer.get("in_channels", "")),
+                str(layer.get("out_channels", "")),
+                f"{layer['macs']:,}",
+                f"{layer['params']:,}",
+                format_bytes(layer["activation_bytes"]),
+            )
+        )
+    return (
+        f"{_columns(rows, right=(2, 3, 4, 5, 6))}\n{format_macs(counted['macs'])} multiply-adds of"
+        " convolution and linear layers for one image"
+    )
+
+
+def _columns(rows: list[tuple[str, ...]], right: tuple[int, ...]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(w) if i in right else cell.ljust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

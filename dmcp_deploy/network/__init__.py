@@ -1,0 +1,1 @@
+"""What a network is: models by name, channel groups, cost, supernet, slicing."""

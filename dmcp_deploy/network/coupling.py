@@ -1,0 +1,185 @@
+"""The walk over a graph that finds which channels are tied, pinned, gated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from torch import fx, nn
+
+from dmcp_deploy.network.channels import ChannelIds, Channels, Ids
+from dmcp_deploy.network.gates import gate_nodes
+from dmcp_deploy.network.layers import Coupling, Shape, rule_for
+from dmcp_deploy.network.operations import Call, Value, propagate
+
+INPUT_REASON = "it is the network's input"
+OUTPUT_REASON = "it is the network's output"
+
+
+@dataclass(frozen=True, eq=False)
+class Producer:
+    """A layer of the table as the walk met it."""
+
+    name: str
+    kind: str
+    coupling: Coupling
+    in_channels: int
+    out_channels: int
+    positions: int
+
+
+@dataclass
+class Couplings:
+    """All that the walk found out.
+
+    Attributes:
+        ids: The channels, with what is tied and what is pinned.
+        producers: The layers in order of execution, each once.
+        parameters: (name, dimension, identities) of parameters that the graph reads directly.
+        gates: (node name, identities, axis) of the places where a gate may sit.
+    """
+
+    ids: ChannelIds = field(default_factory=ChannelIds)
+    producers: list[Producer] = field(default_factory=list)
+    parameters: list[tuple[str, int, Ids]] = field(default_factory=list)
+    gates: list[tuple[str, Ids, int]] = field(default_factory=list)
+
+    def everything(self) -> Ids:
+        """Returns all identities."""
+        return self.ids.all()
+
+    def refuse(self, group: str, reason: str) -> None:
+        """Pins the group that is named after one of the layers."""
+        layer, _, part = group.partition("[")
+        outputs = next(p.coupling.outputs for p in self.producers if p.name == layer)
+        assert outputs is not None
+        if part:
+            start, stop = (int(n) for n in part.rstrip("]").split(":"))
+            outputs = outputs[start:stop]
+        self.ids.pin(Channels(outputs, 1), reason)
+
+
+def couple_channels(graph: fx.GraphModule, refused: Mapping[str, str]) -> Couplings:
+    """Returns the channels of a traced network with all that ties and pins them.
+
+    Args:
+        graph: A graph whose nodes carry their shapes (see `trace_graph`).
+        refused: Group name -> reason: groups to pin beside what the rules pin.
+    """
+    walk = _Walk(graph)
+    for node in graph.graph.nodes:
+        walk.visit(node)
+    for name, reason in refused.items():
+        walk.found.refuse(name, reason)
+    walk.found.gates = _gates(graph, walk.values)
+    return walk.found
+
+
+class _Walk:
+    def __init__(self, graph: fx.GraphModule) -> None:
+        self.found = Couplings()
+        self.values: dict[fx.Node, Value] = {}
+        self._modules = dict(graph.named_modules())
+        self._graph = graph
+        self._seen: dict[str, Producer] = {}
+
+    def visit(self, node: fx.Node) -> None:
+        self.values[node] = getattr(self, f"_{node.op}")(node)
+
+    def _placeholder(self, node: fx.Node) -> Value:
+        shape = node.meta["shape"]
+        if shape is None:
+            return None
+        value = Channels(self.found.ids.fresh(shape[1]), 1)
+        self.found.ids.pin(value, INPUT_REASON)
+        return value
+
+    def _output(self, node: fx.Node) -> Value:
+        for source in node.all_input_nodes:
+            self.found.ids.pin(self.values[source], OUTPUT_REASON)
+        return None
+
+    def _get_attr(self, node: fx.Node) -> Value:
+        """A bare parameter with one long axis carries channels along it (a layer scale)."""
+        shape = node.meta["shape"]
+        long = [i for i, n in enumerate(shape or ()) if n > 1]
+        name = str(node.target)
+        is_parameter = name in dict(self._graph.named_parameters())
+        if len(long) != 1 or not is_parameter:
+            return None
+        for known, dim, ids in self.found.parameters:
+            if known == name:
+                return Channels(ids, dim)
+        ids = self.found.ids.fresh(shape[long[0]])
+        self.found.parameters.append((name, long[0], ids))
+        return Channels(ids, long[0])
+
+    def _call_function(self, node: fx.Node) -> Value:
+        return propagate(Call(node, self.found.ids, self.values))
+
+    _call_method = _call_function
+
+    def _call_module(self, node: fx.Node) -> Value:
+        name = str(node.target)
+        module = self._modules[name]
+        rule = rule_for(module)
+        inputs = node.all_input_nodes
+        if rule is None or len(inputs) != 1:
+            for source in inputs:
+                reason = f"{name} ({type(module).__name__}) is not in the layer table"
+                self.found.ids.pin(self.values[source], reason)
+            return None
+        x, x_shape, y_shape = self.values[inputs[0]], inputs[0].meta["shape"], node.meta["shape"]
+        coupling = rule.couple(module, self.found.ids, x, x_shape, y_shape)
+        self._record(name, rule.kind, module, coupling, y_shape)
+        return coupling.result
+
+    def _record(
+        self, name: str, kind: str, module: nn.Module, coupling: Coupling, y_shape: Shape
+    ) -> None:
+        if kind not in ("conv", "linear") and not coupling.cuts:
+            return
+        producer = Producer(name, kind, coupling, *_extent(module, coupling, y_shape))
+        earlier = self._seen.setdefault(name, producer)
+        if earlier is producer:
+            self.found.producers.append(producer)
+            return
+        self._tie_calls(earlier.coupling, coupling)
+        self._count_again(earlier, coupling)
+
+    def _count_again(self, earlier: Producer, again: Coupling) -> None:
+        macs = earlier.coupling.macs_per_pair + again.macs_per_pair
+        both = replace(earlier, coupling=replace(earlier.coupling, macs_per_pair=macs))
+        self.found.producers[self.found.producers.index(earlier)] = both
+        self._seen[earlier.name] = both
+
+    def _tie_calls(self, earlier: Coupling, again: Coupling) -> None:
+        """A layer called twice has one set of weights: both calls narrow alike."""
+        for before, now in ((earlier.inputs, again.inputs), (earlier.outputs, again.outputs)):
+            if before is not None and now is not None:
+                self.found.ids.tie(before, now)
+            elif before is not None or now is not None:
+                ids = before if before is not None else now
+                assert ids is not None
+                self.found.ids.pin(Channels(ids, 1), "its layer also reads unknown channels")
+
+
+def _extent(module: Any, coupling: Coupling, y_shape: Shape) -> tuple[int, int, int]:
+    """Returns input channels, output channels and output elements per channel."""
+    if coupling.outputs is None:
+        width = 0 if coupling.inputs is None else len(coupling.inputs)
+        return width, width, 0
+    inputs = getattr(module, "in_channels", None) or getattr(module, "in_features", 0)
+    outputs = len(coupling.outputs)
+    return int(inputs), outputs, int(np.prod(y_shape[1:])) // outputs
+
+
+def _gates(graph: fx.GraphModule, values: dict[fx.Node, Value]) -> list[tuple[str, Ids, int]]:
+    found = []
+    for node in gate_nodes(graph):
+        value = values[node]
+        if isinstance(value, Channels) and value.ids.ndim == 1:
+            found.append((node.name, value.ids, value.axis))
+    return found

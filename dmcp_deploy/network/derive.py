@@ -1,0 +1,35 @@
+"""From a model to a network with channel groups that have been tried."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from dmcp_deploy.network.coupling import couple_channels
+from dmcp_deploy.network.graph import Network, assemble
+from dmcp_deploy.network.probe import failing_groups
+from dmcp_deploy.network.trace import trace_graph
+from dmcp_deploy.plan import NetworkSpec
+
+
+def trace_network(model: nn.Module, spec: NetworkSpec) -> Network:
+    """Returns a network with its channel groups, derived from its forward pass.
+
+    The forward pass is run at the narrowest widths before the network is returned; groups at
+    which it fails are kept whole, with the error as the reason.
+
+    Args:
+        model: Any convolutional network; it is not changed.
+        spec: Its description; MACs are counted at its input shape.
+
+    Raises:
+        DmcpError: The forward pass cannot be traced or does not run on such an input.
+    """
+    graph, opaque = trace_graph(model, spec.input_shape)
+    refused: dict[str, str] = {}
+    while True:
+        couplings = couple_channels(graph, refused)
+        network = assemble(spec, model, graph, couplings, opaque)
+        failures = failing_groups(network)
+        if not failures:
+            return network
+        refused.update(failures)

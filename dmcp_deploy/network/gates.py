@@ -1,0 +1,90 @@
+"""Where the search's gates sit: behind what normalises, or behind a bare convolution."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from dmcp_deploy.network.layers import is_activation, is_norm, rule_for
+
+_ACTIVATIONS = {
+    *(F.relu, F.relu6, F.hardtanh, F.hardswish, F.silu, F.gelu, F.leaky_relu, F.elu, F.mish),
+    *(torch.relu, "relu", "relu_"),
+}
+_PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
+
+
+def gate_nodes(graph: fx.GraphModule) -> Iterator[fx.Node]:
+    """Yields the nodes whose values the search multiplies by the gates of their channels.
+
+    A normalisation cancels the scale of what it reads, so a gate works only behind it. Gated
+    are the ends of (normalisation, activation) chains, and of (convolution or linear,
+    activation) chains whose result some layer reads before anything normalises it. A branch
+    that ends as a factor (the scale of a squeeze-and-excite block) has no gate of its own:
+    what it scales has one.
+    """
+    modules = dict(graph.named_modules())
+    for node in graph.graph.nodes:
+        if node.op != "call_module":
+            continue
+        module = modules[str(node.target)]
+        weighted = _is_weighted(module)
+        if not (is_norm(module) or (weighted and _read_unnormalised(node, modules))):
+            continue
+        end = _behind_activation(node, modules)
+        if not (weighted and _is_factor(end, modules)):
+            yield end
+
+
+def _is_weighted(module: nn.Module) -> bool:
+    rule = rule_for(module)
+    return rule is not None and rule.kind in ("conv", "linear")
+
+
+def _read_unnormalised(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Returns whether some weighted layer reads a value with no normalisation in between."""
+    waiting, seen = list(node.users), set()
+    while waiting:
+        user = waiting.pop()
+        if user in seen:
+            continue
+        seen.add(user)
+        if user.op == "call_module":
+            module = modules[str(user.target)]
+            if is_norm(module):
+                continue
+            if _is_weighted(module):
+                return True
+        waiting.extend(user.users)
+    return False
+
+
+def _behind_activation(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node:
+    while len(node.users) == 1:
+        user = next(iter(node.users))
+        if not _activates(user, modules):
+            break
+        node = user
+    return node
+
+
+def _activates(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return is_activation(modules[str(node.target)])
+    return node.target in _ACTIVATIONS
+
+
+def _is_factor(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Returns whether a value reaches a product through element-wise operations alone."""
+    while len(node.users) == 1:
+        node = next(iter(node.users))
+        if node.target in _PRODUCTS:
+            return True
+        weighted = node.op == "call_module" and not is_activation(modules[str(node.target)])
+        if weighted or len(node.all_input_nodes) > 1:
+            return False
+    return False

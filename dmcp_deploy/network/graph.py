@@ -1,0 +1,271 @@
+"""A traced network and its channel groups: the sets of channels that live or go together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from torch import fx, nn
+
+from dmcp_deploy.network.coupling import (
+    INPUT_REASON,
+    OUTPUT_REASON,
+    Couplings,
+    Producer,
+)
+from dmcp_deploy.network.layers import Cuts
+from dmcp_deploy.plan import NetworkSpec
+
+Units = np.ndarray
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels of several layers that must be kept alike.
+
+    Attributes:
+        name: The first layer that produces them.
+        size: Channels of that layer in the group.
+        unit: Channels that can only go together: 1, but for grouped convolutions and shuffles.
+        layers: The layers that produce or normalise these channels, in order.
+        reason: Why the group is kept whole; None if it can be pruned.
+        first: Number of its first unit among all units of the network; -1 if it is kept whole.
+    """
+
+    name: str
+    size: int
+    unit: int
+    layers: tuple[str, ...]
+    reason: str | None
+    first: int
+
+    @property
+    def prunable(self) -> bool:
+        """Whether the group may be narrowed."""
+        return self.reason is None
+
+    @property
+    def units(self) -> int:
+        """Units of the group."""
+        return self.size // self.unit
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer that narrows with its groups.
+
+    Attributes:
+        name: The module's name in the network; "" for a bare parameter's owner.
+        kind: Its kind in the layer table.
+        cuts: Tensor name -> (dimension, unit number of each position; -1 is always kept).
+        inputs: Unit numbers of its input channels; None if the layer reads them whole.
+        outputs: Unit numbers of the channels it produces; None for a layer that passes them on.
+        macs_per_pair: Multiply-adds per pair of channels (per output channel if grouped).
+        grouped: Whether the cost grows with the outputs alone.
+        in_channels: Channels it reads in the full network.
+        out_channels: Channels it writes in the full network.
+        positions: Output elements per channel for one image.
+    """
+
+    name: str
+    kind: str
+    cuts: Cuts
+    inputs: Units | None
+    outputs: Units | None
+    macs_per_pair: int
+    grouped: bool
+    in_channels: int
+    out_channels: int
+    positions: int
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network, its graph and its channel groups.
+
+    Attributes:
+        spec: How to build it again.
+        model: The network itself, untouched.
+        graph: Its forward pass over the same modules.
+        groups: All groups but those of the network's input and output, in order.
+        layers: Module name -> layer, for all layers of the layer table with tensors.
+        parameters: Name of a bare parameter -> its cut, where the graph reads one directly.
+        gates: Node name -> unit numbers of its channels and their axis: where the search
+            multiplies activations by the probability that their channel is kept.
+        opaque: Modules that could not be traced and are kept whole.
+    """
+
+    spec: NetworkSpec
+    model: nn.Module
+    graph: fx.GraphModule
+    groups: tuple[Group, ...]
+    layers: Mapping[str, Layer]
+    parameters: Mapping[str, tuple[int, Units]]
+    gates: Mapping[str, tuple[Units, int]]
+    opaque: frozenset[str]
+
+    @cached_property
+    def prunable(self) -> tuple[Group, ...]:
+        """The groups that may be narrowed, in order."""
+        return tuple(group for group in self.groups if group.prunable)
+
+    @property
+    def unit_count(self) -> int:
+        """Units of all prunable groups."""
+        return sum(group.units for group in self.prunable)
+
+    def sizes(self) -> dict[str, int]:
+        """Returns the channels of every group."""
+        return {group.name: group.size for group in self.groups}
+
+
+def assemble(
+    spec: NetworkSpec,
+    model: nn.Module,
+    graph: fx.GraphModule,
+    couplings: Couplings,
+    opaque: frozenset[str],
+) -> Network:
+    """Returns the network whose channels are tied and pinned as `couplings` says."""
+    bundles = _bundles(couplings)
+    unit_of_root, firsts = _number_units(bundles, couplings.ids.find(couplings.everything()))
+    numbering = _Numbering(couplings, unit_of_root)
+    layers = {layer.name: layer for layer in map(numbering.layer, couplings.producers)}
+    groups = _groups(bundles, firsts, couplings)
+    parameters = {name: (dim, numbering(ids)) for name, dim, ids in couplings.parameters}
+    gates = {name: (numbering(ids), axis) for name, ids, axis in couplings.gates}
+    network = Network(spec, model, graph, groups, layers, parameters, gates, opaque)
+    uneven = _uneven_group(network)
+    if uneven is None:
+        return network
+    couplings.refuse(uneven, "a layer uses its channels unevenly")
+    return assemble(spec, model, graph, couplings, opaque)
+
+
+@dataclass
+class _Bundle:
+    """The channels that appear in just the same producers."""
+
+    name: str
+    size: int
+    unit: int
+    roots: np.ndarray
+    reason: str | None
+
+
+class _Numbering:
+    """Identities -> unit numbers."""
+
+    def __init__(self, couplings: Couplings, unit_of_root: np.ndarray) -> None:
+        self._ids = couplings.ids
+        self._unit_of_root = unit_of_root
+
+    def __call__(self, ids: np.ndarray) -> Units:
+        return np.asarray(self._unit_of_root[self._ids.find(ids)])
+
+    def layer(self, producer: Producer) -> Layer:
+        coupling = producer.coupling
+        cuts = {
+            name: tuple((dim, self(ids)) for dim, ids in parts)
+            for name, parts in coupling.cuts.items()
+        }
+        return Layer(
+            name=producer.name,
+            kind=producer.kind,
+            cuts=cuts,
+            inputs=None if coupling.inputs is None else self(coupling.inputs),
+            outputs=None if coupling.outputs is None else self(coupling.outputs),
+            macs_per_pair=coupling.macs_per_pair,
+            grouped=coupling.grouped,
+            in_channels=producer.in_channels,
+            out_channels=producer.out_channels,
+            positions=producer.positions,
+        )
+
+
+def _bundles(couplings: Couplings) -> list[_Bundle]:
+    """Returns the channels bundled by the set of producers they appear in, in order."""
+    find = couplings.ids.find
+    signature = np.zeros(len(couplings.everything()), dtype=np.int64)
+    known = 1
+    made = [p for p in couplings.producers if p.coupling.outputs is not None]
+    roots_of = [find(p.coupling.outputs) for p in made]
+    for roots in roots_of:
+        distinct = np.unique(roots)
+        for old in np.unique(signature[distinct]):
+            signature[distinct[signature[distinct] == old]] = known
+            known += 1
+    pinned = couplings.ids.pinned()
+    bundles: list[_Bundle] = []
+    seen: set[int] = set()
+    for producer, roots in zip(made, roots_of, strict=True):
+        fresh = [int(s) for s in dict.fromkeys(signature[roots]) if s not in seen]
+        parts = len(set(signature[roots].tolist()))
+        for mark in fresh:
+            seen.add(mark)
+            bundles.append(_bundle(producer.name, roots, signature[roots] == mark, parts, pinned))
+    return bundles
+
+
+def _bundle(
+    name: str, roots: np.ndarray, mine: np.ndarray, parts: int, pinned: Mapping[int, str]
+) -> _Bundle:
+    places = np.flatnonzero(mine)
+    _, first, counts = np.unique(roots[places], return_index=True, return_counts=True)
+    ordered = roots[places][np.sort(first)]
+    reason = next((pinned[r] for r in ordered.tolist() if r in pinned), None)
+    if reason is None and len(set(counts.tolist())) > 1:
+        reason = "its channels are tied unevenly"
+    if reason is None and len(ordered) == 1:
+        reason = "its channels can only go all together"
+    if parts > 1:
+        name = f"{name}[{places[0]}:{places[-1] + 1}]"
+    return _Bundle(name, len(places), int(counts[0]), ordered, reason)
+
+
+def _number_units(bundles: list[_Bundle], roots: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    unit_of_root = np.full(len(roots), -1, dtype=np.int64)
+    firsts, used = [], 0
+    for bundle in bundles:
+        firsts.append(used if bundle.reason is None else -1)
+        if bundle.reason is None:
+            unit_of_root[bundle.roots] = np.arange(used, used + len(bundle.roots))
+            used += len(bundle.roots)
+    return unit_of_root, firsts
+
+
+def _groups(
+    bundles: list[_Bundle], firsts: list[int], couplings: Couplings
+) -> tuple[Group, ...]:
+    owner = {int(root): i for i, bundle in enumerate(bundles) for root in bundle.roots}
+    members: list[dict[str, None]] = [{} for _ in bundles]
+    for producer in couplings.producers:
+        carried = producer.coupling.outputs
+        if carried is None and producer.kind == "norm":
+            carried = producer.coupling.inputs
+        if carried is None:
+            continue
+        for root in np.unique(couplings.ids.find(carried)).tolist():
+            if root in owner:
+                members[owner[root]][producer.name] = None
+    return tuple(
+        Group(b.name, b.size, b.unit if b.reason is None else 1, tuple(m), b.reason, first)
+        for b, m, first in zip(bundles, members, firsts, strict=True)
+        if b.reason not in (OUTPUT_REASON, INPUT_REASON)
+    )
+
+
+def _uneven_group(network: Network) -> str | None:
+    """Returns a group of which some layer reads or writes units a different number of times."""
+    for layer in network.layers.values():
+        for units in (layer.inputs, layer.outputs):
+            if units is None:
+                continue
+            counts = np.bincount(units[units >= 0], minlength=network.unit_count)
+            for group in network.prunable:
+                own = counts[group.first : group.first + group.units]
+                if own.min() != own.max():
+                    return group.name
+    return None

@@ -1,0 +1,153 @@
+"""Models by name: torchvision's, timm's, the user's own."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.network.derive import trace_network
+from dmcp_deploy.network.graph import Network
+from dmcp_deploy.network.slicing import slice_network
+from dmcp_deploy.plan import NetworkSpec
+from dmcp_deploy.registry import near_matches
+
+#: torchvision builds these with auxiliary heads that exist in training alone.
+_WITHOUT_AUXILIARY_HEADS = {
+    "googlenet": {"aux_logits": False, "init_weights": False},
+    "inception_v3": {"aux_logits": False, "init_weights": False},
+}
+_TRANSFORMERS = ("vit_", "swin_", "maxvit")
+
+
+def build_network(spec: NetworkSpec, seed: int = 0) -> Network:
+    """Returns the network that a spec describes, freshly initialised, with its channel groups.
+
+    A width multiplier goes to the model's own builder where that takes one; elsewhere every
+    group is narrowed to its share, rounded.
+
+    Args:
+        spec: The network's description.
+        seed: The seed of the initial weights.
+
+    Raises:
+        DmcpError: The model is unknown, cannot be built so, or cannot be traced.
+    """
+    import torch
+
+    if spec.width_mult <= 0:
+        raise DmcpError(f"The width multiplier {spec.width_mult:g} must be above zero.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        builder, takes_width = _builder(spec)
+        model = builder()
+        network = trace_network(model, spec)
+        if takes_width or spec.width_mult == 1.0:
+            return network
+        if spec.width_mult > 1.0:
+            raise DmcpError(
+                f"{spec.model} has no width multiplier of its own, so --width-mult must be at"
+                f" most 1, not {spec.width_mult:g}."
+            )
+        return trace_network(slice_network(network, _scaled(network, spec.width_mult)), spec)
+
+
+def model_names() -> list[str]:
+    """Returns the names of torchvision's classification CNNs."""
+    from torchvision import models
+
+    names = models.list_models(module=models)
+    return [name for name in names if not name.startswith(_TRANSFORMERS)]
+
+
+def _scaled(network: Network, factor: float) -> dict[str, int]:
+    return {
+        group.name: max(1, round(group.units * factor)) * group.unit for group in network.prunable
+    }
+
+
+def _builder(spec: NetworkSpec) -> tuple[Callable[[], nn.Module], bool]:
+    """Returns what builds the model, and whether it takes the width multiplier itself."""
+    if spec.model.startswith("timm:"):
+        return _timm_builder(spec), False
+    if ":" in spec.model:
+        return _own_builder(spec)
+    return _torchvision_builder(spec)
+
+
+def _torchvision_builder(spec: NetworkSpec) -> tuple[Callable[[], nn.Module], bool]:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if spec.model not in known:
+        raise DmcpError(
+            f"There is no model {spec.model!r} in torchvision.{near_matches(spec.model, known)}"
+            " Other models are written timm:NAME or package.module:function."
+        )
+    options: dict[str, Any] = dict(_WITHOUT_AUXILIARY_HEADS.get(spec.model, {}))
+    builder = models.get_model_builder(spec.model)
+    takes_width = spec.model == "mobilenet_v2"
+    if takes_width:
+        options["width_mult"] = spec.width_mult
+    options["num_classes"] = spec.num_classes
+    return lambda: builder(weights=None, **options), takes_width
+
+
+def _timm_builder(spec: NetworkSpec) -> Callable[[], nn.Module]:
+    try:
+        import timm
+    except ImportError as err:
+        raise DmcpError(
+            f"The model {spec.model} needs timm: run pip install 'dmcp-deploy[timm]'."
+        ) from err
+    name = spec.model.removeprefix("timm:")
+    if not timm.is_model(name):
+        raise DmcpError(f"There is no timm model {name!r}.{near_matches(name, timm.list_models())}")
+    channels = spec.input_shape[0]
+    return lambda: timm.create_model(name, num_classes=spec.num_classes, in_chans=channels)
+
+
+def _own_builder(spec: NetworkSpec) -> tuple[Callable[[], nn.Module], bool]:
+    function = _import_function(spec.model)
+    takes = inspect.signature(function).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in takes.values())
+    options: dict[str, Any] = {}
+    if "num_classes" in takes or open_ended:
+        options["num_classes"] = spec.num_classes
+    if "width_mult" in takes:
+        options["width_mult"] = spec.width_mult
+
+    def build() -> nn.Module:
+        model = function(**options)
+        if not isinstance(model, nn.Module):
+            raise DmcpError(
+                f"{spec.model} returned {type(model).__name__}, and a torch.nn.Module is needed."
+            )
+        return model
+
+    return build, "width_mult" in takes
+
+
+def _import_function(name: str) -> Callable[..., Any]:
+    module_name, _, function_name = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as err:
+        raise DmcpError(f"The model {name!r} cannot be imported: {err}.") from err
+    except ValueError as err:
+        raise DmcpError(f"{name!r} is not written as package.module:function.") from err
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise DmcpError(
+            f"{module_name} has no function {function_name!r}."
+            f"{near_matches(function_name, dir(module))}"
+        )
+    return function  # type: ignore[no-any-return]

@@ -1,0 +1,128 @@
+"""What reshapes, permutations and splits do to the place of the channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dmcp_deploy.network.channels import ChannelIds, Channels
+
+Shape = tuple[int, ...]
+_FIXED = "a reshape writes the number of channels down as a constant"
+_MIXED = "a reshape mixes channels with other axes"
+
+
+def flatten_channels(
+    ids: ChannelIds, x: Channels | None, shape: Shape, start: int, end: int
+) -> Channels | None:
+    """Returns the channels after axes start..end (inclusive, may be negative) became one."""
+    if x is None:
+        return None
+    first, last = start % len(shape), end % len(shape)
+    stop = x.axis + x.ids.ndim
+    if stop <= first:
+        return x
+    if x.axis > last:
+        return Channels(x.ids, x.axis - (last - first))
+    if x.axis != first or stop > last + 1:
+        ids.pin(x, _MIXED)
+        return None
+    repeats = _product(shape[stop : last + 1])
+    return Channels(np.repeat(x.ids.ravel(), repeats), first)
+
+
+def reshape_channels(
+    ids: ChannelIds, x: Channels | None, before: Shape, after: Shape, sizes: Sequence[object]
+) -> Channels | None:
+    """Returns the channels after a view or reshape.
+
+    Args:
+        ids: The identities, to pin where the channels get lost.
+        x: The channels before.
+        before: The shape before.
+        after: The shape after.
+        sizes: The sizes as the call wrote them: ints are constants of the source, -1 is
+            inferred, anything else was computed from the input while running.
+    """
+    if x is None:
+        return None
+    axis, channels = x.axis, x.ids.size
+    trailing = _product(before[axis + x.ids.ndim :])
+    if before[:axis] != after[:axis]:
+        return _lost(ids, x, _MIXED)
+    if _product(after[axis:]) == after[axis] == channels * trailing:
+        if _is_constant(sizes, axis):
+            return _lost(ids, x, _FIXED)
+        return Channels(np.repeat(x.ids.ravel(), trailing), axis)
+    stop = _channel_axes(after, axis, channels)
+    if stop is None or _product(after[stop:]) != trailing:
+        return _lost(ids, x, _MIXED)
+    table = x.ids.reshape(after[axis:stop])
+    constants = [_is_constant(sizes, i) for i in range(axis, stop)]
+    if all(constants):
+        return _lost(ids, x, _FIXED)
+    if table.ndim > x.ids.ndim and not _tie_split(ids, table, constants):
+        return _lost(ids, x, _MIXED)
+    return Channels(table, axis)
+
+
+def permute_channels(ids: ChannelIds, x: Channels | None, order: Sequence[int]) -> Channels | None:
+    """Returns the channels after a permutation: axis i of the result is axis order[i] before."""
+    if x is None:
+        return None
+    axes = [a % len(order) for a in order]
+    inside = [a for a in axes if x.axis <= a < x.axis + x.ids.ndim]
+    places = [axes.index(a) for a in inside]
+    if places != list(range(places[0], places[0] + len(places))):
+        return _lost(ids, x, _MIXED)
+    return Channels(x.ids.transpose([a - x.axis for a in inside]), places[0])
+
+
+def chunk_channels(
+    ids: ChannelIds, x: Channels | None, count: int, axis: int
+) -> list[Channels | None]:
+    """Returns the channels of each of `count` equal parts along an axis.
+
+    The parts are cut again at run time from whatever width arrives, so their channels are tied.
+    """
+    if x is None or axis != x.axis:
+        return [x] * count
+    if x.ids.ndim != 1 or x.ids.size % count:
+        ids.pin(x, "a split into unequal parts")
+        return [None] * count
+    parts = x.ids.reshape(count, -1)
+    ids.tie_rows(parts.T)
+    return [Channels(part, axis) for part in parts]
+
+
+def _channel_axes(after: Shape, axis: int, channels: int) -> int | None:
+    """Returns where the axes end that hold just the channels, or None."""
+    stop, size = axis, 1
+    while stop < len(after) and size < channels:
+        size *= after[stop]
+        stop += 1
+    return stop if size == channels and stop > axis else None
+
+
+def _tie_split(ids: ChannelIds, table: np.ndarray, constants: list[bool]) -> bool:
+    """Ties the axis that is computed at run time across the constant one."""
+    if table.ndim != 2 or constants.count(True) != 1:
+        return False
+    ids.tie_rows(table.T if constants[0] else table)
+    return True
+
+
+def _is_constant(sizes: Sequence[object], axis: int) -> bool:
+    return axis < len(sizes) and isinstance(sizes[axis], int) and sizes[axis] != -1
+
+
+def _lost(ids: ChannelIds, x: Channels, reason: str) -> None:
+    ids.pin(x, reason)
+
+
+def _product(sizes: Shape) -> int:
+    result = 1
+    for size in sizes:
+        result *= size
+    return result

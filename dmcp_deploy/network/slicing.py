@@ -1,0 +1,54 @@
+"""From a network and what its groups keep to a smaller, dense network of the same classes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from dmcp_deploy.network.graph import Network
+from dmcp_deploy.network.layers import narrowed
+from dmcp_deploy.network.supernet import Selection, layer_tensors, take
+from dmcp_deploy.plan import Keep
+
+
+def slice_network(network: Network, keeps: Mapping[str, int | Keep]) -> nn.Module:
+    """Returns a new dense model of the stock classes that holds copies of the kept weights.
+
+    In evaluation mode it computes what the supernet computes at the same widths, given the same
+    batch-norm statistics. The network itself is not changed.
+
+    Args:
+        network: The full network.
+        keeps: Group name -> channels kept from the front, or a Keep; absent groups stay whole.
+    """
+    selection = Selection(network, keeps)
+    dense = copy.deepcopy(network.model)
+    for layer in network.layers.values():
+        module = dense.get_submodule(layer.name)
+        tensors = layer_tensors(module, layer, selection)
+        if tensors:
+            inputs = None if layer.inputs is None else selection.count(layer.inputs)
+            _shrink(module, tensors, inputs)
+    for name, (dim, units) in network.parameters.items():
+        owner, _, attribute = name.rpartition(".")
+        parameter = dense.get_parameter(name)
+        part = take(parameter, dim, selection.index(units))
+        setattr(dense.get_submodule(owner), attribute, _own(part, parameter))
+    return dense
+
+
+def _shrink(module: nn.Module, tensors: Mapping[str, Tensor], inputs: int | None) -> None:
+    small = narrowed(module, tensors, inputs)
+    attributes = {k: v for k, v in small.__dict__.items() if not k.startswith("_")}
+    module.__dict__.update(attributes)
+    for name, tensor in tensors.items():
+        setattr(module, name, _own(tensor, getattr(module, name)))
+
+
+def _own(part: Tensor, whole: Tensor) -> Tensor:
+    data = part.detach().clone()
+    if isinstance(whole, nn.Parameter):
+        return nn.Parameter(data, requires_grad=whole.requires_grad)
+    return data

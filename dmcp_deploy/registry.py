@@ -1,0 +1,35 @@
+"""Names of what can be chosen, and where each lives; torch-free."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from dmcp_deploy.errors import DmcpError
+
+#: Search method -> module that holds its `search` function.
+METHODS = {
+    "dmcp": "dmcp_deploy.search.dmcp",
+    "uniform": "dmcp_deploy.search.uniform",
+}
+
+
+def near_matches(name: str, known: Iterable[str]) -> str:
+    """Returns " Did you mean a, b?" for the known names nearest to `name`, or ""."""
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f" Did you mean {', '.join(close)}?" if close else ""
+
+
+def choose(what: str, value: str, allowed: Iterable[str]) -> str:
+    """Returns a value if it is among those allowed.
+
+    Raises:
+        DmcpError: It is not.
+    """
+    options = list(allowed)
+    if value not in options:
+        raise DmcpError(
+            f"{what} {value!r} is unknown: choose one of {', '.join(options)}."
+            f"{near_matches(value, options)}"
+        )
+    return value

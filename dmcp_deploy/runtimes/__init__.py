@@ -1,0 +1,1 @@
+"""One file per runtime: load an artifact, run it."""

@@ -1,0 +1,161 @@
+"""An ONNX file in ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+from dmcp_deploy.errors import DmcpError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+CPU = "CPUExecutionProvider"
+
+
+class OnnxSession:
+    """An ONNX file loaded for running; a context manager that owns the loaded network.
+
+    Attributes:
+        path: The file.
+        threads: Threads of one operator; 0 leaves the number to the library.
+    """
+
+    def __init__(self, path: Path, threads: int = 0, providers: Sequence[str] = (CPU,)) -> None:
+        """Loads the file.
+
+        Args:
+            path: The ONNX file: one float32 input [N, C, H, W], one output [N, classes].
+            threads: Threads of one operator; 0 leaves the number to the library.
+            providers: ONNX Runtime's execution providers, the preferred first.
+
+        Raises:
+            DmcpError: The library or a provider is missing, the file is absent, no ONNX graph, or
+                of another interface.
+        """
+        self.path = Path(path)
+        self.threads = threads
+        self._session: Any = _open(self.path, threads, providers)
+        self._input = _image_input(self._session, self.path)
+        self._output: str = self._session.get_outputs()[0].name
+        self._errors = _runtime_errors()
+
+    def __enter__(self) -> OnnxSession:
+        """Returns the session."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        err: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Frees the network."""
+        self._session = None
+
+    @property
+    def input_shape(self) -> tuple[int | None, int | None, int | None, int | None]:
+        """(N, C, H, W) of the input; None where the file leaves the axis open."""
+        batch, channels, height, width = (
+            size if isinstance(size, int) else None for size in self._input.shape
+        )
+        return batch, channels, height, width
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """The execution providers in use, the preferred first."""
+        return tuple(self._session.get_providers())
+
+    def run(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Returns the logits [N, classes] of images [N, C, H, W], both float32.
+
+        Raises:
+            DmcpError: The images do not fit the file's input, or the network fails on them.
+        """
+        assert self._session is not None, "the session is closed"
+        try:
+            outputs = self._session.run([self._output], {self._input.name: images})
+        except self._errors as err:
+            raise DmcpError(
+                f"{self.path} does not run on {images.dtype} images {list(images.shape)}"
+                f" (its input is {self._input.shape}): {_first_line(err)}."
+            ) from err
+        logits: npt.NDArray[np.float32] = outputs[0]
+        return logits
+
+
+def _open(path: Path, threads: int, providers: Sequence[str]) -> Any:
+    ort = _library()
+    if threads < 0:
+        raise DmcpError(
+            f"The number of threads is {threads} and must be 0 (library's own) or more."
+        )
+    missing = [name for name in providers if name not in ort.get_available_providers()]
+    if missing:
+        raise DmcpError(
+            f"ONNX Runtime has no {missing[0]} here; it has"
+            f" {', '.join(ort.get_available_providers())}."
+        )
+    if not path.is_file():
+        raise DmcpError(f"There is no ONNX file {path}.")
+    try:
+        return ort.InferenceSession(str(path), _options(ort, threads), providers=list(providers))
+    except _runtime_errors() as err:
+        raise DmcpError(f"{path} cannot be loaded as ONNX: {_first_line(err)}.") from err
+
+
+def _library() -> ModuleType:
+    try:
+        import onnxruntime
+    except ImportError as err:
+        raise DmcpError(
+            f"ONNX Runtime cannot be loaded ({err}): pip install dmcp-deploy[export], or"
+            " dmcp-deploy[device] where there is no torch."
+        ) from err
+    library: ModuleType = onnxruntime
+    return library
+
+
+def _options(ort: ModuleType, threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    # Idle threads spin on after a run and would slow the session that is timed next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def _image_input(session: Any, path: Path) -> Any:
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    fits = len(inputs) == 1 and len(outputs) >= 1
+    if fits and inputs[0].type == "tensor(float)" and len(inputs[0].shape) == 4:
+        return inputs[0]
+    found = ", ".join(f"{item.name} {item.type} {item.shape}" for item in inputs) or "nothing"
+    raise DmcpError(
+        f"{path} takes {found}, where one float32 input [N, C, H, W] and an output are needed."
+    )
+
+
+def _runtime_errors() -> tuple[type[Exception], ...]:
+    """Returns ONNX Runtime's exceptions, which have no base of their own."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return (
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NoModel,
+        state.NoSuchFile,
+        state.NotImplemented,
+        state.RuntimeException,
+    )
+
+
+def _first_line(err: Exception) -> str:
+    lines = str(err).strip().splitlines() or [type(err).__name__]
+    return lines[0][:200].rstrip(" .:")

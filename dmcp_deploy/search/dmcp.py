@@ -1,0 +1,175 @@
+"""DMCP: Differentiable Markov Channel Pruning (Guo et al., CVPR 2020, arXiv 2005.03354)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dmcp_deploy.network.supernet import Supernet
+from dmcp_deploy.search import markov
+from dmcp_deploy.search.architecture import Architecture, budget_loss
+from dmcp_deploy.search.fit import fit_widths
+from dmcp_deploy.search.problem import SearchProblem, SearchResult
+from dmcp_deploy.search.sampling import best_draw
+from dmcp_deploy.training.checkpoint import load_optimizer, optimizer_tensors
+from dmcp_deploy.training.data import Batch, steps_per_epoch, train_batches
+from dmcp_deploy.training.distributed import average_gradients, rank, world_size
+from dmcp_deploy.training.loop import run_loop, step_seed
+from dmcp_deploy.training.optimizer import set_lr, weight_optimizer
+from dmcp_deploy.training.sandwich import sandwich_gradients
+
+
+def search(problem: SearchProblem) -> SearchResult:
+    """Returns the widths DMCP finds; the network's weights are trained on the way.
+
+    Stage 1 trains the shared weights by the sandwich rule. Stage 2 goes on with that and, after
+    every weight step, moves the architecture parameters by the loss of the gated full network
+    and the expected multiply-adds.
+    """
+    assert problem.data is not None
+    steps = search_steps(problem)
+    task = DmcpTask(problem, steps)
+    batches = partial(
+        train_batches,
+        problem.data,
+        image_size=problem.image_size,
+        batch_size=problem.recipe.search.batch_size,
+        seed=problem.seed,
+        workers=problem.workers,
+        rank=rank(),
+        world=world_size(),
+    )
+    run_loop(
+        task,
+        lambda start: batches(start_step=start, steps=steps - start),
+        problem.loop_settings("search", steps),
+        problem.progress,
+    )
+    return _read_plan(problem, task)
+
+
+def search_steps(problem: SearchProblem) -> int:
+    """Returns the weight steps of both stages."""
+    assert problem.data is not None
+    batch_size = problem.recipe.search.batch_size * world_size()
+    per_epoch = steps_per_epoch(problem.data, batch_size)
+    return problem.cap(round(problem.recipe.search.epochs * per_epoch))
+
+
+class DmcpTask:
+    """One step of either stage, and the state it changes."""
+
+    def __init__(self, problem: SearchProblem, steps: int) -> None:
+        """Prepares a search of `steps` weight steps, the last share of them with stage 2."""
+        self._problem, self._steps = problem, steps
+        self._first_architecture_step = steps - round(problem.recipe.architecture_share * steps)
+        self._model = problem.precision.place(problem.network.model).train()
+        self._supernet = Supernet(problem.network).train()
+        self._optimizer = weight_optimizer(self._model, problem.recipe.search)
+        self.architecture = Architecture(
+            problem.space,
+            problem.cost,
+            problem.budget_macs,
+            problem.recipe.transition,
+            problem.precision.device,
+        )
+
+    def step(self, step: int, batch: Batch) -> Mapping[str, float]:
+        """Does one weight step and, in stage 2, one architecture step; returns their figures."""
+        moved = self._problem.precision.move(batch)
+        figures = self._weight_step(step, moved)
+        if step >= self._first_architecture_step:
+            figures |= self._architecture_step(step, moved)
+        return figures
+
+    def task_loss(self, batch: Batch) -> Tensor:
+        """Returns the cross entropy of the full network gated by the probabilities.
+
+        Its gradient reaches the alphas through the gates alone; weights are left out.
+        """
+        self._model.requires_grad_(False)
+        with self._problem.precision.autocast():
+            logits = self._supernet(batch.images, gates=self.architecture.gates())
+        self._model.requires_grad_(True)
+        smoothing = self._problem.recipe.label_smoothing
+        return F.cross_entropy(logits.float(), batch.labels, label_smoothing=smoothing)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns weights, alphas and momenta."""
+        weights = {f"model.{name}": t for name, t in self._model.state_dict().items()}
+        momenta = optimizer_tensors(self._optimizer, "optimizer")
+        return {**weights, **momenta, **self.architecture.tensors()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restores weights, alphas and momenta."""
+        own = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        self._model.load_state_dict(own)
+        load_optimizer(self._optimizer, tensors, "optimizer")
+        self.architecture.load(tensors)
+
+    def _weight_step(self, step: int, batch: Batch) -> dict[str, float]:
+        recipe = self._problem.recipe
+        set_lr(self._optimizer, recipe.search.lr_at(step, self._steps))
+        self._optimizer.zero_grad(set_to_none=True)
+        narrow = [self._problem.space.widths(units) for units in self._narrow_networks(step)]
+        figures = sandwich_gradients(
+            self._supernet, batch, narrow, recipe.label_smoothing, self._problem.precision
+        )
+        average_gradients(self._model.parameters())
+        self._optimizer.step()
+        return figures
+
+    def _architecture_step(self, step: int, batch: Batch) -> dict[str, float]:
+        """Moves the alphas by one step while the weights stand still."""
+        first = self._first_architecture_step
+        done = (step - first) / max(1, self._steps - first)
+        lr = self._problem.recipe.alpha_lr * (1 + math.cos(math.pi * done)) / 2
+        task = self.task_loss(batch)
+        budget = budget_loss(self.architecture.expected_macs(), self._problem.budget_macs)
+        share = self.architecture.move(task + self._problem.recipe.budget_weight * budget, lr)
+        return {"arch_loss": float(task.detach()), "expected_share": share}
+
+    def _narrow_networks(self, step: int) -> list[np.ndarray]:
+        """Returns the widths of the narrowest and the random networks of a step.
+
+        In stage 1 every group of a random network draws its own width. In stage 2 they come
+        from the Markov process, but for one that is drawn as in stage 1 with a probability that
+        decays by 0.9999 every 10 steps.
+        """
+        generator = torch.Generator().manual_seed(step_seed(self._problem.seed, step, "widths"))
+        space, networks = self._problem.space, [self._problem.space.minimum]
+        since = step - self._first_architecture_step
+        probabilities = self.architecture.probabilities().detach().cpu()
+        for number in range(self._problem.recipe.random_networks):
+            exploring = torch.rand(1, generator=generator).item() < 0.9999 ** (since / 10)
+            if since < 0 or (number == 0 and exploring):
+                networks.append(space.random_units(generator))
+            else:
+                networks.append(space.units(markov.sample_steps(probabilities, generator).numpy()))
+        return networks
+
+
+def _read_plan(problem: SearchProblem, task: DmcpTask) -> SearchResult:
+    probabilities = task.architecture.probabilities().detach().cpu()
+    expected = float(task.architecture.expected_macs().detach())
+    figures: dict[str, object] = {
+        "expected_macs": round(expected),
+        "expected_share": round(expected / problem.budget_macs, 4),
+        "probabilities": [
+            [round(p, 4) for p in row[: int(n)]]
+            for row, n in zip(probabilities.tolist(), problem.space.count, strict=True)
+        ],
+    }
+    if problem.sampling == "markov":
+        units, candidates = best_draw(problem, probabilities)
+        figures["candidates"] = candidates
+    else:
+        wanted = task.architecture.expected_units().detach().cpu().numpy()
+        units = fit_widths(problem.cost, problem.grid, wanted, problem.budget_macs)
+    return SearchResult(problem.space.widths(units), figures, trained=True)

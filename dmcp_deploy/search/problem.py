@@ -1,0 +1,115 @@
+"""What every search method receives and returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.graph import Network
+from dmcp_deploy.progress import NO_PROGRESS, Progress
+from dmcp_deploy.search.fit import WidthGrid
+from dmcp_deploy.search.space import SearchSpace
+from dmcp_deploy.training.data import ImageData
+from dmcp_deploy.training.loop import LoopSettings
+from dmcp_deploy.training.precision import Precision
+from dmcp_deploy.training.recipe import Recipe
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class SearchProblem:
+    """One search: a network, its cost, a budget, data and a seed.
+
+    Attributes:
+        network: The full network; a method trains its weights in place.
+        cost: Its cost as a function of group widths.
+        space: The widths on offer.
+        grid: The widths a plan may take.
+        budget_macs: The budget in multiply-adds for one image.
+        data: Images; None for methods that look at none.
+        recipe: Steps, learning rates, batch size.
+        seed: The seed of all randomness.
+        folder: Where checkpoints and metrics go.
+        sampling: How DMCP reads a plan from its probabilities: "expected" or "markov".
+        precision: Device and arithmetic.
+        token: What identifies the run for its checkpoints.
+        max_steps: Most steps of any loop; None for no limit.
+        workers: Processes that load images.
+        checkpoint_s: Seconds between checkpoints.
+        tensorboard: Whether to write TensorBoard files.
+        progress: Where to report.
+    """
+
+    network: Network
+    cost: Cost
+    space: SearchSpace
+    grid: WidthGrid
+    budget_macs: int
+    data: ImageData | None
+    recipe: Recipe
+    seed: int
+    folder: Path
+    sampling: str
+    precision: Precision
+    token: str
+    max_steps: int | None = None
+    workers: int = 0
+    checkpoint_s: float = 60.0
+    tensorboard: bool = False
+    progress: Progress = NO_PROGRESS
+
+    @property
+    def image_size(self) -> int:
+        """Side of the training images in pixels."""
+        return self.recipe.train_size or self.network.spec.input_shape[-1]
+
+    def cap(self, steps: int) -> int:
+        """Returns a number of steps within the limit, at least 1."""
+        return max(1, steps if self.max_steps is None else min(steps, self.max_steps))
+
+    def loop_settings(self, name: str, steps: int) -> LoopSettings:
+        """Returns how a loop of this search runs; its files are named after it."""
+        return LoopSettings(
+            title=name,
+            steps=steps,
+            seed=self.seed,
+            token=self.token,
+            checkpoint=self.folder / "checkpoints" / f"{name}.safetensors",
+            metrics=self.folder / "metrics" / f"{name}.jsonl",
+            checkpoint_s=self.checkpoint_s,
+            tensorboard=self.tensorboard,
+        )
+
+    def progress_over(self, items: Iterable[_T], title: str) -> Iterator[_T]:
+        """Yields items and reports each as done when the next one is asked for."""
+        waiting = list(items)
+        with self.progress.task(title, len(waiting)) as bar:
+            for item in waiting:
+                yield item
+                bar.advance()
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a method found.
+
+    Attributes:
+        widths: Prunable group -> channels kept.
+        figures: Numbers worth keeping in the run's record (expected MACs, candidates, ...).
+        trained: Whether the network's weights were trained on the way.
+    """
+
+    widths: Mapping[str, int]
+    figures: Mapping[str, object]
+    trained: bool
+
+
+class Method(Protocol):
+    """A search method: a module with this function."""
+
+    def search(self, problem: SearchProblem) -> SearchResult:
+        """Returns widths that meet the problem's budget."""

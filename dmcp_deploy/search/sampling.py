@@ -1,0 +1,81 @@
+"""Markov sampling: draws networks from the probabilities and keeps the best (DMCP, 3.4)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dmcp_deploy.network.slicing import slice_network
+from dmcp_deploy.search import markov
+from dmcp_deploy.search.fit import fit_widths
+from dmcp_deploy.search.problem import SearchProblem
+from dmcp_deploy.training.data import train_batches
+from dmcp_deploy.training.evaluate import evaluate, recalibrate
+from dmcp_deploy.training.loop import step_seed
+
+_DRAWS = 2000  # per search: about 2% fall within 1% of the budget once E[MACs] has converged
+_SCORE_BATCHES = 16
+
+
+def best_draw(
+    problem: SearchProblem, probabilities: Tensor
+) -> tuple[np.ndarray, list[dict[str, float]]]:
+    """Returns the best of several drawn networks, and how each of them did.
+
+    A bounded number of draws is made; those nearest to the budget are repaired to meet it on
+    the grid, then judged on the trained supernet with recalibrated batch norms, by their loss
+    on training images without augmentation (no validation image is looked at).
+
+    Args:
+        problem: The search.
+        probabilities: Transition probabilities on the CPU, shape [groups, K].
+
+    Returns:
+        Units [groups] of the best network, and "macs", "drawn_macs" and "loss" of each.
+    """
+    wanted = nearest_draws(problem, probabilities)
+    fitted = [fit_widths(problem.cost, problem.grid, w, problem.budget_macs) for w in wanted]
+    losses = [supernet_loss(problem, units) for units in problem.progress_over(fitted, "draws")]
+    reports = [
+        {
+            "drawn_macs": problem.cost.macs(drawn),
+            "macs": problem.cost.macs(units),
+            "loss": round(loss, 5),
+        }
+        for drawn, units, loss in zip(wanted, fitted, losses, strict=True)
+    ]
+    return fitted[int(np.argmin(losses))], reports
+
+
+def nearest_draws(problem: SearchProblem, probabilities: Tensor) -> list[np.ndarray]:
+    """Returns the draws nearest to the budget, units [groups] each, the nearest first."""
+    generator = torch.Generator().manual_seed(step_seed(problem.seed, 0, "draws"))
+    seen: dict[bytes, tuple[int, np.ndarray]] = {}
+    for _ in range(_DRAWS):
+        units = problem.space.units(markov.sample_steps(probabilities, generator).numpy())
+        distance = abs(problem.cost.macs(units) - problem.budget_macs)
+        seen.setdefault(units.tobytes(), (distance, units))
+    ranked = sorted(seen.values(), key=lambda item: item[0])
+    return [units for _, units in ranked[: problem.recipe.candidates]]
+
+
+def supernet_loss(problem: SearchProblem, units: np.ndarray) -> float:
+    """Returns the loss of a sub-network of the trained supernet, batch norms recalibrated."""
+    assert problem.data is not None
+    dense = slice_network(problem.network, problem.space.widths(units))
+    batches = partial(
+        train_batches,
+        problem.data,
+        image_size=problem.image_size,
+        batch_size=problem.recipe.search.batch_size,
+        start_step=0,
+        workers=problem.workers,
+    )
+    seed = step_seed(problem.seed, 0, "recalibration")
+    steps = problem.recipe.recalibration_batches
+    recalibrate(dense, batches(seed=seed, steps=steps), problem.precision)
+    images = batches(seed=seed + 1, steps=_SCORE_BATCHES, augment=False)
+    return evaluate(dense, images, problem.precision).loss

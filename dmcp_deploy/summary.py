@@ -1,0 +1,58 @@
+"""A run in a few lines of text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dmcp_deploy.plan import ChannelPlan
+from dmcp_deploy.rundir import RunDir
+from dmcp_deploy.units import format_macs
+
+
+def summarize(run: RunDir) -> str:
+    """Returns what a run has reached so far: budget, equality, accuracy, latency."""
+    lines = [_budget(run), *_accuracies(run), *_proofs(run)]
+    if run.file("bench.json").exists():
+        from dmcp_deploy.bench.record import BenchRecord, format_table
+
+        lines += ["", format_table(BenchRecord.load(run.file("bench.json")))]
+    return "\n".join(lines)
+
+
+def _budget(run: RunDir) -> str:
+    plan = ChannelPlan.load(run.file("plan.json"))
+    text = f"{run.path}: {plan.network.model} {format_macs(plan.full_macs)}"
+    text += f" -> {format_macs(plan.macs)} multiply-adds"
+    if plan.budget_macs is None:
+        return text
+    share = plan.macs / plan.budget_macs
+    return f"{text}, {share:.2%} of the budget {format_macs(plan.budget_macs)}"
+
+
+def _accuracies(run: RunDir) -> list[str]:
+    train = run.figures("train")
+    found = [
+        ("full network after the search", run.figures("search").get("full_accuracy")),
+        ("pruned, before its training", run.figures("slice").get("accuracy")),
+        ("pruned, trained", train.get("accuracy")),
+    ]
+    lines = [f"top-1 {_top1(accuracy)}  {what}" for what, accuracy in found if accuracy]
+    if "majority_share" in train:
+        lines.append(f"top-1 {train['majority_share']:7.2%}  always the most frequent class")
+    return lines
+
+
+def _top1(accuracy: dict[str, Any]) -> str:
+    size, images = accuracy["image_size"], accuracy["images"]
+    return f"{accuracy['top1']:7.2%} at {size} px on {images} images"
+
+
+def _proofs(run: RunDir) -> list[str]:
+    lines = []
+    sliced = run.figures("slice").get("parity")
+    if sliced:
+        lines.append(f"supernet = sliced network to {sliced['max_rel']:.1e}")
+    exported = run.figures("export").get("model")
+    if exported:
+        lines.append(f"ONNX Runtime = torch to {exported['parity']['max_rel']:.1e}")
+    return lines

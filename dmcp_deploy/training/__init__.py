@@ -1,0 +1,1 @@
+"""Data, training loop, checkpoints, batch-norm recalibration, distillation."""

@@ -1,0 +1,232 @@
+"""Hyper-parameters of search and training; torch-free."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.registry import near_matches
+
+TRANSITIONS = ("exp", "sigmoid")
+
+
+def _check(
+    part: object,
+    name: str,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+    below: float = math.inf,
+) -> None:
+    value = getattr(part, name)
+    if least <= value <= most and above < value < below:
+        return
+    limits = {"at least": least, "above": above, "at most": most, "below": below}
+    stated = [f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit)]
+    raise DmcpError(f"The recipe field {name!r} is {value!r} and must be {' and '.join(stated)}.")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """SGD with warm-up and cosine decay; a value out of its range raises DmcpError.
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch_size: Images per step and process.
+        lr_start: Learning rate of the first step.
+        lr: Learning rate after the warm-up.
+        lr_end: Learning rate of the last step.
+        warmup: Share of the steps that warms up, in [0, 1).
+        weight_decay: L2 penalty on weights of convolution and linear layers; none on
+            normalisation and biases.
+    """
+
+    epochs: float
+    batch_size: int
+    lr_start: float
+    lr: float
+    lr_end: float
+    warmup: float
+    weight_decay: float
+
+    def __post_init__(self) -> None:
+        _check(self, "epochs", above=0)
+        _check(self, "batch_size", least=1)
+        for name in ("lr_start", "lr", "lr_end", "weight_decay"):
+            _check(self, name, least=0)
+        _check(self, "warmup", least=0, below=1)
+
+    def lr_at(self, step: int, steps: int) -> float:
+        """Returns the learning rate of a step in 0..steps-1."""
+        warmup = round(self.warmup * steps)
+        if step < warmup:
+            return self.lr_start + (self.lr - self.lr_start) * step / warmup
+        done = (step - warmup) / max(1, steps - 1 - warmup)
+        return self.lr_end + (self.lr - self.lr_end) * (1 + math.cos(math.pi * done)) / 2
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a run's training needs beside network, data, budget and seed.
+
+    A value out of its range raises DmcpError.
+
+    Attributes:
+        name: What the recipe is called.
+        search: Schedule of the supernet's weights over both stages.
+        train: Schedule of the pruned network.
+        label_smoothing: Of the hard labels.
+        architecture_share: Share of the search's steps that is stage 2.
+        alpha_lr: Learning rate of the architecture parameters; decays to 0 by cosine.
+        budget_weight: Weight of the budget loss in stage 2.
+        transition: How alphas become probabilities: "exp" or "sigmoid".
+        random_networks: Random sub-networks per sandwich step.
+        candidates: Networks drawn and compared by Markov sampling.
+        recalibration_batches: Training batches behind every batch-norm recalibration.
+        min_width: Narrowest width multiplier of the search space.
+        width_step: Step of the search space as a width multiplier.
+        train_size: Side of the training images in pixels; None for the deployed size.
+    """
+
+    name: str
+    search: Schedule
+    train: Schedule
+    label_smoothing: float = 0.1
+    architecture_share: float = 0.5
+    alpha_lr: float = 0.5
+    budget_weight: float = 0.1
+    transition: str = "exp"
+    random_networks: int = 2
+    candidates: int = 5
+    recalibration_batches: int = 16
+    min_width: float = 0.1
+    width_step: float = 0.1
+    train_size: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("label_smoothing", "alpha_lr", "budget_weight", "random_networks"):
+            _check(self, name, least=0)
+        _check(self, "label_smoothing", least=0, below=1)
+        _check(self, "architecture_share", least=0, most=1)
+        _check(self, "candidates", least=1)
+        _check(self, "recalibration_batches", least=1)
+        _check(self, "min_width", least=0, below=1)
+        _check(self, "width_step", above=0, most=1)
+        if self.transition not in TRANSITIONS:
+            raise DmcpError(
+                f"The recipe field 'transition' is {self.transition!r} and must be one of"
+                f" {', '.join(TRANSITIONS)}."
+            )
+
+
+#: Recipes by name. The ImageNet ones are those of the DMCP authors' release.
+RECIPES = {
+    "demo": Recipe(
+        name="demo",
+        search=Schedule(4, 32, 0.01, 0.05, 0.01, 0.1, 4e-5),
+        train=Schedule(8, 32, 0.005, 0.05, 0.0, 0.15, 4e-5),
+        train_size=96,
+    ),
+    "small": Recipe(
+        name="small",
+        search=Schedule(20, 64, 0.02, 0.1, 0.02, 0.05, 1e-4),
+        train=Schedule(40, 64, 0.02, 0.1, 0.0, 0.05, 1e-4),
+    ),
+    "imagenet-mobilenet": Recipe(
+        name="imagenet-mobilenet",
+        search=Schedule(40, 64, 0.2, 0.5, 0.08, 0.00625, 4e-5),
+        train=Schedule(250, 64, 0.2, 0.8, 0.0, 0.002, 4e-5),
+        recalibration_batches=100,
+    ),
+    "imagenet-resnet": Recipe(
+        name="imagenet-resnet",
+        search=Schedule(40, 64, 0.5, 0.5, 0.08, 0.0, 1e-4),
+        train=Schedule(100, 64, 0.2, 0.8, 0.0, 0.0025, 1e-4),
+        recalibration_batches=100,
+    ),
+}
+
+#: A field's annotation -> the types that JSON may give it; a bool is no number here.
+_JSON_TYPES: dict[str, tuple[type, ...]] = {
+    "float": (int, float),
+    "int": (int,),
+    "int | None": (int, type(None)),
+    "str": (str,),
+    "Schedule": (Schedule,),
+}
+
+_Part = TypeVar("_Part", Schedule, Recipe)
+
+
+def load_recipe(name: str) -> Recipe:
+    """Returns a recipe by its name, or from a JSON file with the fields of `Recipe`.
+
+    A file may name one of `RECIPES` that it starts from as "base" ("small" if it names none) and
+    state only what differs.
+
+    Raises:
+        DmcpError: There is no such recipe or file, or a field is unknown or of a wrong type.
+    """
+    if name in RECIPES:
+        return RECIPES[name]
+    path = Path(name)
+    if not path.is_file():
+        raise DmcpError(
+            f"There is no recipe {name!r}: name one of {', '.join(RECIPES)}, or a JSON file."
+            f"{near_matches(name, RECIPES)}"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise DmcpError(f"The recipe {path} cannot be read as JSON: {err}.") from err
+    if not isinstance(content, dict):
+        raise DmcpError(f"The recipe {path} must be a JSON object.")
+    return _recipe_from(content, path)
+
+
+def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
+    """Returns a recipe as JSON values."""
+    return dataclasses.asdict(recipe)
+
+
+def recipe_from_json(content: dict[str, Any]) -> Recipe:
+    """Returns the recipe that `recipe_to_json` wrote."""
+    return _recipe_from(content, Path("run.json"))
+
+
+def _recipe_from(content: dict[str, Any], path: Path) -> Recipe:
+    fields = dict(content)
+    name = fields.pop("base", "small")
+    if not isinstance(name, str) or name not in RECIPES:
+        raise DmcpError(
+            f"The recipe {path} starts from {name!r}: its base must be one of {', '.join(RECIPES)}."
+        )
+    base = RECIPES[name]
+    fields.setdefault("name", path.stem)
+    for key in ("search", "train"):
+        if key in fields:
+            fields[key] = _replaced(getattr(base, key), fields[key], path)
+    return _replaced(base, fields, path)
+
+
+def _replaced(base: _Part, fields: Any, path: Path) -> _Part:
+    if not isinstance(fields, dict):
+        raise DmcpError(f"The recipe {path} needs an object in place of {fields!r}.")
+    kinds = {field.name: str(field.type) for field in dataclasses.fields(base)}
+    for key, value in fields.items():
+        if key not in kinds:
+            raise DmcpError(f"The recipe {path} has no field {key!r}.{near_matches(key, kinds)}")
+        if type(value) not in _JSON_TYPES[kinds[key]]:
+            raise DmcpError(
+                f"The recipe {path} has {value!r} for {key!r}: a {kinds[key]} is needed."
+            )
+    try:
+        return dataclasses.replace(base, **fields)
+    except DmcpError as err:
+        raise DmcpError(f"The recipe {path} is not valid: {err}") from err

@@ -1,0 +1,73 @@
+"""Text to numbers and back: budgets and multiply-adds, bytes."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from dmcp_deploy.errors import DmcpError
+
+_SCALE = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BUDGET = re.compile(r"(?P<number>\d{1,18}(\.\d*)?|\.\d+)\s*(?P<unit>[kmgt%]?)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A compute budget: an absolute number of multiply-adds, or a share of the full network.
+
+    Attributes:
+        text: The budget as the user wrote it.
+        macs: Multiply-adds for one image; None if the budget is a share.
+        share: In (0, 1]; None if the budget is absolute.
+    """
+
+    text: str
+    macs: int | None
+    share: float | None
+
+    def resolve(self, full_macs: int) -> int:
+        """Returns the budget in multiply-adds, given those of the full network."""
+        if self.macs is not None:
+            return self.macs
+        assert self.share is not None
+        return math.floor(self.share * full_macs)
+
+
+def parse_budget(text: str) -> Budget:
+    """Returns the budget that a text such as "211M", "1.04G", "50%" or "300774272" names.
+
+    Raises:
+        DmcpError: The text is no number, not above zero, or a share above 100%.
+    """
+    match = _BUDGET.fullmatch(text.strip())
+    hint = "write it as 211M, 1.04G or 50%"
+    if match is None:
+        raise DmcpError(f"The FLOPs budget {text!r} is not understood: {hint}.")
+    number = float(match["number"])
+    if number <= 0:
+        raise DmcpError(f"The FLOPs budget {text!r} must be above zero: {hint}.")
+    if match["unit"] == "%":
+        if number > 100:
+            raise DmcpError(f"The FLOPs budget {text!r} is above 100% of the network: {hint}.")
+        return Budget(text, None, number / 100)
+    macs = round(number * _SCALE[match["unit"].lower()])
+    if macs < 1:
+        raise DmcpError(f"The FLOPs budget {text!r} is below one multiply-add: {hint}.")
+    return Budget(text, macs, None)
+
+
+def format_macs(macs: float) -> str:
+    """Returns multiply-adds as people write them: "211.0M", "1.04G"."""
+    for unit, digits in (("g", 2), ("m", 1), ("k", 1)):
+        if macs >= _SCALE[unit]:
+            return f"{macs / _SCALE[unit]:.{digits}f}{unit.upper()}"
+    return f"{macs:.0f}"
+
+
+def format_bytes(count: float) -> str:
+    """Returns bytes in decimal units: "13.9 MB"."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count:.0f} B"
