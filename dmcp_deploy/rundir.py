@@ -2,104 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dmcp_deploy import __version__
 from dmcp_deploy.artifact import digest_file, read_artifact, write_artifact
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.plan import NetworkSpec
-from dmcp_deploy.progress import NO_PROGRESS, Progress
+from dmcp_deploy.request import RunRequest
 
 KIND = "run"
-STAGES = ("search", "slice", "train", "export", "bench")
 
-
-@dataclass(frozen=True)
-class RunRequest:
-    """What was asked of a run: all that its result depends on.
-
-    Attributes:
-        network: The full network.
-        budget: The FLOPs budget as text.
-        method: The search method.
-        sampling: How DMCP reads a plan from its probabilities.
-        align: Widths are multiples of this.
-        data: The data's name.
-        data_digest: What the data looked like at the start.
-        weights: Where the first weights come from; None for random ones.
-        recipe: Hyper-parameters, as JSON.
-        seed: The seed of all randomness.
-        init: Where the pruned network starts from: "scratch" or "sliced".
-        distill: Whether it is trained by in-place distillation.
-        precision: "fp32" or "bf16" arithmetic in training.
-        max_steps: Most steps of any training loop; None for no limit.
-    """
-
-    network: NetworkSpec
-    budget: str
-    method: str
-    sampling: str
-    align: int
-    data: str
-    data_digest: str
-    weights: str | None
-    recipe: Mapping[str, Any]
-    seed: int
-    init: str
-    distill: bool
-    precision: str
-    max_steps: int | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the request as JSON values."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {**fields, "network": self.network.to_json(), "recipe": dict(self.recipe)}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> RunRequest:
-        """Returns the request that `to_json` wrote."""
-        return cls(**{**content, "network": NetworkSpec.from_json(content["network"])})
-
-    def token(self) -> str:
-        """Returns what identifies the run in its checkpoints."""
-        text = json.dumps(self.to_json(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
-
-    def difference(self, other: RunRequest) -> str | None:
-        """Returns the first field in which another request differs, as "name: a, b"; or None."""
-        for field in dataclasses.fields(self):
-            mine, theirs = getattr(self, field.name), getattr(other, field.name)
-            if mine != theirs:
-                return f"{field.name}: {_brief(mine)} there, {_brief(theirs)} asked for"
-        return None
-
-
-@dataclass(frozen=True)
-class Compute:
-    """How a run is computed: nothing here changes what it results in.
-
-    Attributes:
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        workers: Processes that load images.
-        checkpoint_s: Seconds between checkpoints.
-        tensorboard: Whether to write TensorBoard files.
-        progress: Where to report.
-    """
-
-    device: str = "auto"
-    workers: int = 0
-    checkpoint_s: float = 60.0
-    tensorboard: bool = False
-    progress: Progress = NO_PROGRESS
+#: What a stage's record holds.
+_RECORD = {"seconds", "inputs", "outputs", "figures"}
 
 
 class RunDir:
@@ -113,23 +31,35 @@ class RunDir:
         """Returns the path of one of the run's files."""
         return self.path / name
 
+    def holds(self, request: RunRequest) -> bool:
+        """Returns whether the run of a request was begun here; False if nothing lies here.
+
+        Raises:
+            DmcpError: Another run lies here, or files that are no run.
+        """
+        try:
+            begun = self.file("run.json").exists()
+            foreign = not begun and self.path.is_dir() and any(map(_is_whole, self.path.iterdir()))
+        except OSError as err:
+            raise DmcpError(f"Cannot read {self.path}: {err.strerror or err}.") from err
+        if foreign:
+            raise DmcpError(f"{self.path} holds files, and no run: choose another --out.")
+        found = self.request().difference(request) if begun else None
+        if found is not None:
+            raise DmcpError(
+                f"{self.path} holds a run with other settings ({found}): choose another --out, or"
+                " delete that directory."
+            )
+        return begun
+
     def begin(self, request: RunRequest) -> None:
         """Records the request, or checks that the run that lies here is the same.
 
         Raises:
             DmcpError: Another run lies here, or the directory cannot be made.
         """
-        if self.file("run.json").exists():
-            found = self.request().difference(request)
-            if found is not None:
-                raise DmcpError(
-                    f"{self.path} holds a run with other settings ({found}): choose another"
-                    " --out, or delete that directory."
-                )
-            return
-        if self.path.is_dir() and any(p for p in self.path.iterdir() if p.suffix != ".part"):
-            raise DmcpError(f"{self.path} holds files, and no run: choose another --out.")
-        self._write(request, {})
+        if not self.holds(request):
+            self._write(request, {})
 
     def request(self) -> RunRequest:
         """Returns what was asked of the run.
@@ -144,8 +74,18 @@ class RunDir:
             raise DmcpError(f"{self.file('run.json')} lacks or misstates {err}.") from err
 
     def stages(self) -> dict[str, Any]:
-        """Returns stage -> its record (figures, seconds, files), for the stages done."""
-        return dict(self._read().get("stages", {}))
+        """Returns stage -> its record (seconds, inputs, outputs, figures), for the stages done.
+
+        Raises:
+            DmcpError: There is no run here, or its run.json is damaged.
+        """
+        stages = self._read().get("stages")
+        whole = isinstance(stages, dict) and all(
+            isinstance(record, dict) and record.keys() >= _RECORD for record in stages.values()
+        )
+        if not whole:
+            raise DmcpError(f"{self.file('run.json')} lacks or misstates its stages.")
+        return dict(stages or {})
 
     def is_current(self, stage: str) -> bool:
         """Returns whether a stage is done, on the inputs that lie here now, its outputs whole."""
@@ -184,6 +124,8 @@ class RunDir:
     def _read(self) -> dict[str, Any]:
         if not self.path.is_dir():
             raise DmcpError(f"There is no run directory {self.path}: start one with search.")
+        if not self.file("run.json").exists():
+            raise DmcpError(f"{self.path} holds no run (no run.json): start one with search.")
         return read_artifact(self.file("run.json"), KIND)
 
     def _write(self, request: RunRequest, stages: Mapping[str, Any]) -> None:
@@ -193,6 +135,11 @@ class RunDir:
             "stages": dict(stages),
         }
         write_artifact(self.file("run.json"), KIND, content)
+
+
+def _is_whole(path: Path) -> bool:
+    """Returns whether a file is more than what a killed process left half written."""
+    return path.suffix != ".part"
 
 
 def _versions() -> dict[str, str]:
@@ -206,8 +153,3 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _brief(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.derive import trace_network
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.plan import NetworkSpec
@@ -24,6 +29,32 @@ RECIPE = Recipe(
     search=Schedule(1, 32, 0.05, 0.1, 0.02, 0.05, 1e-4),
     train=Schedule(1, 32, 0.05, 0.1, 0.0, 0.05, 1e-4),
 )
+
+
+#: The budgets of DMCP's ImageNet table, in multiply-adds.
+PAPER_BUDGETS = {
+    ("mobilenet_v2", 1.5): (300_000_000, 211_000_000, 97_000_000, 87_000_000, 59_000_000, 43_000_000),
+    ("mobilenet_v2", 1.0): (300_000_000, 211_000_000, 97_000_000, 87_000_000, 59_000_000, 43_000_000),
+    ("resnet18", 1.0): (1_040_000_000,),
+    ("resnet50", 1.0): (2_800_000_000, 2_200_000_000, 1_100_000_000, 278_000_000),
+}
+PAPER_ROWS = [(*key, macs) for key, budgets in PAPER_BUDGETS.items() for macs in budgets]
+
+
+@functools.cache
+def paper_network(model: str, width_mult: float = 1.0) -> Network:
+    """Returns a full-size network at 224 pixels, for its groups and cost; not to be trained."""
+    return build_network(NetworkSpec(model, width_mult))
+
+
+def chain_network(channels: Sequence[int], width_mult: float = 1.0) -> Network:
+    """Returns convolutions of 1x1 one behind the other: one group for each number of channels."""
+    sizes = list(pairwise((3, *channels)))
+    layers = [nn.Conv2d(inputs, outputs, 1) for inputs, outputs in sizes]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], 2)]
+    return trace_network(
+        nn.Sequential(*layers, *head), NetworkSpec("chain", width_mult, 2, (3, 4, 4))
+    )
 
 
 def small_network(seed: int = 0) -> Network:

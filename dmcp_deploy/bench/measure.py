@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from dmcp_deploy.runtimes.onnxruntime import OnnxSession
 RUNTIME = "onnxruntime"
 _IMAGE_SEED = 0
 _LOADS = 4
-_WARMUP_S = 1.0
 
 
 def measure_onnx(
@@ -30,6 +29,7 @@ def measure_onnx(
     batches: Sequence[int],
     threads: int,
     seconds: float,
+    warmup_s: float = 1.0,
     progress: Progress = NO_PROGRESS,
 ) -> BenchRecord:
     """Returns the latency record of ONNX files run on the CPU in interleaved rounds.
@@ -39,21 +39,25 @@ def measure_onnx(
         batches: Images per call; every file must take all of them.
         threads: Threads of one operator; 0 leaves the number to ONNX Runtime.
         seconds: Measuring time for each batch size, over all files, the warm-up apart.
+        warmup_s: Warm-up time for each batch size, over all files.
         progress: Told of every second that has passed.
 
     Raises:
         DmcpError: Nothing to measure, a bad number, a missing library or file, files with
-            different inputs, or a batch size that a file does not take. All are found before
-            the first measurement.
+            different inputs, or a batch size that a file does not take: all found before the
+            first measurement. A network fails while it runs.
     """
     _check_request(artifacts, batches, seconds)
     shape = _check_files(artifacts, batches, threads)
     known = {name: _describe(name, Path(path), threads) for name, path in artifacts.items()}
     environment = read_environment()
+    time_part = functools.partial(
+        time_interleaved, seconds=seconds / _LOADS, warmup_s=warmup_s / _LOADS, progress=progress
+    )
     measured = [
         Measured(**known[name], batch=batch, samples_ms=tuple(samples))
         for batch in dict.fromkeys(batches)
-        for name, samples in _time(artifacts, threads, (batch, *shape), seconds, progress).items()
+        for name, samples in _time(artifacts, threads, (batch, *shape), time_part).items()
     ]
     return BenchRecord(tuple(measured), environment, shape)
 
@@ -127,8 +131,7 @@ def _time(
     artifacts: Mapping[str, Path],
     threads: int,
     shape: tuple[int, int, int, int],
-    seconds: float,
-    progress: Progress,
+    time_part: Callable[..., dict[str, list[float]]],
 ) -> dict[str, list[float]]:
     """Returns the samples of every file at one batch size, over several loads of all files.
 
@@ -141,13 +144,8 @@ def _time(
     samples: dict[str, list[float]] = {name: [] for name in artifacts}
     for load in range(_LOADS):
         with _open_sessions(artifacts, threads, last_first=load % 2 == 1) as sessions:
-            part = time_interleaved(
-                {name: functools.partial(sessions[name].run, images) for name in artifacts},
-                seconds=seconds / _LOADS,
-                warmup_s=_WARMUP_S / _LOADS,
-                title=f"batch {shape[0]}, part {load + 1} of {_LOADS}",
-                progress=progress,
-            )
+            calls = {name: functools.partial(sessions[name].run, images) for name in artifacts}
+            part = time_part(calls, title=f"batch {shape[0]}, part {load + 1} of {_LOADS}")
         for name, found in part.items():
             samples[name] += found
     return samples

@@ -18,7 +18,8 @@ class LayerCost:
 
     Attributes:
         name: The module's name.
-        kind: "conv" or "linear".
+        kind: "conv", "linear", or "other" for all that is convolved or multiplied in a module
+            or operation outside the layer table, of which only MACs and parameters are known.
         in_channels: Channels it reads.
         out_channels: Channels it writes.
         macs: Multiply-adds.
@@ -49,6 +50,7 @@ class Cost:
         self._inputs = _Linear(network, [_input_units(layer) for layer in self._layers])
         self._outputs = _Linear(network, [_output_units(layer) for layer in self._layers])
         self._factors = np.array([layer.macs_per_pair for layer in self._layers], dtype=np.int64)
+        self._fixed = sum(network.fixed_macs.values())
 
     def units(self, widths: Mapping[str, int]) -> np.ndarray:
         """Returns the units kept per prunable group, shape [groups]; absent groups are whole."""
@@ -57,7 +59,8 @@ class Cost:
 
     def macs(self, units: np.ndarray) -> int:
         """Returns the multiply-adds at the units [groups] kept by each prunable group."""
-        return int((self._factors * self._inputs(units) * self._outputs(units)).sum())
+        narrowing = self._factors * self._inputs(units) * self._outputs(units)
+        return self._fixed + int(narrowing.sum())
 
     def macs_at(self, widths: Mapping[str, int]) -> int:
         """Returns the multiply-adds at given group widths in channels."""
@@ -83,7 +86,7 @@ class Cost:
         both = (self._inputs.slope * self._outputs.slope).astype(np.float64)
         shared = torch.as_tensor(both, dtype=mean.dtype, device=mean.device) @ variance
         factors = torch.as_tensor(self._factors, dtype=mean.dtype, device=mean.device)
-        return (factors * (into * out + shared)).sum()
+        return self._fixed + (factors * (into * out + shared)).sum()
 
     def params(self, widths: Mapping[str, int]) -> int:
         """Returns the parameters at given group widths."""
@@ -97,13 +100,13 @@ class Cost:
         return total
 
     def layer_costs(self, widths: Mapping[str, int]) -> list[LayerCost]:
-        """Returns what every convolution and linear layer costs at given group widths."""
+        """Returns what every layer costs at given group widths; their MACs add up to the whole."""
         units = self.units(widths)
         kept = _kept(self._network, units)
         rows = zip(
             self._layers, self._inputs(units), self._outputs(units), self._factors, strict=True
         )
-        return [
+        listed = [
             LayerCost(
                 name=layer.name,
                 kind=layer.kind,
@@ -115,6 +118,13 @@ class Cost:
             )
             for layer, into, out, factor in rows
         ]
+        return listed + [self._other_cost(name) for name in self._network.fixed_macs]
+
+    def _other_cost(self, name: str) -> LayerCost:
+        modules = dict(self._network.model.named_modules())
+        own = modules[name].parameters() if name in modules else ()
+        params = sum(parameter.numel() for parameter in own)
+        return LayerCost(name, "other", 0, 0, self._network.fixed_macs[name], params, 0)
 
 
 class _Linear:

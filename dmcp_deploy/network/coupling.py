@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from torch import fx, nn
 
 from dmcp_deploy.network.channels import ChannelIds, Channels, Ids
-from dmcp_deploy.network.gates import gate_nodes
+from dmcp_deploy.network.gates import gate_nodes, weighted_ends
 from dmcp_deploy.network.layers import Coupling, Shape, rule_for
-from dmcp_deploy.network.operations import Call, Value, propagate
+from dmcp_deploy.network.operations import Call, Value, fits, propagate
 
 INPUT_REASON = "it is the network's input"
 OUTPUT_REASON = "it is the network's output"
@@ -39,12 +38,14 @@ class Couplings:
         producers: The layers in order of execution, each once.
         parameters: (name, dimension, identities) of parameters that the graph reads directly.
         gates: (node name, identities, axis) of the places where a gate may sit.
+        fixed_macs: Where -> multiply-adds of convolutions and linear layers outside the table.
     """
 
     ids: ChannelIds = field(default_factory=ChannelIds)
     producers: list[Producer] = field(default_factory=list)
     parameters: list[tuple[str, int, Ids]] = field(default_factory=list)
     gates: list[tuple[str, Ids, int]] = field(default_factory=list)
+    fixed_macs: dict[str, int] = field(default_factory=dict)
 
     def everything(self) -> Ids:
         """Returns all identities."""
@@ -71,9 +72,10 @@ def couple_channels(graph: fx.GraphModule, refused: Mapping[str, str]) -> Coupli
     walk = _Walk(graph)
     for node in graph.graph.nodes:
         walk.visit(node)
+    walk.pin_borrowed_weights()
     for name, reason in refused.items():
         walk.found.refuse(name, reason)
-    walk.found.gates = _gates(graph, walk.values)
+    walk.found.gates = _gates(graph, walk.values, walk.found.ids)
     return walk.found
 
 
@@ -82,11 +84,20 @@ class _Walk:
         self.found = Couplings()
         self.values: dict[fx.Node, Value] = {}
         self._modules = dict(graph.named_modules())
-        self._graph = graph
+        self._parameters = {name for name, _ in graph.named_parameters()}
+        self._borrowed = _sharing(self._modules)
         self._seen: dict[str, Producer] = {}
 
     def visit(self, node: fx.Node) -> None:
         self.values[node] = getattr(self, f"_{node.op}")(node)
+
+    def pin_borrowed_weights(self) -> None:
+        """Keeps layers whole whose weights serve elsewhere too, where they are not cut alike."""
+        for producer in self.found.producers:
+            if producer.name in self._borrowed:
+                for ids in (producer.coupling.inputs, producer.coupling.outputs):
+                    if ids is not None:
+                        self.found.ids.pin(Channels(ids, 1), "its layer's weights serve elsewhere")
 
     def _placeholder(self, node: fx.Node) -> Value:
         shape = node.meta["shape"]
@@ -103,11 +114,13 @@ class _Walk:
 
     def _get_attr(self, node: fx.Node) -> Value:
         """A bare parameter with one long axis carries channels along it (a layer scale)."""
-        shape = node.meta["shape"]
+        name, shape = str(node.target), node.meta["shape"]
+        owner = name.rpartition(".")[0]
+        if owner in self._modules and rule_for(self._modules[owner]) is not None:
+            self._borrowed.add(owner)
+            return None
         long = [i for i, n in enumerate(shape or ()) if n > 1]
-        name = str(node.target)
-        is_parameter = name in dict(self._graph.named_parameters())
-        if len(long) != 1 or not is_parameter:
+        if len(long) != 1 or name not in self._parameters:
             return None
         for known, dim, ids in self.found.parameters:
             if known == name:
@@ -117,6 +130,7 @@ class _Walk:
         return Channels(ids, long[0])
 
     def _call_function(self, node: fx.Node) -> Value:
+        self._add_fixed_macs(node, _place(node))
         return propagate(Call(node, self.found.ids, self.values))
 
     _call_method = _call_function
@@ -125,21 +139,31 @@ class _Walk:
         name = str(node.target)
         module = self._modules[name]
         rule = rule_for(module)
-        inputs = node.all_input_nodes
-        if rule is None or len(inputs) != 1:
-            for source in inputs:
-                reason = f"{name} ({type(module).__name__}) is not in the layer table"
-                self.found.ids.pin(self.values[source], reason)
-            return None
-        x, x_shape, y_shape = self.values[inputs[0]], inputs[0].meta["shape"], node.meta["shape"]
+        if rule is None or not _maps_one_tensor(node):
+            self._add_fixed_macs(node, name)
+            return self._refuse_inputs(node, f"{name} ({type(module).__name__})")
+        source = node.all_input_nodes[0]
+        x, x_shape, y_shape = self.values[source], source.meta["shape"], node.meta["shape"]
         coupling = rule.couple(module, self.found.ids, x, x_shape, y_shape)
         self._record(name, rule.kind, module, coupling, y_shape)
-        return coupling.result
+        if fits(coupling.result, y_shape):
+            return coupling.result
+        self.found.ids.pin(coupling.result, f"{name} returns another shape than its type does")
+        return self._refuse_inputs(node, f"{name} ({type(module).__name__}), as it is used here,")
+
+    def _refuse_inputs(self, node: fx.Node, what: str) -> None:
+        for source in node.all_input_nodes:
+            self.found.ids.pin(self.values[source], f"{what} is not in the layer table")
+
+    def _add_fixed_macs(self, node: fx.Node, name: str) -> None:
+        if node.meta["macs"]:
+            fixed = self.found.fixed_macs
+            fixed[name] = fixed.get(name, 0) + node.meta["macs"]
 
     def _record(
         self, name: str, kind: str, module: nn.Module, coupling: Coupling, y_shape: Shape
     ) -> None:
-        if kind not in ("conv", "linear") and not coupling.cuts:
+        if coupling.inputs is None and coupling.outputs is None:
             return
         producer = Producer(name, kind, coupling, *_extent(module, coupling, y_shape))
         earlier = self._seen.setdefault(name, producer)
@@ -166,20 +190,51 @@ class _Walk:
                 self.found.ids.pin(Channels(ids, 1), "its layer also reads unknown channels")
 
 
-def _extent(module: Any, coupling: Coupling, y_shape: Shape) -> tuple[int, int, int]:
+def _sharing(modules: Mapping[str, nn.Module]) -> set[str]:
+    """Returns the names of modules that hold a parameter which another module holds too."""
+    owners: dict[nn.Parameter, list[str]] = {}
+    for name, module in modules.items():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(parameter, []).append(name)
+    return {name for names in owners.values() if len(names) > 1 for name in names}
+
+
+def _place(node: fx.Node) -> str:
+    """Returns the module that an operation belongs to, or the operation's own name."""
+    stack = list(node.meta.get("nn_module_stack") or ())
+    return str(stack[-1]) if stack and stack[-1] else node.name
+
+
+def _maps_one_tensor(node: fx.Node) -> bool:
+    sources = node.all_input_nodes
+    shapes = [n.meta["shape"] for n in (*sources, node)]
+    return len(sources) == 1 and all(s and all(isinstance(n, int) for n in s) for s in shapes)
+
+
+def _extent(module: nn.Module, coupling: Coupling, y_shape: Shape) -> tuple[int, int, int]:
     """Returns input channels, output channels and output elements per channel."""
     if coupling.outputs is None:
         width = 0 if coupling.inputs is None else len(coupling.inputs)
         return width, width, 0
-    inputs = getattr(module, "in_channels", None) or getattr(module, "in_features", 0)
+    inputs = module.in_channels if hasattr(module, "in_channels") else module.in_features
     outputs = len(coupling.outputs)
-    return int(inputs), outputs, int(np.prod(y_shape[1:])) // outputs
+    return int(inputs), outputs, int(np.prod(y_shape[1:])) // outputs  # type: ignore[arg-type]
 
 
-def _gates(graph: fx.GraphModule, values: dict[fx.Node, Value]) -> list[tuple[str, Ids, int]]:
-    found = []
-    for node in gate_nodes(graph):
+def _gates(
+    graph: fx.GraphModule, values: Mapping[fx.Node, Value], ids: ChannelIds
+) -> list[tuple[str, Ids, int]]:
+    """Returns gates at the best places, and wherever else a channel has none."""
+    found = list(_gates_at(gate_nodes(graph), values))
+    gated = {root for _, own, _ in found for root in ids.find(own).tolist()}
+    others = _gates_at(weighted_ends(graph), values)
+    return found + [gate for gate in others if gated.isdisjoint(ids.find(gate[1]).tolist())]
+
+
+def _gates_at(
+    nodes: Iterable[fx.Node], values: Mapping[fx.Node, Value]
+) -> Iterator[tuple[str, Ids, int]]:
+    for node in nodes:
         value = values[node]
         if isinstance(value, Channels) and value.ids.ndim == 1:
-            found.append((node.name, value.ids, value.axis))
-    return found
+            yield node.name, value.ids, value.axis

@@ -24,8 +24,8 @@ def gate_nodes(graph: fx.GraphModule) -> Iterator[fx.Node]:
     A normalisation cancels the scale of what it reads, so a gate works only behind it. Gated
     are the ends of (normalisation, activation) chains, and of (convolution or linear,
     activation) chains whose result some layer reads before anything normalises it. A branch
-    that ends as a factor (the scale of a squeeze-and-excite block) has no gate of its own:
-    what it scales has one.
+    that ends as a factor of other activations (the scale of a squeeze-and-excite block) has no
+    gate of its own: what it scales has one.
     """
     modules = dict(graph.named_modules())
     for node in graph.graph.nodes:
@@ -38,6 +38,14 @@ def gate_nodes(graph: fx.GraphModule) -> Iterator[fx.Node]:
         end = _behind_activation(node, modules)
         if not (weighted and _is_factor(end, modules)):
             yield end
+
+
+def weighted_ends(graph: fx.GraphModule) -> Iterator[fx.Node]:
+    """Yields the ends of all (convolution or linear, activation) chains: places for a gate."""
+    modules = dict(graph.named_modules())
+    for node in graph.graph.nodes:
+        if node.op == "call_module" and _is_weighted(modules[str(node.target)]):
+            yield _behind_activation(node, modules)
 
 
 def _is_weighted(module: nn.Module) -> bool:
@@ -79,12 +87,22 @@ def _activates(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
 
 
 def _is_factor(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    """Returns whether a value reaches a product through element-wise operations alone."""
+    """Returns whether a value reaches a product of activations through unary operations alone."""
     while len(node.users) == 1:
-        node = next(iter(node.users))
-        if node.target in _PRODUCTS:
+        before, node = node, next(iter(node.users))
+        others = [source for source in node.all_input_nodes if source is not before]
+        if node.target in _PRODUCTS and others and all(map(_is_parameter, others)):
+            continue
+        if node.target in _PRODUCTS and others:
             return True
         weighted = node.op == "call_module" and not is_activation(modules[str(node.target)])
-        if weighted or len(node.all_input_nodes) > 1:
+        if weighted or others:
             return False
     return False
+
+
+def _is_parameter(node: fx.Node) -> bool:
+    """Returns whether a value is a parameter of the network, perhaps in another shape."""
+    while node.op in ("call_method", "call_function") and len(node.all_input_nodes) == 1:
+        node = node.all_input_nodes[0]
+    return node.op == "get_attr"

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from torch import fx, nn
 
-from dmcp_deploy.network.coupling import (
-    INPUT_REASON,
-    OUTPUT_REASON,
-    Couplings,
-    Producer,
-)
+from dmcp_deploy.network.channels import Ids
+from dmcp_deploy.network.coupling import INPUT_REASON, OUTPUT_REASON, Couplings, Producer
 from dmcp_deploy.network.layers import Cuts
 from dmcp_deploy.plan import NetworkSpec
 
-Units = np.ndarray
+Units = Ids  # Unit numbers: within a group, or within the network, where -1 is always kept.
 
 
 @dataclass(frozen=True)
@@ -32,6 +28,7 @@ class Group:
         layers: The layers that produce or normalise these channels, in order.
         reason: Why the group is kept whole; None if it can be pruned.
         first: Number of its first unit among all units of the network; -1 if it is kept whole.
+        unit_of: Number within the group of the unit that each channel belongs to, shape [size].
     """
 
     name: str
@@ -40,6 +37,7 @@ class Group:
     layers: tuple[str, ...]
     reason: str | None
     first: int
+    unit_of: Units = field(repr=False, compare=False)
 
     @property
     def prunable(self) -> bool:
@@ -57,7 +55,7 @@ class Layer:
     """A layer that narrows with its groups.
 
     Attributes:
-        name: The module's name in the network; "" for a bare parameter's owner.
+        name: The module's name in the network.
         kind: Its kind in the layer table.
         cuts: Tensor name -> (dimension, unit number of each position; -1 is always kept).
         inputs: Unit numbers of its input channels; None if the layer reads them whole.
@@ -95,6 +93,8 @@ class Network:
         gates: Node name -> unit numbers of its channels and their axis: where the search
             multiplies activations by the probability that their channel is kept.
         opaque: Modules that could not be traced and are kept whole.
+        fixed_macs: Module or operation outside the layer table -> multiply-adds for one image of
+            the convolutions and linear layers in it; they never narrow.
     """
 
     spec: NetworkSpec
@@ -105,6 +105,7 @@ class Network:
     parameters: Mapping[str, tuple[int, Units]]
     gates: Mapping[str, tuple[Units, int]]
     opaque: frozenset[str]
+    fixed_macs: Mapping[str, int]
 
     @cached_property
     def prunable(self) -> tuple[Group, ...]:
@@ -136,7 +137,9 @@ def assemble(
     groups = _groups(bundles, firsts, couplings)
     parameters = {name: (dim, numbering(ids)) for name, dim, ids in couplings.parameters}
     gates = {name: (numbering(ids), axis) for name, ids, axis in couplings.gates}
-    network = Network(spec, model, graph, groups, layers, parameters, gates, opaque)
+    network = Network(
+        spec, model, graph, groups, layers, parameters, gates, opaque, couplings.fixed_macs
+    )
     uneven = _uneven_group(network)
     if uneven is None:
         return network
@@ -151,18 +154,19 @@ class _Bundle:
     name: str
     size: int
     unit: int
-    roots: np.ndarray
+    roots: Ids
+    unit_of: Units
     reason: str | None
 
 
 class _Numbering:
     """Identities -> unit numbers."""
 
-    def __init__(self, couplings: Couplings, unit_of_root: np.ndarray) -> None:
+    def __init__(self, couplings: Couplings, unit_of_root: Units) -> None:
         self._ids = couplings.ids
         self._unit_of_root = unit_of_root
 
-    def __call__(self, ids: np.ndarray) -> Units:
+    def __call__(self, ids: Ids) -> Units:
         return np.asarray(self._unit_of_root[self._ids.find(ids)])
 
     def layer(self, producer: Producer) -> Layer:
@@ -187,45 +191,52 @@ class _Numbering:
 
 def _bundles(couplings: Couplings) -> list[_Bundle]:
     """Returns the channels bundled by the set of producers they appear in, in order."""
-    find = couplings.ids.find
-    signature = np.zeros(len(couplings.everything()), dtype=np.int64)
-    known = 1
-    made = [p for p in couplings.producers if p.coupling.outputs is not None]
-    roots_of = [find(p.coupling.outputs) for p in made]
-    for roots in roots_of:
-        distinct = np.unique(roots)
-        for old in np.unique(signature[distinct]):
-            signature[distinct[signature[distinct] == old]] = known
-            known += 1
+    made = [
+        (producer.name, couplings.ids.find(producer.coupling.outputs))
+        for producer in couplings.producers
+        if producer.coupling.outputs is not None
+    ]
+    signature = _signatures(len(couplings.everything()), [roots for _, roots in made])
     pinned = couplings.ids.pinned()
     bundles: list[_Bundle] = []
     seen: set[int] = set()
-    for producer, roots in zip(made, roots_of, strict=True):
-        fresh = [int(s) for s in dict.fromkeys(signature[roots]) if s not in seen]
-        parts = len(set(signature[roots].tolist()))
-        for mark in fresh:
-            seen.add(mark)
-            bundles.append(_bundle(producer.name, roots, signature[roots] == mark, parts, pinned))
+    for name, roots in made:
+        marks = dict.fromkeys(signature[roots].tolist())
+        for mark in (m for m in marks if m not in seen):
+            places = np.flatnonzero(signature[roots] == mark)
+            part = f"{name}[{places[0]}:{places[-1] + 1}]" if len(marks) > 1 else name
+            bundles.append(_bundle(part, roots[places], pinned))
+        seen.update(marks)
     return bundles
 
 
-def _bundle(
-    name: str, roots: np.ndarray, mine: np.ndarray, parts: int, pinned: Mapping[int, str]
-) -> _Bundle:
-    places = np.flatnonzero(mine)
-    _, first, counts = np.unique(roots[places], return_index=True, return_counts=True)
-    ordered = roots[places][np.sort(first)]
+def _signatures(count: int, producers: list[Ids]) -> Ids:
+    """Returns a number for every identity, equal for those that the same producers make."""
+    signature = np.zeros(count, dtype=np.int64)
+    known = 0
+    for roots in producers:
+        distinct = np.unique(roots)
+        olds, which = np.unique(signature[distinct], return_inverse=True)
+        signature[distinct] = known + 1 + which
+        known += len(olds)
+    return signature
+
+
+def _bundle(name: str, roots: Ids, pinned: Mapping[int, str]) -> _Bundle:
+    _, first, inverse, counts = np.unique(
+        roots, return_index=True, return_inverse=True, return_counts=True
+    )
+    ordered = roots[np.sort(first)]
+    unit_of = np.argsort(np.argsort(first))[inverse]
     reason = next((pinned[r] for r in ordered.tolist() if r in pinned), None)
     if reason is None and len(set(counts.tolist())) > 1:
         reason = "its channels are tied unevenly"
     if reason is None and len(ordered) == 1:
         reason = "its channels can only go all together"
-    if parts > 1:
-        name = f"{name}[{places[0]}:{places[-1] + 1}]"
-    return _Bundle(name, len(places), int(counts[0]), ordered, reason)
+    return _Bundle(name, len(roots), int(counts[0]), ordered, unit_of, reason)
 
 
-def _number_units(bundles: list[_Bundle], roots: np.ndarray) -> tuple[np.ndarray, list[int]]:
+def _number_units(bundles: list[_Bundle], roots: Ids) -> tuple[Units, list[int]]:
     unit_of_root = np.full(len(roots), -1, dtype=np.int64)
     firsts, used = [], 0
     for bundle in bundles:
@@ -236,10 +247,8 @@ def _number_units(bundles: list[_Bundle], roots: np.ndarray) -> tuple[np.ndarray
     return unit_of_root, firsts
 
 
-def _groups(
-    bundles: list[_Bundle], firsts: list[int], couplings: Couplings
-) -> tuple[Group, ...]:
-    owner = {int(root): i for i, bundle in enumerate(bundles) for root in bundle.roots}
+def _groups(bundles: list[_Bundle], firsts: list[int], couplings: Couplings) -> tuple[Group, ...]:
+    owner = {root: i for i, bundle in enumerate(bundles) for root in bundle.roots.tolist()}
     members: list[dict[str, None]] = [{} for _ in bundles]
     for producer in couplings.producers:
         carried = producer.coupling.outputs
@@ -251,9 +260,22 @@ def _groups(
             if root in owner:
                 members[owner[root]][producer.name] = None
     return tuple(
-        Group(b.name, b.size, b.unit if b.reason is None else 1, tuple(m), b.reason, first)
-        for b, m, first in zip(bundles, members, firsts, strict=True)
-        if b.reason not in (OUTPUT_REASON, INPUT_REASON)
+        _group(bundle, tuple(layers), first)
+        for bundle, layers, first in zip(bundles, members, firsts, strict=True)
+        if bundle.reason not in (OUTPUT_REASON, INPUT_REASON)
+    )
+
+
+def _group(bundle: _Bundle, layers: tuple[str, ...], first: int) -> Group:
+    whole = bundle.reason is not None
+    return Group(
+        name=bundle.name,
+        size=bundle.size,
+        unit=1 if whole else bundle.unit,
+        layers=layers,
+        reason=bundle.reason,
+        first=first,
+        unit_of=np.arange(bundle.size) if whole else bundle.unit_of,
     )
 
 

@@ -143,9 +143,7 @@ def _conv(
     return Coupling(result, cuts, inputs, outputs, positions)
 
 
-def _tie_conv_groups(
-    module: nn.Conv2d, ids: ChannelIds, inputs: Ids | None, outputs: Ids
-) -> None:
+def _tie_conv_groups(module: nn.Conv2d, ids: ChannelIds, inputs: Ids | None, outputs: Ids) -> None:
     # A grouped convolution (a depthwise one too) loses whole convolution groups, so that those
     # left keep their shape: the channels of one are tied, on both its sides.
     rows = outputs.reshape(module.groups, -1)
@@ -153,8 +151,6 @@ def _tie_conv_groups(
         ids.pin(Channels(outputs, 1), "a grouped convolution reads channels that are kept whole")
         return
     ids.tie_rows(np.hstack([inputs.reshape(module.groups, -1), rows]))
-
-
 
 
 def _linear(

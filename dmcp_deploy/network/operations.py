@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from dmcp_deploy.network.channels import ChannelIds, Channels
+from dmcp_deploy.network.channels import ChannelIds, Channels, Ids
 from dmcp_deploy.network.reshape import (
     chunk_channels,
     flatten_channels,
+    index_channels,
     permute_channels,
     reshape_channels,
 )
@@ -31,6 +32,11 @@ class Call:
     ids: ChannelIds
     values: dict[fx.Node, Value]
 
+    @property
+    def operand(self) -> Any:
+        """The first operand."""
+        return self.argument(0, "input")
+
     def channels(self, operand: object) -> Value:
         """Returns the channels of an operand; None for constants and untracked tensors."""
         return self.values.get(operand) if isinstance(operand, fx.Node) else None
@@ -40,9 +46,11 @@ class Call:
         return operand.meta["shape"] if isinstance(operand, fx.Node) else None
 
     def argument(self, place: int, name: str, default: Any = None) -> Any:
-        """Returns an argument by position or name."""
+        """Returns an argument by position or name; "axis" is torch's other name for "dim"."""
         if place < len(self.node.args):
             return self.node.args[place]
+        if name == "dim" and "axis" in self.node.kwargs:
+            return self.node.kwargs["axis"]
         return self.node.kwargs.get(name, default)
 
     def rest(self, name: str) -> list[Any]:
@@ -52,6 +60,11 @@ class Call:
             return list(rest[0])
         return rest
 
+    def pin_all(self, reason: str) -> None:
+        """Keeps whole the channels of every operand."""
+        for operand in self.node.all_input_nodes:
+            self.ids.pin(self.channels(operand), reason)
+
 
 def propagate(call: Call) -> Value:
     """Returns the channels of an operation's result.
@@ -59,14 +72,28 @@ def propagate(call: Call) -> Value:
     An operation that the table does not know pins whatever it reads.
     """
     node = call.node
-    if node.meta["shape"] is None:
+    shape = node.meta["shape"]
+    if shape is None:
         return None
     rule = _TABLE.get(node.target)
-    if rule is not None:
-        return rule(call)
-    for operand in node.all_input_nodes:
-        call.ids.pin(call.channels(operand), f"{operation_name(node)} is not in the layer table")
+    if rule is None:
+        call.pin_all(f"{operation_name(node)} is not in the layer table")
+        return None
+    result = rule(call)
+    if fits(result, shape):
+        return result
+    call.pin_all(f"{operation_name(node)} is used in a way that the layer table does not know")
     return None
+
+
+def fits(value: Value, shape: Any) -> bool:
+    """Returns whether channels may be those of a tensor, or tensors, of a shape."""
+    if value is None:
+        return True
+    if isinstance(value, Channels):
+        axes = shape[value.axis : value.axis + value.ids.ndim]
+        return bool(axes == value.ids.shape)
+    return len(value) == len(shape) and all(map(fits, value, shape))
 
 
 def operation_name(node: fx.Node) -> str:
@@ -75,7 +102,14 @@ def operation_name(node: fx.Node) -> str:
 
 
 def _same(call: Call) -> Value:
-    return call.channels(call.node.args[0] if call.node.args else call.node.kwargs["input"])
+    tracked = [n for n in call.node.all_input_nodes if call.channels(n) is not None]
+    if len(tracked) > 1:
+        call.pin_all(f"{operation_name(call.node)} reads several tensors")
+    return call.channels(call.operand)
+
+
+def _cast(call: Call) -> Value:
+    return call.channels(call.operand)
 
 
 def _binary(call: Call) -> Value:
@@ -109,7 +143,9 @@ def _one_sided(call: Call, left: object, right: object, out_ndim: int) -> Value:
     if tracked is None:
         return None
     from_end, shape = tracked[1], call.shape(other) or ()
-    if len(shape) >= from_end and shape[len(shape) - from_end] != 1:
+    # Reversed, both shapes start at the axis that broadcasting aligns.
+    aligned = shape[::-1][from_end - tracked[0].ndim : from_end]
+    if any(size != 1 for size in aligned):
         return _pin_both(call, left, right, "combined with a tensor whose channels are unknown")
     return Channels(tracked[0], out_ndim - from_end)
 
@@ -120,10 +156,8 @@ def _pin_both(call: Call, left: object, right: object, reason: str) -> None:
 
 
 def _cat(call: Call) -> Value:
-    parts = call.argument(0, "tensors")
-    ndim = len(call.node.meta["shape"])
-    dim = call.argument(1, "dim", 0) % ndim
-    values = [call.channels(part) for part in parts]
+    dim = call.argument(1, "dim", 0) % len(call.node.meta["shape"])
+    values, shapes = _parts(call)
     known = [v for v in values if isinstance(v, Channels)]
     if not known:
         return None
@@ -132,7 +166,8 @@ def _cat(call: Call) -> Value:
         call.ids.pin(known, "a concatenation of tensors with channels on different axes")
         return None
     if dim == axis:
-        blocks = [_or_pinned(call, v, part, axis) for v, part in zip(values, parts, strict=True)]
+        parts = zip(values, shapes, strict=True)
+        blocks = [_or_pinned(call, value, shape[axis], axis) for value, shape in parts]
         return Channels(np.concatenate(blocks), axis)
     if len(known) < len(values):
         call.ids.pin(known, "concatenated with a tensor whose channels are unknown")
@@ -142,34 +177,42 @@ def _cat(call: Call) -> Value:
     return known[0]
 
 
-def _or_pinned(call: Call, value: Value, part: fx.Node, axis: int) -> Any:
+def _parts(call: Call) -> tuple[list[Value], Sequence[Any]]:
+    """Returns channels and shapes of a list of tensors, or of one operation's many results."""
+    parts = call.argument(0, "tensors")
+    if isinstance(parts, fx.Node):
+        shapes = call.shape(parts)
+        return list(call.channels(parts) or [None] * len(shapes)), shapes
+    return [call.channels(part) for part in parts], [call.shape(part) for part in parts]
+
+
+def _or_pinned(call: Call, value: Value, size: int, axis: int) -> Ids:
     if isinstance(value, Channels):
         return value.ids
-    block = call.ids.fresh(call.shape(part)[axis])
+    block = call.ids.fresh(size)
     call.ids.pin(Channels(block, axis), "its channels are unknown")
     return block
 
 
 def _flatten(call: Call) -> Value:
-    x = call.node.args[0]
+    x = call.operand
     start, end = call.argument(1, "start_dim", 0), call.argument(2, "end_dim", -1)
     return flatten_channels(call.ids, call.channels(x), call.shape(x), start, end)
 
 
 def _reshape(call: Call) -> Value:
-    x = call.node.args[0]
-    sizes = call.rest("shape")
-    return reshape_channels(
-        call.ids, call.channels(x), call.shape(x), call.node.meta["shape"], sizes
-    )
+    x = call.operand
+    sizes = call.rest("size" if "size" in call.node.kwargs else "shape")
+    after = call.node.meta["shape"]
+    return reshape_channels(call.ids, call.channels(x), call.shape(x), after, sizes)
 
 
 def _permute(call: Call) -> Value:
-    return permute_channels(call.ids, call.channels(call.node.args[0]), call.rest("dims"))
+    return permute_channels(call.ids, call.channels(call.operand), call.rest("dims"))
 
 
 def _transpose(call: Call) -> Value:
-    x = call.node.args[0]
+    x = call.operand
     order = list(range(len(call.shape(x))))
     a, b = call.argument(1, "dim0") % len(order), call.argument(2, "dim1") % len(order)
     order[a], order[b] = b, a
@@ -177,13 +220,17 @@ def _transpose(call: Call) -> Value:
 
 
 def _chunk(call: Call) -> Value:
-    x = call.node.args[0]
+    x, parts = call.operand, len(call.node.meta["shape"])
     axis = call.argument(2, "dim", 0) % len(call.shape(x))
-    return chunk_channels(call.ids, call.channels(x), len(call.node.meta["shape"]), axis)
+    value = call.channels(x)
+    if value is not None and call.argument(1, "chunks") != parts:
+        call.ids.pin(value, "a split into unequal parts")
+        return [None] * parts
+    return chunk_channels(call.ids, value, parts, axis)
 
 
 def _split(call: Call) -> Value:
-    x = call.node.args[0]
+    x = call.operand
     axis = call.argument(2, "dim", 0) % len(call.shape(x))
     value = call.channels(x)
     if isinstance(value, Channels) and value.axis == axis:
@@ -195,25 +242,16 @@ def _split(call: Call) -> Value:
 def _getitem(call: Call) -> Value:
     source, index = call.node.args
     value = call.channels(source)
-    if isinstance(value, list):
-        assert isinstance(index, int)
+    if not isinstance(value, list):
+        return index_channels(call.ids, value, call.shape(source), index)
+    if isinstance(index, int | slice):
         return value[index]
-    if not isinstance(value, Channels):
-        return None
-    entries = list(index) if isinstance(index, tuple) else [index]
-    leading = entries[: value.axis + value.ids.ndim]
-    plain = all(isinstance(e, slice) and e == slice(None) for e in leading)
-    if len(leading) == value.axis + value.ids.ndim and not plain:
-        call.ids.pin(value, "an index picks channels by number")
-        return None
-    if not plain or any(e is Ellipsis for e in entries):
-        call.ids.pin(value, "an index moves the channel axis")
-        return None
-    return value
+    call.pin_all("an index is computed while the network runs")
+    return None
 
 
 def _mean(call: Call) -> Value:
-    x = call.node.args[0]
+    x = call.operand
     value, ndim = call.channels(x), len(call.shape(x))
     dims = call.argument(1, "dim")
     if not isinstance(value, Channels):
@@ -229,7 +267,7 @@ def _mean(call: Call) -> Value:
 
 
 def _unsqueeze(call: Call) -> Value:
-    value = call.channels(call.node.args[0])
+    value = call.channels(call.operand)
     if not isinstance(value, Channels):
         return None
     axis = call.argument(1, "dim") % len(call.node.meta["shape"])
@@ -237,13 +275,13 @@ def _unsqueeze(call: Call) -> Value:
 
 
 def _squeeze(call: Call) -> Value:
-    x = call.node.args[0]
+    x = call.operand
     value, shape = call.channels(x), call.shape(x)
     if not isinstance(value, Channels):
         return None
     dims = call.argument(1, "dim")
-    axes = [i for i, n in enumerate(shape) if n == 1] if dims is None else [dims % len(shape)]
-    gone = [a for a in axes if shape[a] == 1]
+    axes = range(len(shape)) if dims is None else [dims] if isinstance(dims, int) else dims
+    gone = [a for a in {a % len(shape) for a in axes} if shape[a] == 1]
     if value.axis in gone:
         call.ids.pin(value, "a squeeze drops the channel axis")
         return None
@@ -251,9 +289,12 @@ def _squeeze(call: Call) -> Value:
 
 
 def _pad(call: Call) -> Value:
-    x = call.node.args[0]
+    x = call.operand
     value, pads = call.channels(x), call.argument(1, "pad")
     if not isinstance(value, Channels):
+        return None
+    if isinstance(pads, fx.Node):
+        call.ids.pin(value, "padding is computed as a whole while the network runs")
         return None
     spatial = len(call.shape(x)) - value.axis - value.ids.ndim
     if len(pads) > 2 * spatial:
@@ -267,19 +308,20 @@ _SAME = (
     *(F.leaky_relu, F.elu, F.selu, F.celu, F.mish, F.softplus, F.dropout, F.dropout2d),
     *(F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.avg_pool2d, F.max_pool2d, F.interpolate),
     *(torch.relu, torch.sigmoid, torch.tanh, torch.clone, torch.clamp, torch.abs, torch.sqrt),
-    *(torch.exp, operator.neg, torch.neg),
-    *("relu", "relu_", "sigmoid", "sigmoid_", "tanh", "contiguous", "clone", "float", "half"),
-    *("bfloat16", "to", "type", "type_as", "detach", "clamp", "clamp_", "abs", "neg", "exp"),
-    *("hardtanh_"),
+    *(torch.exp, operator.neg, torch.neg, torch.square),
+    *("relu", "relu_", "sigmoid", "sigmoid_", "tanh", "contiguous", "clone", "detach", "clamp"),
+    *("clamp_", "abs", "neg", "exp", "hardtanh_", "sqrt", "square"),
 )
+_CASTS = ("float", "half", "bfloat16", "to", "type", "type_as")
 _BINARY = (
     *(operator.add, operator.iadd, operator.sub, operator.isub, operator.mul, operator.imul),
-    *(operator.truediv, torch.add, torch.sub, torch.mul, torch.multiply, torch.div),
-    *(torch.maximum, torch.minimum),
-    *("add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "maximum", "minimum"),
+    *(operator.truediv, operator.pow, torch.add, torch.sub, torch.mul, torch.multiply, torch.div),
+    *(torch.pow, torch.maximum, torch.minimum),
+    *("add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "pow", "maximum", "minimum"),
 )
 _TABLE: dict[Any, Callable[[Call], Value]] = {
     **dict.fromkeys(_SAME, _same),
+    **dict.fromkeys(_CASTS, _cast),
     **dict.fromkeys(_BINARY, _binary),
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), _cat),
     **dict.fromkeys((torch.flatten, "flatten"), _flatten),

@@ -1,8 +1,9 @@
-"""What reshapes, permutations and splits do to the place of the channels."""
+"""What reshapes, permutations, splits and indices do to the place of the channels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -62,9 +63,10 @@ def reshape_channels(
     constants = [_is_constant(sizes, i) for i in range(axis, stop)]
     if all(constants):
         return _lost(ids, x, _FIXED)
-    if table.ndim > x.ids.ndim and not _tie_split(ids, table, constants):
+    kept_apart = table.shape == x.ids.shape and not any(constants)
+    if table.ndim > 1 and not kept_apart and not _tie_split(ids, table, constants):
         return _lost(ids, x, _MIXED)
-    return Channels(table, axis)
+    return _without_single_axes(Channels(table, axis))
 
 
 def permute_channels(ids: ChannelIds, x: Channels | None, order: Sequence[int]) -> Channels | None:
@@ -96,6 +98,51 @@ def chunk_channels(
     return [Channels(part, axis) for part in parts]
 
 
+def index_channels(
+    ids: ChannelIds, x: Channels | None, shape: Shape, index: object
+) -> Channels | None:
+    """Returns the channels after `tensor[index]`."""
+    if x is None:
+        return None
+    axis, entries = _locate(_entries(index, len(shape)), x.axis)
+    if axis is None:
+        return _lost(ids, x, "an index moves the channel axis")
+    if not all(map(_takes_all, entries, x.ids.shape)):
+        return _lost(ids, x, "an index picks channels by number")
+    return Channels(x.ids, axis)
+
+
+def _entries(index: object, ndim: int) -> list[Any]:
+    """Returns an index with one entry for every axis, and those that add an axis."""
+    entries = list(index) if isinstance(index, tuple) else [index]
+    rest = [slice(None)] * (ndim - sum(e is not None and e is not Ellipsis for e in entries))
+    stop = next((i for i, e in enumerate(entries) if e is Ellipsis), len(entries))
+    return entries[:stop] + rest + entries[stop + 1 :]
+
+
+def _locate(entries: list[Any], axis: int) -> tuple[int | None, list[Any]]:
+    """Returns where an axis is after an index, and the entries from that axis on."""
+    before = after = 0
+    for place, entry in enumerate(entries):
+        if entry is None:
+            after += 1
+        elif before == axis:
+            return after, entries[place:]
+        elif isinstance(entry, int | slice):
+            before += 1
+            after += isinstance(entry, slice)
+        else:
+            break
+    return None, []
+
+
+def _takes_all(entry: object, size: int) -> bool:
+    """Returns whether an index entry takes a whole axis, at this size and at any smaller one."""
+    if not isinstance(entry, slice) or entry.step not in (None, 1) or entry.start not in (None, 0):
+        return False
+    return entry.stop is None or (isinstance(entry.stop, int) and entry.stop >= size)
+
+
 def _channel_axes(after: Shape, axis: int, channels: int) -> int | None:
     """Returns where the axes end that hold just the channels, or None."""
     stop, size = axis, 1
@@ -113,12 +160,21 @@ def _tie_split(ids: ChannelIds, table: np.ndarray, constants: list[bool]) -> boo
     return True
 
 
+def _without_single_axes(x: Channels) -> Channels:
+    """Returns channels that begin at the first axis that holds more than one of them."""
+    single = 0
+    while single < x.ids.ndim - 1 and x.ids.shape[single] == 1:
+        single += 1
+    return Channels(x.ids.reshape(x.ids.shape[single:]), x.axis + single)
+
+
 def _is_constant(sizes: Sequence[object], axis: int) -> bool:
     return axis < len(sizes) and isinstance(sizes[axis], int) and sizes[axis] != -1
 
 
-def _lost(ids: ChannelIds, x: Channels, reason: str) -> None:
+def _lost(ids: ChannelIds, x: Channels, reason: str) -> Channels | None:
     ids.pin(x, reason)
+    return None
 
 
 def _product(sizes: Shape) -> int:

@@ -22,13 +22,16 @@ def slice_network(network: Network, keeps: Mapping[str, int | Keep]) -> nn.Modul
     Args:
         network: The full network.
         keeps: Group name -> channels kept from the front, or a Keep; absent groups stay whole.
+
+    Raises:
+        DmcpError: A group is unknown, pinned but not kept whole, or left with parts of units.
     """
     selection = Selection(network, keeps)
     dense = copy.deepcopy(network.model)
     for layer in network.layers.values():
         module = dense.get_submodule(layer.name)
         tensors = layer_tensors(module, layer, selection)
-        if tensors:
+        if tensors or layer.kind == "norm":
             inputs = None if layer.inputs is None else selection.count(layer.inputs)
             _shrink(module, tensors, inputs)
     for name, (dim, units) in network.parameters.items():

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import reduce
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from dmcp_deploy.network.graph import Layer, Network, Units
+from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.network.graph import Group, Layer, Network, Units
 from dmcp_deploy.network.layers import narrowed
 from dmcp_deploy.plan import Keep
 
@@ -25,12 +28,19 @@ class Selection:
         Args:
             network: The network whose groups are meant.
             keeps: Group name -> channels kept from the front, or a Keep.
+
+        Raises:
+            DmcpError: A group is unknown, pinned but not kept whole, or left with parts of units.
         """
         kept = np.ones(network.unit_count + 1, dtype=bool)
-        for group in network.prunable:
-            if group.name in keeps:
-                own = kept[group.first : group.first + group.units]
-                own[:] = _kept_units(keeps[group.name], group.units, group.unit)
+        groups = {group.name: group for group in network.groups}
+        for name, keep in keeps.items():
+            group = groups.get(name)
+            if group is None:
+                raise DmcpError(f"{network.spec.model} has no channel group {name!r}.")
+            own = _kept_units(group, keep)
+            if group.prunable:
+                kept[group.first : group.first + group.units] = own
         self._kept = kept
         self._indices: dict[int, Index] = {}
 
@@ -97,15 +107,23 @@ class Supernet(nn.Module):
             gates: One factor per unit of the network, shape [units]; None is no gates.
         """
         selection = Selection(self.network, keeps or {})
-        return _NarrowRun(self.network, selection, gates).run(images)  # type: ignore[no-any-return]
+        run = _NarrowRun(self.network, selection, gates, images.device)
+        return run.run(images)  # type: ignore[no-any-return]
 
 
 class _NarrowRun(fx.Interpreter):
-    def __init__(self, network: Network, selection: Selection, gates: Tensor | None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        selection: Selection,
+        gates: Tensor | None,
+        device: torch.device,
+    ) -> None:
         super().__init__(network.graph)
         self._network = network
         self._selection = selection
         self._gates = None if gates is None else torch.cat([gates, gates.new_ones(1)])
+        self._device = device
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
@@ -116,6 +134,12 @@ class _NarrowRun(fx.Interpreter):
             shape[axis] = -1
             value = value * gate.view(shape).to(value.dtype)
         return value
+
+    def fetch_attr(self, target: str) -> Any:
+        # The graph has references of its own, which go stale when the model changes its device.
+        if target.startswith("_tensor_constant"):
+            return super().fetch_attr(target).to(self._device)
+        return reduce(getattr, target.split("."), self._network.model)
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         tensor = super().get_attr(target, args, kwargs)
@@ -128,26 +152,56 @@ class _NarrowRun(fx.Interpreter):
         module = self.fetch_attr(target)
         layer = self._network.layers.get(target)
         if layer is None:
-            return module(*args, **kwargs)
+            with _still_statistics(module):
+                return module(*args, **kwargs)
         tensors = layer_tensors(module, layer, self._selection)
         if not tensors and layer.kind != "norm":
             return module(*args, **kwargs)
         inputs = None if layer.inputs is None else self._selection.count(layer.inputs)
         copy = narrowed(module, tensors, inputs)
-        if layer.kind == "norm" and module.training and hasattr(copy, "track_running_stats"):
-            copy.__dict__["track_running_stats"] = False
-        return copy(*args, **kwargs)
+        with _still_statistics(copy):
+            return copy(*args, **kwargs)
 
 
-def _kept_units(keep: int | Keep, units: int, unit: int) -> np.ndarray:
-    kept = np.zeros(units, dtype=bool)
-    if isinstance(keep, int):
-        kept[: keep // unit] = True
-    elif isinstance(keep.kept, int):
-        kept[: keep.kept // unit] = True
+@contextmanager
+def _still_statistics(module: nn.Module) -> Iterator[None]:
+    """Keeps the batch norms in a module from updating their running statistics."""
+    tracking = [m for m in module.modules() if m.training and _tracks_statistics(m)]
+    for norm in tracking:
+        norm.__dict__["track_running_stats"] = False
+    try:
+        yield
+    finally:
+        for norm in tracking:
+            norm.__dict__["track_running_stats"] = True
+
+
+def _tracks_statistics(module: nn.Module) -> bool:
+    return bool(getattr(module, "track_running_stats", False))
+
+
+def _kept_units(group: Group, keep: int | Keep) -> np.ndarray:
+    """Returns whether each unit of a group is kept, shape [units].
+
+    Raises:
+        DmcpError: A unit is kept in part, or a pinned group not whole.
+    """
+    kept = keep if isinstance(keep, int) else keep.kept
+    units = np.zeros(group.units, dtype=bool)
+    if isinstance(kept, int):
+        units[: kept // group.unit] = True
+        count = kept
     else:
-        kept[np.asarray(keep.kept) // unit] = True
-    return kept
+        units[group.unit_of[list(kept)]] = True
+        count = len(kept)
+    if count != units.sum() * group.unit or not units.any():
+        raise DmcpError(
+            f"Group {group.name!r} cannot keep these {count} of its {group.size} channels:"
+            f" they come in units of {group.unit}, and at least one unit stays."
+        )
+    if not group.prunable and not units.all():
+        raise DmcpError(f"Group {group.name!r} must be kept whole: {group.reason}.")
+    return units
 
 
 def _as_index(kept: np.ndarray) -> Index:

@@ -2,42 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
+from torch.utils.flop_counter import FlopCounterMode
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.layers import is_layer
 
 Shape = tuple[int, ...]
 
+#: What a forward pass may raise that does not fit its input, or its narrowed layers.
+MISFITS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
+
+_BATCH = 2
+_NEEDS_DATA = (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
+
 
 def trace_graph(model: nn.Module, input_shape: Shape) -> tuple[fx.GraphModule, frozenset[str]]:
     """Returns the graph of a model in evaluation mode, and the modules left opaque in it.
 
     A module whose forward cannot be traced (control flow that depends on data, say) becomes one
-    opaque node. Every node carries the shape of its value in `meta["shape"]`: a tuple for a
-    tensor, a tuple of those for several, None for anything else; the batch is 2.
+    opaque node. Every node carries two entries in `meta`: "shape", the shape of its value (a
+    tuple for a tensor, a tuple of those for several, None for anything else; the batch is 2),
+    and "macs", the multiply-adds of its convolutions and linear layers for one image.
 
     Args:
-        model: The network; its training mode is left as it was.
+        model: The network; it is left as it was.
         input_shape: (C, H, W) of its input.
 
     Raises:
         DmcpError: The model's own forward cannot be traced, or does not take such an input.
     """
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model), _without_new_attributes(model):
         graph, opaque = _trace(model)
         module = fx.GraphModule(model, graph)
-        _annotate_shapes(module, input_shape)
-    finally:
-        model.train(training)
+        _annotate(module, input_shape)
     return module, frozenset(opaque)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Keeps a model in evaluation mode, then gives every module back the mode it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def run_without_data(run: Callable[[Tensor], object], input_shape: Shape) -> None:
+    """Runs a forward pass on a batch of 2 for its shapes alone, without gradients.
+
+    Its tensors hold no data and cost no time, unless the forward looks at values.
+
+    Args:
+        run: The forward pass.
+        input_shape: (C, H, W) of its input.
+    """
+    with torch.no_grad():
+        try:
+            with FakeTensorMode(allow_non_fake_inputs=True):
+                run(torch.empty(_BATCH, *input_shape))
+        except _NEEDS_DATA:
+            run(torch.rand(_BATCH, *input_shape, generator=torch.Generator().manual_seed(0)))
+
+
+def describe(err: BaseException) -> str:
+    """Returns the first line of an error, or its type where it says nothing of its own."""
+    text = str(err).strip()
+    # torch.fx appends where it was; of an error without text nothing else is left.
+    if not text or text.startswith("While executing"):
+        return type(err).__name__
+    return text.splitlines()[0][:160]
 
 
 class _UntraceableError(Exception):
@@ -71,6 +125,17 @@ class _Tracer(fx.Tracer):
             raise _UntraceableError(self.path_of_module(m)) from err
 
 
+@contextmanager
+def _without_new_attributes(model: nn.Module) -> Iterator[None]:
+    """Removes the tensor constants that torch.fx hangs on the model that it traces."""
+    before = set(model.__dict__)
+    try:
+        yield
+    finally:
+        for name in set(model.__dict__) - before:
+            delattr(model, name)
+
+
 def _trace(model: nn.Module) -> tuple[fx.Graph, set[str]]:
     opaque: set[str] = set()
     while True:
@@ -79,30 +144,41 @@ def _trace(model: nn.Module) -> tuple[fx.Graph, set[str]]:
         except _UntraceableError as err:
             opaque.add(err.path)
         except Exception as err:
+            # As above, but there is no module around it to leave opaque.
             raise DmcpError(
                 f"torch.fx cannot trace the forward of {type(model).__name__}"
-                f" ({_first_line(err)}): move its data-dependent part into a submodule."
+                f" ({describe(err)}): move its data-dependent part into a submodule."
             ) from err
 
 
-class _ShapeRecorder(fx.Interpreter):
+def _annotate(module: fx.GraphModule, input_shape: Shape) -> None:
+    try:
+        run_without_data(lambda image: _Recorder(module).record(image), input_shape)
+    except MISFITS as err:
+        size = "x".join(str(n) for n in input_shape)
+        raise DmcpError(
+            f"The network does not run on a {size} input ({describe(err)}):"
+            " choose another --input-size."
+        ) from err
+
+
+class _Recorder(fx.Interpreter):
+    _COUNTED = (torch.ops.aten.convolution, torch.ops.aten.addmm, torch.ops.aten.mm)
+
+    def record(self, image: Tensor) -> None:
+        with FlopCounterMode(display=False) as self._counter:
+            self.run(image)
+
     def run_node(self, n: fx.Node) -> Any:
+        before = self._flops()
         value = super().run_node(n)
         n.meta["shape"] = _shape(value)
+        n.meta["macs"] = (self._flops() - before) // (2 * _BATCH)
         return value
 
-
-def _annotate_shapes(module: fx.GraphModule, input_shape: Shape) -> None:
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        image = torch.empty(2, *input_shape)
-        try:
-            _ShapeRecorder(module).run(image)
-        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as err:
-            size = "x".join(str(n) for n in input_shape)
-            raise DmcpError(
-                f"The network does not run on a {size} input ({_first_line(err)}):"
-                " choose another --input-size."
-            ) from err
+    def _flops(self) -> int:
+        counts = self._counter.flop_counts["Global"]
+        return sum(counts.get(op, 0) for op in self._COUNTED)
 
 
 def _shape(value: object) -> Any:
@@ -111,8 +187,3 @@ def _shape(value: object) -> Any:
     if isinstance(value, tuple | list) and any(isinstance(item, Tensor) for item in value):
         return tuple(_shape(item) for item in value)
     return None
-
-
-def _first_line(err: BaseException) -> str:
-    text = str(err).strip().splitlines()
-    return text[0][:160] if text else type(err).__name__

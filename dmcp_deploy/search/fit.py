@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +16,7 @@ from dmcp_deploy.units import format_macs
 
 LOWEST_SHARE = 0.98  # of the budget: where a plan should end at least
 _NEAR_ENOUGH = 0.995  # of the budget: where filling up stops
+_REACH = 4  # steps by which an exchange raises a group at most
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,9 @@ def fit_widths(cost: Cost, grid: WidthGrid, wanted: np.ndarray, budget_macs: int
     """Returns the widths near `wanted` whose MACs end just below a budget, shape [groups].
 
     The wanted widths are scaled by one factor so that their rounding fits the budget, then the
-    room that is left is filled step by step where the width lags most behind. The result lies
-    in [0.98, 1] of the budget wherever steps or exchanges of two steps reach that.
+    room that is left is filled step by step where the width lags most behind. Where that ends
+    below 0.98 of the budget, some steps of one group are exchanged for steps of another as long
+    as that brings the plan nearer.
 
     Args:
         cost: The cost of the network.
@@ -75,15 +79,12 @@ def fit_widths(cost: Cost, grid: WidthGrid, wanted: np.ndarray, budget_macs: int
         wanted: Wanted units, real numbers, shape [groups].
         budget_macs: The budget; must be reachable (see `check_reachable`).
     """
-    scale = _largest_scale(cost, grid, wanted, budget_macs)
-    units = grid.nearest(scale * wanted)
-    while (better := _raise_one(cost, grid, scale * wanted, units, budget_macs)) is not None:
-        units = better
-    while cost.macs(units) < LOWEST_SHARE * budget_macs:
-        swapped = _exchange(cost, grid, units, budget_macs)
-        if swapped is None:
-            break
-        units = swapped
+    target = wanted * _largest_scale(cost, grid, wanted, budget_macs)
+    units = _filled(cost, grid, target, grid.nearest(target), budget_macs)
+    reach = 1
+    while cost.macs(units) < LOWEST_SHARE * budget_macs and reach <= _REACH:
+        swapped = _exchange(cost, grid, target, units, budget_macs, reach)
+        units, reach = (units, reach + 1) if swapped is None else (swapped, 1)
     return units
 
 
@@ -98,40 +99,66 @@ def _largest_scale(cost: Cost, grid: WidthGrid, wanted: np.ndarray, budget_macs:
     return low
 
 
-def _raise_one(
-    cost: Cost, grid: WidthGrid, wanted: np.ndarray, units: np.ndarray, budget_macs: int
-) -> np.ndarray | None:
-    if cost.macs(units) >= _NEAR_ENOUGH * budget_macs:
-        return None
-    lag = (wanted - units) / np.maximum(wanted, 1)
-    for group in np.argsort(-lag, kind="stable"):
-        raised = _moved(units, int(group), grid, +1)
-        if raised is not None and cost.macs(raised) <= budget_macs:
-            return raised
-    return None
+def _filled(
+    cost: Cost, grid: WidthGrid, target: np.ndarray, units: np.ndarray, budget_macs: int
+) -> np.ndarray:
+    """Returns the plan raised step by step, where it lags most behind, as far as steps fit."""
+    while cost.macs(units) < _NEAR_ENOUGH * budget_macs:
+        lag = (target - units) / np.maximum(target, 1)
+        raised = (_raised(units, int(group), grid, 1) for group in np.argsort(-lag, kind="stable"))
+        fitting = (plan for plan in raised if plan is not None and cost.macs(plan) <= budget_macs)
+        better = next(fitting, None)
+        if better is None:
+            break
+        units = better
+    return units
 
 
 def _exchange(
-    cost: Cost, grid: WidthGrid, units: np.ndarray, budget_macs: int
+    cost: Cost,
+    grid: WidthGrid,
+    target: np.ndarray,
+    units: np.ndarray,
+    budget_macs: int,
+    steps: int,
 ) -> np.ndarray | None:
-    """Returns the best plan that raises one group and lowers another, or None."""
+    """Returns a plan with more MACs that raises one group by some steps and lowers another.
+
+    What that leaves free is filled. The first plan near enough to the budget is taken, else the
+    best; None if no exchange is any better.
+    """
     best, best_macs = None, cost.macs(units)
-    for up in range(len(units)):
-        raised = _moved(units, up, grid, +1)
-        if raised is None:
+    for up, down in itertools.permutations(range(len(units)), 2):
+        raised = _raised(units, up, grid, steps)
+        lowered = None if raised is None else _lowered(cost, grid, raised, down, budget_macs)
+        if lowered is None:
             continue
-        for down in range(len(units)):
-            both = _moved(raised, down, grid, -1) if down != up else None
-            macs = 0 if both is None else cost.macs(both)
-            if best_macs < macs <= budget_macs:
-                best, best_macs = both, macs
+        filled = _filled(cost, grid, target, lowered, budget_macs)
+        if (macs := cost.macs(filled)) > best_macs:
+            best, best_macs = filled, macs
+        if best_macs >= LOWEST_SHARE * budget_macs:
+            break
     return best
 
 
-def _moved(units: np.ndarray, group: int, grid: WidthGrid, sign: int) -> np.ndarray | None:
-    width = units[group] + sign * grid.step[group]
-    if not grid.low[group] <= width <= grid.high[group]:
-        return None
-    moved = units.copy()
-    moved[group] = width
-    return moved
+def _raised(units: np.ndarray, group: int, grid: WidthGrid, steps: int) -> np.ndarray | None:
+    plan = units.copy()
+    plan[group] += steps * grid.step[group]
+    return plan if plan[group] <= grid.high[group] else None
+
+
+def _lowered(
+    cost: Cost, grid: WidthGrid, units: np.ndarray, group: int, budget_macs: int
+) -> np.ndarray | None:
+    """Returns the plan with one group lowered by as few steps as meet the budget, or None."""
+
+    def lowered(steps: int) -> np.ndarray:
+        plan = units.copy()
+        plan[group] -= steps * grid.step[group]
+        return plan
+
+    most = int(units[group] - grid.low[group]) // int(grid.step[group])
+    fewest = bisect_left(
+        range(most + 1), True, key=lambda steps: cost.macs(lowered(steps)) <= budget_macs
+    )
+    return lowered(fewest) if fewest <= most else None

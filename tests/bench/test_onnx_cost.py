@@ -110,12 +110,13 @@ def test_half_precision_weights_take_two_bytes(tmp_path):
     assert onnx_cost(tmp_path / "net.onnx") == OnnxCost(macs=4 * 4 * 6, params=6, weight_bytes=12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "macs"),
     [
+        ("mobilenet_v2", 300_774_272),
         ("resnet18", 1_814_073_344),
-        pytest.param("mobilenet_v2", 300_774_272, marks=pytest.mark.slow),
-        pytest.param("resnet50", 4_089_184_256, marks=pytest.mark.slow),
+        ("resnet50", 4_089_184_256),
     ],
 )
 def test_the_papers_networks_cost_what_the_paper_counts(tmp_path, name, macs):

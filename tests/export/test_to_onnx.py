@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from dmcp_deploy.artifact import digest_file
+from dmcp_deploy.bench.onnx_cost import onnx_cost
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.export.to_onnx import export_onnx
 from dmcp_deploy.export.verify import compare_outputs
@@ -94,6 +95,12 @@ def test_batch_norms_are_folded_and_dropout_is_gone(dynamic):
 def test_onnx_runtime_gives_the_logits_of_torch_at_any_batch(dynamic, batch):
     net, export = dynamic
     assert error_to_torch(net, export.path, images(batch)) < 1e-5
+
+
+def test_the_multiply_adds_counted_in_the_file_are_those_of_the_layers(dynamic):
+    _, export = dynamic
+    stem, inner, head = 16 * 16 * 8 * 3 * 9, 16 * 16 * 8 * 9, 8 * 4
+    assert onnx_cost(export.path).macs == stem + inner + head
 
 
 def test_the_file_tells_nothing_of_this_machine(dynamic):
