@@ -1,7 +1,8 @@
 """dmcp-deploy: search, slice and measure channel-pruned networks for edge GPUs.
 
 What the command line does, Python does with the same names: `dmcp_deploy.prune("mobilenet_v2",
-"211M")`, and `search`, `slice`, `train`, `export`, `bench`, `load` on a run directory.
+"211M")`, and `search`, `slice`, `train`, `export`, `bench`, `load` on a run directory; `groups` and
+`flops` for a network by name.
 """
 
 from __future__ import annotations
@@ -10,17 +11,32 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_FUNCTIONS = ("prune", "slice", "train", "load")
+#: Public name -> the module it lives in.
+_HOMES = {
+    "prune": "pipeline",
+    "slice": "pipeline",
+    "train": "pipeline",
+    "load": "pipeline",
+    "groups": "listing",
+    "flops": "listing",
+    "Compute": "request",
+    "DmcpError": "errors",
+}
+#: Packages that can be called as the stage of their name.
+_ROOMS = ("search", "export", "bench")
 
 
 def __getattr__(name: str) -> Any:
-    """Returns a public function; torch and its kin are imported when one is asked for."""
-    if name in _FUNCTIONS:
-        from dmcp_deploy import pipeline
+    """Returns what is public; torch and its kin are imported once they are needed."""
+    import importlib
 
-        return getattr(pipeline, name)
-    if name in ("search", "export", "bench"):
-        import importlib
-
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"dmcp_deploy.{_HOMES[name]}"), name)
+    if name in _ROOMS:
         return importlib.import_module(f"dmcp_deploy.{name}")
     raise AttributeError(f"module 'dmcp_deploy' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Returns the public names."""
+    return sorted([*globals(), *_HOMES, *_ROOMS])

@@ -12,24 +12,13 @@ import click
 
 from dmcp_deploy import __version__
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.extras import missing_library
 from dmcp_deploy.registry import METHODS, near_matches
 
 if TYPE_CHECKING:
-    from dmcp_deploy.rundir import Compute
+    from dmcp_deploy.request import Compute
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-
-#: Import name -> extra that brings it.
-_EXTRAS = {
-    "torch": "search",
-    "torchvision": "search",
-    "safetensors": "search",
-    "PIL": "search",
-    "onnx": "export",
-    "onnxsim": "export",
-    "onnxscript": "export",
-    "onnxruntime": "export",
-}
 
 
 class _Commands(click.Group):
@@ -39,14 +28,12 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except DmcpError as err:
-            raise click.ClickException(str(err)) from err
+            raise click.ClickException(_one_line(err)) from err
         except ModuleNotFoundError as err:
-            extra = _EXTRAS.get((err.name or "").partition(".")[0])
-            if extra is None:
+            problem = missing_library(err.name or "")
+            if problem is None:
                 raise
-            raise click.ClickException(
-                f"This command needs {err.name}: run pip install 'dmcp-deploy[{extra}]'."
-            ) from err
+            raise click.ClickException(_one_line(problem)) from err
         except KeyboardInterrupt:
             click.echo("\nStopped; the same command continues from the last checkpoint.", err=True)
             sys.exit(130)
@@ -57,8 +44,8 @@ class _Commands(click.Group):
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             known = self.list_commands(ctx)
             raise click.UsageError(
-                f"There is no command {args[0]!r}.{near_matches(args[0], known)}"
-                f" Commands: {', '.join(known)}.",
+                f"There is no command {args[0]!r}: choose one of {', '.join(known)}"
+                f"{near_matches(args[0], known)}",
                 ctx,
             )
         return super().resolve_command(ctx, args)
@@ -106,7 +93,9 @@ _search_options = _options(
     click.option(
         "--sampling", default="expected", show_default=True, help="DMCP: expected or markov."
     ),
-    click.option("--align", default="auto", show_default=True, help="Multiple of widths; auto = 8."),
+    click.option(
+        "--align", default="auto", show_default=True, help="Widths are multiples of it; auto = 8."
+    ),
     click.option("--weights", default="none", show_default=True, help="none, imagenet or a file."),
     click.option("--train-size", type=int, help="Side of the training images in pixels."),
     click.option("--recipe", help="Hyper-parameters: a name or a JSON file."),
@@ -195,8 +184,9 @@ def export(run_dir: Path, batch: str, opset: int, **options: Any) -> None:
     """Export a run's pruned and full network to ONNX; check them in ONNX Runtime."""
     from dmcp_deploy import pipeline
 
-    fixed = None if batch == "dynamic" else _batches(batch)[0]
-    run = pipeline.export(run_dir, batch=fixed, opset=opset, compute=_compute(options))
+    run = pipeline.export(
+        run_dir, batch=_fixed_batch(batch), opset=opset, compute=_compute(options)
+    )
     parity = run.figures("export")["model"]["parity"]["max_rel"]
     click.echo(f"ONNX Runtime and torch differ by {parity:.1e}.")
     click.echo(str(run.file("model.onnx")))
@@ -213,7 +203,7 @@ def bench(
     from dmcp_deploy import pipeline
     from dmcp_deploy.bench.record import format_table
     from dmcp_deploy.progress import TerminalProgress
-    from dmcp_deploy.rundir import Compute
+    from dmcp_deploy.request import Compute
 
     record = pipeline.bench(
         *artifacts,
@@ -235,7 +225,10 @@ def groups(as_json: bool, **options: Any) -> None:
     from dmcp_deploy import listing
 
     network = listing.network(**options)
-    click.echo(json.dumps(listing.groups(network)) if as_json else listing.groups_table(network))
+    if as_json:
+        click.echo(json.dumps(listing.describe_groups(network)))
+    else:
+        click.echo(listing.groups_table(network))
 
 
 @main.command()
@@ -265,7 +258,7 @@ _COMPUTE_KEYS = ("device", "workers", "checkpoint_seconds", "tensorboard")
 
 def _compute(options: dict[str, Any]) -> Compute:
     from dmcp_deploy.progress import TerminalProgress
-    from dmcp_deploy.rundir import Compute
+    from dmcp_deploy.request import Compute
 
     return Compute(
         device=options["device"],
@@ -279,13 +272,30 @@ def _compute(options: dict[str, Any]) -> Compute:
 def _align(text: str) -> int | None:
     if text == "auto":
         return None
-    if not text.isdigit() or int(text) < 1:
+    if not _is_count(text):
         raise DmcpError(f"--align {text!r} is not understood: give auto or a number from 1 on.")
+    return int(text)
+
+
+def _fixed_batch(text: str) -> int | None:
+    if text == "dynamic":
+        return None
+    if not _is_count(text):
+        raise DmcpError(f"--batch {text!r} is not understood: give dynamic or a number from 1 on.")
     return int(text)
 
 
 def _batches(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() and int(part) > 0 for part in parts):
+    if not all(map(_is_count, parts)):
         raise DmcpError(f"--batch {text!r} is not understood: give numbers such as 1,8.")
     return tuple(int(part) for part in parts)
+
+
+def _is_count(text: str) -> bool:
+    return text.isdecimal() and len(text) <= 9 and int(text) > 0
+
+
+def _one_line(err: DmcpError) -> str:
+    """Returns an error's sentence; what a library said within it may come in lines."""
+    return " ".join(str(err).split())

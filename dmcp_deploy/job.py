@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -10,12 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dmcp_deploy.artifact import digest_file
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.importance import sorted_tensors
 from dmcp_deploy.network.models import build_network
-from dmcp_deploy.plan import ChannelPlan
-from dmcp_deploy.rundir import Compute, RunDir, RunRequest
+from dmcp_deploy.plan import ChannelPlan, NetworkSpec
+from dmcp_deploy.request import DEFAULT_ALIGN, Compute, RunOptions, RunRequest
+from dmcp_deploy.rundir import RunDir
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.run import plan_problem
 from dmcp_deploy.training.data import Batch, ImageData, eval_batches, open_data, train_batches
@@ -23,7 +26,13 @@ from dmcp_deploy.training.distributed import rank, world_size
 from dmcp_deploy.training.evaluate import Accuracy, evaluate, recalibrate
 from dmcp_deploy.training.loop import LoopSettings, step_seed
 from dmcp_deploy.training.precision import Precision, choose_precision
-from dmcp_deploy.training.recipe import Recipe, Schedule, recipe_from_json
+from dmcp_deploy.training.recipe import (
+    Recipe,
+    Schedule,
+    load_recipe,
+    recipe_from_json,
+    recipe_to_json,
+)
 from dmcp_deploy.training.weights import (
     imagenet_tensors,
     load_pretrained,
@@ -32,8 +41,44 @@ from dmcp_deploy.training.weights import (
 )
 from dmcp_deploy.units import Budget, parse_budget
 
+SUPERNET = "supernet.safetensors"
+
 _PROOF_IMAGES = 8
 _EVAL_BATCH = 64
+
+
+def make_request(model: str, flops: str, options: RunOptions, compute: Compute) -> RunRequest:
+    """Returns the request that a run records, with the defaults and the data filled in.
+
+    Raises:
+        DmcpError: The budget, the recipe, the data, the weights file or the device is not there
+            or not understood.
+    """
+    parse_budget(flops)
+    recipe = _recipe(options)
+    precision = choose_precision(compute.device, options.precision)
+    weights, weights_digest = _weights(options.weights)
+    data = open_data(options.data)
+    default = " (the default: no --data was given)" if options.data is None else ""
+    compute.progress.say(f"Data: {data.note}{default}")
+    side = options.input_size
+    return RunRequest(
+        network=NetworkSpec(model, options.width_mult, len(data.classes), (3, side, side)),
+        budget=flops,
+        method=options.method,
+        sampling=options.sampling,
+        align=DEFAULT_ALIGN if options.align is None else options.align,
+        data=data.name,
+        data_digest=data.digest,
+        weights=weights,
+        weights_digest=weights_digest,
+        recipe=recipe_to_json(recipe),
+        seed=options.seed,
+        init=options.init,
+        distill=options.distill,
+        precision="bf16" if precision.bf16 else "fp32",
+        max_steps=options.max_steps,
+    )
 
 
 class Job:
@@ -89,10 +134,19 @@ class Job:
         """Side of the training images in pixels."""
         return self.recipe.train_size or self.request.network.input_shape[-1]
 
-    def new_network(self) -> Network:
-        """Returns the full network with the weights that the run starts from."""
-        network = build_network(self.request.network, self.request.seed)
-        source = self.request.weights
+    def random_network(self) -> Network:
+        """Returns the full network with random weights, the same at every call."""
+        return build_network(self.request.network, self.request.seed)
+
+    def first_network(self) -> Network:
+        """Returns the full network with the weights that the search starts from.
+
+        Given weights come with the channels of every group in order of importance.
+
+        Raises:
+            DmcpError: The given weights are not there, damaged, or do not fit.
+        """
+        network, source = self.random_network(), self.request.weights
         if source is None:
             return network
         if source == "imagenet":
@@ -107,12 +161,20 @@ class Job:
         load_weights(network.model, sorted_tensors(network), source)
         return network
 
-    def trained_network(self) -> Network:
-        """Returns the full network with the weights that the search left behind."""
-        path = self.run.file("supernet.safetensors")
-        network = self.new_network()
-        if path.exists():
-            load_weights(network.model, read_tensors(path), str(path))
+    def searched_network(self) -> Network:
+        """Returns the full network with the weights that the search left behind.
+
+        Raises:
+            DmcpError: They are missing or damaged.
+        """
+        record = self.run.stages().get("search", {"outputs": {}})
+        if SUPERNET not in record["outputs"]:
+            return self.first_network()
+        path = self.run.file(SUPERNET)
+        if not path.exists():
+            raise DmcpError(f"{path} is missing: run search again with the same settings.")
+        network = self.random_network()
+        load_weights(network.model, read_tensors(path), str(path))
         return network
 
     def problem(self, network: Network) -> SearchProblem:
@@ -155,12 +217,8 @@ class Job:
             raise DmcpError(f"{self.run.path} has no plan.json yet: run search first.")
         plan = ChannelPlan.load(path)
         if plan.network != self.request.network:
-            raise DmcpError(
-                f"{path} is a plan of {plan.network.model} x{plan.network.width_mult:g} with"
-                f" {plan.network.num_classes} classes, and the run is of"
-                f" {self.request.network.model} x{self.request.network.width_mult:g} with"
-                f" {self.request.network.num_classes}."
-            )
+            theirs, ours = _describe(plan.network), _describe(self.request.network)
+            raise DmcpError(f"{path} is a plan of {theirs}, and the run is of {ours}.")
         return plan
 
     def loop_settings(self, name: str, steps: int, token: str) -> LoopSettings:
@@ -228,3 +286,35 @@ def _counted(batches: Iterator[Batch], done: Callable[[], None]) -> Iterator[Bat
     for batch in batches:
         yield batch
         done()
+
+
+def _recipe(options: RunOptions) -> Recipe:
+    """Returns the recipe that is asked for, with what else is asked for in its place."""
+    recipe = load_recipe(options.recipe or ("demo" if options.data is None else "small"))
+    search, train = recipe.search, recipe.train
+    if options.search_epochs is not None:
+        search = replace(search, epochs=options.search_epochs)
+    if options.train_epochs is not None:
+        train = replace(train, epochs=options.train_epochs)
+    if options.batch_size is not None:
+        search, train = (replace(s, batch_size=options.batch_size) for s in (search, train))
+    train_size = options.train_size or recipe.train_size
+    return replace(recipe, search=search, train=train, train_size=train_size)
+
+
+def _weights(source: str | None) -> tuple[str | None, str | None]:
+    """Returns where weights come from, and the digest of the file."""
+    if source is None or source == "imagenet":
+        return source, None
+    path = Path(source).resolve()
+    if not path.is_file():
+        raise DmcpError(f"There is no weights file {path}.")
+    try:
+        return str(path), digest_file(path)
+    except OSError as err:
+        raise DmcpError(f"Cannot read {path}: {err.strerror or err}.") from err
+
+
+def _describe(spec: NetworkSpec) -> str:
+    sides = "x".join(str(n) for n in spec.input_shape)
+    return f"{spec.model} x{spec.width_mult:g} for {spec.num_classes} classes on {sides} inputs"

@@ -25,7 +25,18 @@ def network(
     return build_network(NetworkSpec(model, width_mult, classes, (3, input_size, input_size)))
 
 
-def groups(net: Network) -> list[dict[str, Any]]:
+def groups(
+    model: str, width_mult: float = 1.0, input_size: int = 224, classes: int = 1000
+) -> list[dict[str, Any]]:
+    """Returns the channel groups of a network by name, as JSON values.
+
+    Raises:
+        DmcpError: The model is unknown, or does not run on such an input.
+    """
+    return describe_groups(network(model, width_mult, input_size, classes))
+
+
+def describe_groups(net: Network) -> list[dict[str, Any]]:
     """Returns the channel groups of a network as JSON values."""
     return [
         {
@@ -42,15 +53,15 @@ def groups(net: Network) -> list[dict[str, Any]]:
 
 def groups_table(net: Network) -> str:
     """Returns the channel groups of a network as text."""
-    rows = [("group", "size", "unit", "prunable", "layers")]
+    rows: list[tuple[str, ...]] = [("group", "size", "unit", "prunable", "layers")]
     for group in net.groups:
         layers = ", ".join(group.layers[1:4]) + (", ..." if len(group.layers) > 4 else "")
         yes = "yes" if group.prunable else f"no: {group.reason}"
         rows.append((group.name, str(group.size), str(group.unit), yes, layers))
-    prunable = len(net.prunable)
-    end = f"{len(net.groups)} groups, {prunable} prunable; the network's input and output stay whole"
+    counts = f"{len(net.groups)} groups, {len(net.prunable)} prunable"
+    ends = "the network's input and output stay whole"
     opaque = f"\nnot traced, kept whole: {', '.join(sorted(net.opaque))}" if net.opaque else ""
-    return f"{_columns(rows, right=(1, 2))}\n{end}{opaque}"
+    return f"{_columns(rows, right=(1, 2))}\n{counts}; {ends}{opaque}"
 
 
 def flops(
@@ -61,6 +72,8 @@ def flops(
     plan: Path | None = None,
 ) -> dict[str, Any]:
     """Returns a network's multiply-adds, parameters and activation bytes, in all and by layer.
+
+    The layers are convolutions and linear layers; parameters in all include normalisation.
 
     Args:
         model: The model's name.
@@ -109,7 +122,7 @@ def flops(
 
 def flops_table(counted: dict[str, Any]) -> str:
     """Returns what `flops` counted as text."""
-    rows = [("layer", "kind", "in", "out", "MACs", "params", "activations")]
+    rows: list[tuple[str, ...]] = [("layer", "kind", "in", "out", "MACs", "params", "activations")]
     for layer in [*counted["layers"], {**counted, "name": "in all", "kind": ""}]:
         rows.append(
             (
@@ -124,7 +137,7 @@ def flops_table(counted: dict[str, Any]) -> str:
         )
     return (
         f"{_columns(rows, right=(2, 3, 4, 5, 6))}\n{format_macs(counted['macs'])} multiply-adds of"
-        " convolution and linear layers for one image"
+        " convolution and linear layers for one image; params in all include normalisation"
     )
 
 

@@ -15,9 +15,9 @@ METHODS = {
 
 
 def near_matches(name: str, known: Iterable[str]) -> str:
-    """Returns " Did you mean a, b?" for the known names nearest to `name`, or ""."""
+    """Returns the end of a sentence: "; did you mean a, b?" for near matches, else "."."""
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    return f" Did you mean {', '.join(close)}?" if close else ""
+    return f"; did you mean {', '.join(close)}?" if close else "."
 
 
 def choose(what: str, value: str, allowed: Iterable[str]) -> str:
@@ -29,7 +29,7 @@ def choose(what: str, value: str, allowed: Iterable[str]) -> str:
     options = list(allowed)
     if value not in options:
         raise DmcpError(
-            f"{what} {value!r} is unknown: choose one of {', '.join(options)}."
+            f"{what} {value!r} is unknown: choose one of {', '.join(options)}"
             f"{near_matches(value, options)}"
         )
     return value

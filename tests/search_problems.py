@@ -20,21 +20,37 @@ from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.search.fit import width_grid
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.space import search_space
+from dmcp_deploy.training.data import Batch, ImageData, open_data, train_batches
 from dmcp_deploy.training.precision import Precision
 from dmcp_deploy.training.recipe import Recipe, Schedule
 
 FP32 = Precision(torch.device("cpu"), bf16=False)
 RECIPE = Recipe(
     name="test",
-    search=Schedule(1, 32, 0.05, 0.1, 0.02, 0.05, 1e-4),
-    train=Schedule(1, 32, 0.05, 0.1, 0.0, 0.05, 1e-4),
+    search=Schedule(1, 16, 0.02, 0.05, 0.01, 0.05, 1e-4),
+    train=Schedule(1, 16, 0.02, 0.05, 0.0, 0.05, 1e-4),
+    recalibration_batches=4,
 )
 
 
-#: The budgets of DMCP's ImageNet table, in multiply-adds.
+#: The budgets of DMCP's ImageNet table, in millions of multiply-adds.
 PAPER_BUDGETS = {
-    ("mobilenet_v2", 1.5): (300_000_000, 211_000_000, 97_000_000, 87_000_000, 59_000_000, 43_000_000),
-    ("mobilenet_v2", 1.0): (300_000_000, 211_000_000, 97_000_000, 87_000_000, 59_000_000, 43_000_000),
+    ("mobilenet_v2", 1.5): (
+        300_000_000,
+        211_000_000,
+        97_000_000,
+        87_000_000,
+        59_000_000,
+        43_000_000,
+    ),
+    ("mobilenet_v2", 1.0): (
+        300_000_000,
+        211_000_000,
+        97_000_000,
+        87_000_000,
+        59_000_000,
+        43_000_000,
+    ),
     ("resnet18", 1.0): (1_040_000_000,),
     ("resnet50", 1.0): (2_800_000_000, 2_200_000_000, 1_100_000_000, 278_000_000),
 }
@@ -92,3 +108,17 @@ def make_problem(
     own = {key: value for key, value in changes.items() if hasattr(problem, key)}
     recipe = {key: value for key, value in changes.items() if key not in own}
     return replace(problem, **{"recipe": replace(RECIPE, **recipe), **own})
+
+
+@functools.cache
+def garments() -> ImageData:
+    """Returns Fashion-MNIST; for tests that use the fixture `fashion_mnist`."""
+    return open_data("fashion-mnist")
+
+
+def some_batch(size: int = 16, *, step: int = 0, image_size: int = 32) -> Batch:
+    """Returns a training batch of garments."""
+    batches = train_batches(
+        garments(), image_size=image_size, batch_size=size, seed=0, start_step=step, steps=1
+    )
+    return next(batches)

@@ -17,21 +17,37 @@ PACKAGE = "dmcp_deploy"
 ROOT = Path(dmcp_deploy.__file__).parent
 
 #: Modules that any room may import; they import nothing but one another.
-BASE = {"artifact", "errors", "plan", "progress", "registry", "rundir", "units"}
+BASE = {
+    *("artifact", "errors", "extras", "plan", "progress", "registry", "request", "rundir", "units"),
+}
+
+#: What a run is made of, seen from the modules that string its stages together.
+STAGES = {"search", "training", "network", "export", "bench", "runtimes"}
 
 #: A folder, or a module beside it -> the rooms it may import, besides itself and BASE.
 MAY_IMPORT = {
     "network": set[str](),
     "training": {"network"},
-    "search": {"training", "network"},
+    "search": {"training", "network", "rooms"},
     "runtimes": set[str](),
-    "export": {"network", "runtimes"},
-    "bench": {"runtimes"},
-    "pipeline": {"search", "training", "network", "export", "bench", "runtimes"},
-    "__init__": {"pipeline", "search", "training", "network", "export", "bench", "runtimes"},
-    "cli": {"pipeline", "search", "training", "network", "export", "bench", "runtimes"},
+    "export": {"network", "runtimes", "rooms"},
+    "bench": {"runtimes", "rooms"},
+    "checks": {"training", "network"},
+    "listing": {"network"},
+    "summary": {"bench"},
+    "job": {"search", "training", "network"},
+    "stages": {*STAGES, "checks", "job"},
+    "pipeline": {*STAGES, "job", "stages"},
+    # The one arrow back: a call of the package `dmcp_deploy.search` runs `pipeline.search`. It is
+    # imported in the call, never before; see the test of the rooms' faces.
+    "rooms": {"pipeline"},
+    "__init__": set[str](),
+    "cli": {*STAGES, "pipeline", "listing", "summary"},
     "__main__": {"cli"},
 }
+
+#: Packages that can be called as the stage of their name, by way of `rooms`.
+CALLABLE = ("search", "export", "bench")
 
 #: Run on a device, where there is no torch.
 TORCH_FREE = ("bench", "runtimes", "export.engine")
@@ -93,6 +109,17 @@ def test_importing_the_package_and_its_command_line_loads_nothing_heavy() -> Non
     heavy = {"numpy", "onnx", "onnxruntime", "onnxscript", "safetensors", "timm", "torch", "tqdm"}
     assert {f"{PACKAGE}.cli", "click"} <= set(loaded.split())
     assert not heavy & set(loaded.split())
+
+
+@pytest.mark.parametrize("room", CALLABLE)
+def test_a_package_that_can_be_called_imports_the_pipeline_in_the_call_alone(room: str) -> None:
+    shown = f"sorted(name for name in sys.modules if name.startswith('{PACKAGE}.'))"
+    loaded = python("-c", f"import sys, {PACKAGE}.{room}; print(*{shown})", path=ROOT.parent)
+    assert set(loaded.split()) == {f"{PACKAGE}.{room}", f"{PACKAGE}.rooms"}
+
+
+def test_only_packages_that_can_be_called_import_what_makes_them_so() -> None:
+    assert {name for name in MODULES if "rooms" in imports_of(name)} == set(CALLABLE)
 
 
 def test_help_works_with_click_alone(tmp_path: Path) -> None:

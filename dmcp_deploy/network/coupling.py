@@ -10,7 +10,8 @@ from torch import fx, nn
 
 from dmcp_deploy.network.channels import ChannelIds, Channels, Ids
 from dmcp_deploy.network.gates import gate_nodes, weighted_ends
-from dmcp_deploy.network.layers import Coupling, Shape, rule_for
+from dmcp_deploy.network.layer_rules import Coupling, Shape
+from dmcp_deploy.network.layers import rule_for
 from dmcp_deploy.network.operations import Call, Value, fits, propagate
 
 INPUT_REASON = "it is the network's input"

@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from dmcp_deploy.network.channels import Ids
 from dmcp_deploy.network.coupling import INPUT_REASON, OUTPUT_REASON, Couplings, Producer
-from dmcp_deploy.network.layers import Cuts
+from dmcp_deploy.network.layer_rules import Cuts
 from dmcp_deploy.plan import NetworkSpec
 
 Units = Ids  # Unit numbers: within a group, or within the network, where -1 is always kept.
@@ -137,6 +137,7 @@ def assemble(
     groups = _groups(bundles, firsts, couplings)
     parameters = {name: (dim, numbering(ids)) for name, dim, ids in couplings.parameters}
     gates = {name: (numbering(ids), axis) for name, ids, axis in couplings.gates}
+    gates = {name: gate for name, gate in gates.items() if gate[0].max() >= 0}
     network = Network(
         spec, model, graph, groups, layers, parameters, gates, opaque, couplings.fixed_macs
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +87,8 @@ def _torchvision_builder(spec: NetworkSpec) -> tuple[Callable[[], nn.Module], bo
     known = models.list_models(module=models)
     if spec.model not in known:
         raise DmcpError(
-            f"There is no model {spec.model!r} in torchvision.{near_matches(spec.model, known)}"
-            " Other models are written timm:NAME or package.module:function."
+            f"There is no model {spec.model!r}: give torchvision's name, timm:NAME or"
+            f" package.module:function{near_matches(spec.model, known)}"
         )
     options: dict[str, Any] = dict(_WITHOUT_AUXILIARY_HEADS.get(spec.model, {}))
     builder = models.get_model_builder(spec.model)
@@ -108,20 +108,23 @@ def _timm_builder(spec: NetworkSpec) -> Callable[[], nn.Module]:
         ) from err
     name = spec.model.removeprefix("timm:")
     if not timm.is_model(name):
-        raise DmcpError(f"There is no timm model {name!r}.{near_matches(name, timm.list_models())}")
+        raise DmcpError(f"There is no timm model {name!r}{near_matches(name, timm.list_models())}")
     channels = spec.input_shape[0]
     return lambda: timm.create_model(name, num_classes=spec.num_classes, in_chans=channels)
 
 
 def _own_builder(spec: NetworkSpec) -> tuple[Callable[[], nn.Module], bool]:
     function = _import_function(spec.model)
-    takes = inspect.signature(function).parameters
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in takes.values())
+    takes = _parameters(spec.model, function)
+    # A class without a constructor of its own shows nn.Module's, which takes nothing.
+    bare = getattr(function, "__init__", None) is nn.Module.__init__
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in takes.values()) and not bare
     options: dict[str, Any] = {}
     if "num_classes" in takes or open_ended:
         options["num_classes"] = spec.num_classes
     if "width_mult" in takes:
         options["width_mult"] = spec.width_mult
+    _check_complete(spec.model, takes, options)
 
     def build() -> nn.Module:
         model = function(**options)
@@ -132,6 +135,29 @@ def _own_builder(spec: NetworkSpec) -> tuple[Callable[[], nn.Module], bool]:
         return model
 
     return build, "width_mult" in takes
+
+
+def _parameters(name: str, function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(function).parameters
+    except ValueError as err:
+        raise DmcpError(f"{name} has no Python signature: wrap it in a function of yours.") from err
+
+
+def _check_complete(
+    name: str, takes: Mapping[str, inspect.Parameter], options: Mapping[str, Any]
+) -> None:
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    missing = [
+        p.name
+        for p in takes.values()
+        if p.default is p.empty and p.kind not in optional and p.name not in options
+    ]
+    if missing:
+        raise DmcpError(
+            f"{name} needs {', '.join(missing)}, and only num_classes and width_mult are given to"
+            " it: give the others default values."
+        )
 
 
 def _import_function(name: str) -> Callable[..., Any]:
@@ -147,7 +173,7 @@ def _import_function(name: str) -> Callable[..., Any]:
     function = getattr(module, function_name, None)
     if not callable(function):
         raise DmcpError(
-            f"{module_name} has no function {function_name!r}."
+            f"{module_name} has no function {function_name!r}"
             f"{near_matches(function_name, dir(module))}"
         )
     return function  # type: ignore[no-any-return]

@@ -108,6 +108,14 @@ def _same(call: Call) -> Value:
     return call.channels(call.operand)
 
 
+def _spatial(call: Call) -> Value:
+    value = call.channels(call.operand)
+    if isinstance(value, Channels) and value.axis != 1:
+        call.ids.pin(value, "a spatial operation runs over the channels")
+        return None
+    return value
+
+
 def _cast(call: Call) -> Value:
     return call.channels(call.operand)
 
@@ -306,11 +314,13 @@ def _pad(call: Call) -> Value:
 _SAME = (
     *(F.relu, F.relu6, F.hardtanh, F.hardswish, F.hardsigmoid, F.silu, F.gelu, F.sigmoid, F.tanh),
     *(F.leaky_relu, F.elu, F.selu, F.celu, F.mish, F.softplus, F.dropout, F.dropout2d),
-    *(F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.avg_pool2d, F.max_pool2d, F.interpolate),
     *(torch.relu, torch.sigmoid, torch.tanh, torch.clone, torch.clamp, torch.abs, torch.sqrt),
     *(torch.exp, operator.neg, torch.neg, torch.square),
     *("relu", "relu_", "sigmoid", "sigmoid_", "tanh", "contiguous", "clone", "detach", "clamp"),
     *("clamp_", "abs", "neg", "exp", "hardtanh_", "sqrt", "square"),
+)
+_SPATIAL = (
+    *(F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.avg_pool2d, F.max_pool2d, F.interpolate),
 )
 _CASTS = ("float", "half", "bfloat16", "to", "type", "type_as")
 _BINARY = (
@@ -321,6 +331,7 @@ _BINARY = (
 )
 _TABLE: dict[Any, Callable[[Call], Value]] = {
     **dict.fromkeys(_SAME, _same),
+    **dict.fromkeys(_SPATIAL, _spatial),
     **dict.fromkeys(_CASTS, _cast),
     **dict.fromkeys(_BINARY, _binary),
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), _cat),

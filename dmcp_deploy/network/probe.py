@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import replace
+
+from torch import Tensor, nn
 
 from dmcp_deploy.network.graph import Group, Network
 from dmcp_deploy.network.supernet import Supernet
-from dmcp_deploy.network.trace import MISFITS, describe, evaluating, run_without_data
+from dmcp_deploy.network.trace import MISFITS, describe, evaluating, try_out
 
 Groups = tuple[Group, ...]
 
@@ -47,16 +49,15 @@ def _trial_width(place: int, group: Group) -> int:
 
 
 def _failure(network: Network, widths: dict[str, int]) -> str | None:
-    supernet = Supernet(network)
     whole = next(n for n in network.graph.graph.nodes if n.op == "output").meta["shape"]
     shapes: list[object] = []
 
-    def run(images: Tensor) -> None:
-        logits = supernet(images, widths)
+    def run(model: nn.Module, images: Tensor) -> None:
+        logits = Supernet(replace(network, model=model))(images, widths)
         shapes.append(tuple(logits.shape) if isinstance(logits, Tensor) else whole)
 
     try:
-        run_without_data(run, network.spec.input_shape)
+        try_out(network.model, run, network.spec.input_shape)
     except MISFITS as err:
         return f"the network does not run without it: {describe(err)}"
     return None if shapes[-1] == whole else "the network's output changes its shape without it"

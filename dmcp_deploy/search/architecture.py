@@ -15,7 +15,7 @@ from dmcp_deploy.training.distributed import average_gradients
 from dmcp_deploy.training.optimizer import set_lr
 
 BAND = (0.95, 1.0)  # of the budget: where the expected MACs should lie
-_HALVINGS = 12
+_HALVINGS = 60  # enough for any step whose loss is finite
 _APPROACH = 0.25  # of its distance from the band's middle: the most E[MACs] may move in a step
 _LEAST_MOVE = 0.01  # of the budget: a move that is always allowed
 

@@ -17,6 +17,7 @@ from dmcp_deploy.units import format_macs
 LOWEST_SHARE = 0.98  # of the budget: where a plan should end at least
 _NEAR_ENOUGH = 0.995  # of the budget: where filling up stops
 _REACH = 4  # steps by which an exchange raises a group at most
+_FEW = 20_000  # plans: a grid with no more of them is tried out whole where all else fails
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class WidthGrid:
         """Returns the allowed widths nearest to wanted ones (real numbers), shape [groups]."""
         rounded = np.floor(units / self.step + 0.5).astype(np.int64) * self.step
         return np.asarray(np.clip(rounded, self.low, self.high))
+
+    def axes(self) -> list[range]:
+        """Returns the allowed widths of every group."""
+        ends = zip(self.low.tolist(), self.high.tolist(), self.step.tolist(), strict=True)
+        return [range(low, high + 1, step) for low, high, step in ends]
 
 
 def width_grid(space: SearchSpace, align: int) -> WidthGrid:
@@ -70,8 +76,8 @@ def fit_widths(cost: Cost, grid: WidthGrid, wanted: np.ndarray, budget_macs: int
 
     The wanted widths are scaled by one factor so that their rounding fits the budget, then the
     room that is left is filled step by step where the width lags most behind. Where that ends
-    below 0.98 of the budget, some steps of one group are exchanged for steps of another as long
-    as that brings the plan nearer.
+    below 0.98 of the budget, some steps of one group are exchanged for steps of others as long
+    as that brings the plan nearer; small grids are searched whole then.
 
     Args:
         cost: The cost of the network.
@@ -85,6 +91,8 @@ def fit_widths(cost: Cost, grid: WidthGrid, wanted: np.ndarray, budget_macs: int
     while cost.macs(units) < LOWEST_SHARE * budget_macs and reach <= _REACH:
         swapped = _exchange(cost, grid, target, units, budget_macs, reach)
         units, reach = (units, reach + 1) if swapped is None else (swapped, 1)
+    if cost.macs(units) < LOWEST_SHARE * budget_macs and math.prod(map(len, grid.axes())) <= _FEW:
+        return _best_of_all(cost, grid, target, budget_macs)
     return units
 
 
@@ -139,6 +147,17 @@ def _exchange(
         if best_macs >= LOWEST_SHARE * budget_macs:
             break
     return best
+
+
+def _best_of_all(cost: Cost, grid: WidthGrid, target: np.ndarray, budget_macs: int) -> np.ndarray:
+    """Returns the plan nearest to the target of those in the band, or else nearest below it."""
+
+    def worth(plan: np.ndarray) -> tuple[float, float]:
+        macs = cost.macs(plan)
+        reached = min(macs, LOWEST_SHARE * budget_macs) if macs <= budget_macs else -1.0
+        return reached, -float(np.abs(plan - target).sum())
+
+    return max(map(np.array, itertools.product(*grid.axes())), key=worth)
 
 
 def _raised(units: np.ndarray, group: int, grid: WidthGrid, steps: int) -> np.ndarray | None:

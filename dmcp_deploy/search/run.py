@@ -25,10 +25,10 @@ def find_method(name: str) -> Method:
     """
     if name not in METHODS:
         raise DmcpError(
-            f"There is no search method {name!r}: choose one of {', '.join(METHODS)}."
+            f"There is no search method {name!r}: choose one of {', '.join(METHODS)}"
             f"{near_matches(name, METHODS)}"
         )
-    return importlib.import_module(METHODS[name])  # type: ignore[return-value]
+    return importlib.import_module(METHODS[name])
 
 
 def plan_problem(

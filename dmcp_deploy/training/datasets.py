@@ -51,5 +51,5 @@ def _unknown(name: str, path: Path) -> DmcpError:
     names = [*_NAMED, *(f"torchvision:{known}" for known in NAMES)]
     return DmcpError(
         f"There is neither a folder nor a data set {name!r}: give a folder with train/CLASS/ and"
-        f" val/CLASS/, {', '.join(_NAMED)} or torchvision:NAME.{near_matches(name, names)}"
+        f" val/CLASS/, {', '.join(_NAMED)} or torchvision:NAME{near_matches(name, names)}"
     )

@@ -67,7 +67,7 @@ def open_torchvision(name: str, root: Path | None = None) -> ImageData:
     if known is None:
         raise DmcpError(
             f"The data torchvision:{name} is not known: give one of {', '.join(NAMES)}, or an"
-            f" image folder.{near_matches(name.lower(), [each.lower() for each in NAMES])}"
+            f" image folder{near_matches(name.lower(), [each.lower() for each in NAMES])}"
         )
     entry = _KNOWN[known]
     parts = [_load(known, cache_folder(root), {entry.argument: s}) for s in entry[1:3]]

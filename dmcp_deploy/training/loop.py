@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.progress import NO_PROGRESS, Progress
 from dmcp_deploy.training.checkpoint import Checkpoint
 from dmcp_deploy.training.data import Batch
@@ -76,6 +78,9 @@ def run_loop(
 
     Returns:
         The step at which it began: above 0 if it resumed.
+
+    Raises:
+        DmcpError: The checkpoint is damaged or of another run, or the training has diverged.
     """
     saved = Checkpoint.load(settings.checkpoint, settings.token)
     start = 0 if saved is None else saved.step
@@ -105,12 +110,22 @@ def _steps(
             batch = next(batches)
             torch.manual_seed(step_seed(settings.seed, step))
             figures = task.step(step, batch)
+            _check_finite(figures, step, settings.title)
             bar.advance(**figures)
             metrics.write(step, figures)
             last = step + 1 == settings.steps
             if last or time.monotonic() - saved_at >= settings.checkpoint_s:
                 _save(task, step + 1, settings)
                 saved_at = time.monotonic()
+
+
+def _check_finite(figures: Mapping[str, float], step: int, title: str) -> None:
+    for name, value in figures.items():
+        if not math.isfinite(value):
+            raise DmcpError(
+                f"{title}: {name} is {value} at step {step}, the training has diverged: take a"
+                " recipe with lower learning rates."
+            )
 
 
 def _metrics(settings: LoopSettings, start: int) -> Metrics:

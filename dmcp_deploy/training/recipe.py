@@ -178,7 +178,7 @@ def load_recipe(name: str) -> Recipe:
     path = Path(name)
     if not path.is_file():
         raise DmcpError(
-            f"There is no recipe {name!r}: name one of {', '.join(RECIPES)}, or a JSON file."
+            f"There is no recipe {name!r}: name one of {', '.join(RECIPES)}, or a JSON file"
             f"{near_matches(name, RECIPES)}"
         )
     try:
@@ -221,7 +221,7 @@ def _replaced(base: _Part, fields: Any, path: Path) -> _Part:
     kinds = {field.name: str(field.type) for field in dataclasses.fields(base)}
     for key, value in fields.items():
         if key not in kinds:
-            raise DmcpError(f"The recipe {path} has no field {key!r}.{near_matches(key, kinds)}")
+            raise DmcpError(f"The recipe {path} has no field {key!r}{near_matches(key, kinds)}")
         if type(value) not in _JSON_TYPES[kinds[key]]:
             raise DmcpError(
                 f"The recipe {path} has {value!r} for {key!r}: a {kinds[key]} is needed."

@@ -51,9 +51,7 @@ def test_marginals_are_the_frequencies_of_draws():
 
 def test_draws_depend_on_the_generator_alone():
     p = some_probabilities()
-    first, second = (
-        markov.sample_steps(p, torch.Generator().manual_seed(seed)) for seed in (3, 3)
-    )
+    first, second = (markov.sample_steps(p, torch.Generator().manual_seed(seed)) for seed in (3, 3))
     torch.manual_seed(0)
     assert torch.equal(first, second)
 

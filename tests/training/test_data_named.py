@@ -266,7 +266,7 @@ def test_torchvision_picture_files_are_read_one_by_one(tmp_path):
 def test_unknown_names_get_near_matches(source, meant):
     text = message(source)
     assert source in text
-    assert f"Did you mean {meant}" in text
+    assert f"did you mean {meant}" in text
 
 
 def test_unknown_names_get_the_choice():

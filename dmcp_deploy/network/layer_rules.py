@@ -1,0 +1,233 @@
+"""What each row of the layer table does: couple a layer's channels, and resize the layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor, nn
+
+from dmcp_deploy.network.channels import ChannelIds, Channels, Ids
+from dmcp_deploy.network.reshape import flatten_channels
+
+Cuts = dict[str, tuple[tuple[int, Ids], ...]]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """What a layer says of its channels.
+
+    Attributes:
+        result: The channels of its output; None where nothing is known of them.
+        cuts: Tensor name -> (dimension, identities along it) for every dimension that narrows.
+        inputs: Identities of its input channels; None if untracked.
+        outputs: Identities of the channels it produces; None for a layer that only passes on.
+        macs_per_pair: Multiply-adds for one image per (input, output) channel pair; for a
+            grouped layer per output channel; 0 for layers that do not count.
+        grouped: Whether the cost grows with the outputs alone.
+    """
+
+    result: Channels | None
+    cuts: Cuts = field(default_factory=dict)
+    inputs: Ids | None = None
+    outputs: Ids | None = None
+    macs_per_pair: int = 0
+    grouped: bool = False
+
+
+def couple_conv(
+    module: nn.Conv2d, ids: ChannelIds, x: Channels | None, x_shape: Shape, y_shape: Shape
+) -> Coupling:
+    """Returns the coupling of a convolution; a grouped one loses whole convolution groups."""
+    inputs = _plain(x, 1, module.in_channels, ids)
+    outputs = ids.fresh(module.out_channels)
+    cuts = _along({"weight": 0, "bias": 0}, module, outputs)
+    kernel = module.weight[0, 0].numel()
+    positions = _product(y_shape[2:]) * kernel
+    result = Channels(outputs, 1)
+    if module.groups > 1:
+        per_group = module.in_channels // module.groups
+        _tie_conv_groups(module, ids, inputs, outputs)
+        return Coupling(result, cuts, inputs, outputs, positions * per_group, grouped=True)
+    if inputs is not None:
+        cuts["weight"] = ((0, outputs), (1, inputs))
+    return Coupling(result, cuts, inputs, outputs, positions)
+
+
+def _tie_conv_groups(module: nn.Conv2d, ids: ChannelIds, inputs: Ids | None, outputs: Ids) -> None:
+    # What is left of it must keep its shape, so the channels of one convolution group are tied,
+    # on both its sides.
+    rows = outputs.reshape(module.groups, -1)
+    if inputs is None:
+        ids.pin(Channels(outputs, 1), "a grouped convolution reads channels that are kept whole")
+        return
+    ids.tie_rows(np.hstack([inputs.reshape(module.groups, -1), rows]))
+
+
+def _along(cuts: Mapping[str, int], module: nn.Module, ids: Ids) -> Cuts:
+    """Returns the cuts of those of the named tensors that the module really has."""
+    have = {**module._parameters, **module._buffers}
+    return {name: ((dim, ids),) for name, dim in cuts.items() if have.get(name) is not None}
+
+
+def _plain(channels: Channels | None, axis: int, size: int, ids: ChannelIds) -> Ids | None:
+    """Returns the identities of an input whose channels lie whole along `axis`, or None."""
+    if channels is None:
+        return None
+    if channels.ids.ndim == 1 and channels.axis == axis and len(channels.ids) == size:
+        return channels.ids
+    ids.pin(channels, "its channels do not lie along the axis that the next layer reads")
+    return None
+
+
+def couple_linear(
+    module: nn.Linear, ids: ChannelIds, x: Channels | None, x_shape: Shape, y_shape: Shape
+) -> Coupling:
+    """Returns the coupling of a linear layer, which reads and writes along the last axis."""
+    last = len(x_shape) - 1
+    inputs = _plain(x, last, module.in_features, ids)
+    outputs = ids.fresh(module.out_features)
+    cuts = _along({"weight": 0, "bias": 0}, module, outputs)
+    if inputs is not None:
+        cuts["weight"] = ((0, outputs), (1, inputs))
+    positions = _product(y_shape[1:-1])
+    return Coupling(Channels(outputs, last), cuts, inputs, outputs, positions)
+
+
+def couple_batch_norm(
+    module: nn.BatchNorm2d, ids: ChannelIds, x: Channels | None, x_shape: Shape, y_shape: Shape
+) -> Coupling:
+    """Returns the coupling of a normalisation channel by channel."""
+    inputs = _plain(x, 1, module.num_features, ids)
+    return _norm(module, x, inputs)
+
+
+def couple_layer_norm(
+    module: nn.LayerNorm, ids: ChannelIds, x: Channels | None, x_shape: Shape, y_shape: Shape
+) -> Coupling:
+    """Returns the coupling of a layer norm over the channels."""
+    size = module.normalized_shape[0]
+    along_last = type(module) is nn.LayerNorm or x is None
+    axis = len(x_shape) - 1 if along_last else x.axis  # type: ignore[union-attr]
+    if len(module.normalized_shape) != 1:
+        ids.pin(x, "layer norm over more than the channels")
+        return Coupling(None)
+    return _norm(module, x, _plain(x, axis, size, ids))
+
+
+def couple_group_norm(
+    module: nn.GroupNorm, ids: ChannelIds, x: Channels | None, x_shape: Shape, y_shape: Shape
+) -> Coupling:
+    """Returns the coupling of a group norm: its groups stay or go as one."""
+    inputs = _plain(x, 1, module.num_channels, ids)
+    if inputs is not None:
+        ids.tie_rows(inputs.reshape(module.num_groups, -1))
+    return _norm(module, x, inputs)
+
+
+def _norm(module: nn.Module, x: Channels | None, inputs: Ids | None) -> Coupling:
+    if inputs is None:
+        return Coupling(None)
+    names = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), 0)
+    return Coupling(x, _along(names, module, inputs), inputs=inputs)
+
+
+def couple_prelu(
+    module: nn.PReLU, ids: ChannelIds, x: Channels | None, x_shape: Shape, y_shape: Shape
+) -> Coupling:
+    """Returns the coupling of a PReLU, with one slope or a slope per channel."""
+    if module.num_parameters == 1:
+        return Coupling(x)
+    inputs = _plain(x, 1, module.num_parameters, ids)
+    return _norm(module, x, inputs)
+
+
+def couple_passing(
+    module: nn.Module, ids: ChannelIds, x: Channels | None, x_shape: Shape, y_shape: Shape
+) -> Coupling:
+    """Returns the coupling of a layer that treats every element alike."""
+    return Coupling(x)
+
+
+def couple_spatial(
+    module: nn.Module, ids: ChannelIds, x: Channels | None, x_shape: Shape, y_shape: Shape
+) -> Coupling:
+    """Returns the coupling of a layer that works on the axes behind the channels."""
+    if x is not None and x.axis != 1:
+        ids.pin(x, "a spatial operation runs over the channels")
+        return Coupling(None)
+    return Coupling(x)
+
+
+def couple_flatten(
+    module: nn.Flatten, ids: ChannelIds, x: Channels | None, x_shape: Shape, y_shape: Shape
+) -> Coupling:
+    """Returns the coupling of a flatten."""
+    return Coupling(flatten_channels(ids, x, x_shape, module.start_dim, module.end_dim))
+
+
+def resize_conv(
+    module: nn.Conv2d, tensors: Mapping[str, Tensor], inputs: int | None
+) -> dict[str, object]:
+    """Returns the attributes of a narrowed convolution; its groups keep their shape."""
+    weight = tensors.get("weight", module.weight)
+    outputs = weight.shape[0]
+    groups = module.groups
+    if groups > 1:
+        groups = groups * outputs // module.out_channels
+    return {"out_channels": outputs, "in_channels": weight.shape[1] * groups, "groups": groups}
+
+
+def resize_linear(
+    module: nn.Linear, tensors: Mapping[str, Tensor], inputs: int | None
+) -> dict[str, object]:
+    """Returns the attributes of a narrowed linear layer."""
+    outputs, features = tensors.get("weight", module.weight).shape
+    return {"out_features": outputs, "in_features": features}
+
+
+def resize_batch_norm(
+    module: nn.BatchNorm2d, tensors: Mapping[str, Tensor], inputs: int | None
+) -> dict[str, object]:
+    """Returns the attributes of a narrowed batch norm."""
+    return {} if inputs is None else {"num_features": inputs}
+
+
+def resize_layer_norm(
+    module: nn.LayerNorm, tensors: Mapping[str, Tensor], inputs: int | None
+) -> dict[str, object]:
+    """Returns the attributes of a narrowed layer norm."""
+    return {} if inputs is None else {"normalized_shape": (inputs,)}
+
+
+def resize_group_norm(
+    module: nn.GroupNorm, tensors: Mapping[str, Tensor], inputs: int | None
+) -> dict[str, object]:
+    """Returns the attributes of a narrowed group norm; its groups keep their size."""
+    if inputs is None:
+        return {}
+    groups = module.num_groups * inputs // module.num_channels
+    return {"num_channels": inputs, "num_groups": groups}
+
+
+def resize_prelu(
+    module: nn.PReLU, tensors: Mapping[str, Tensor], inputs: int | None
+) -> dict[str, object]:
+    """Returns the attributes of a narrowed PReLU."""
+    return {"num_parameters": tensors["weight"].shape[0]} if "weight" in tensors else {}
+
+
+def keep_size(
+    module: nn.Module, tensors: Mapping[str, Tensor], inputs: int | None
+) -> dict[str, object]:
+    """Returns no attributes: nothing of the layer depends on its width."""
+    return {}
+
+
+def _product(sizes: Shape) -> int:
+    result = 1
+    for size in sizes:
+        result *= size
+    return result

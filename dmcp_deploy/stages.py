@@ -1,0 +1,236 @@
+"""The work of every stage of a run that is not done yet: search, slice, train, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dmcp_deploy.artifact import atomic_path, digest_file
+from dmcp_deploy.bench.onnx_cost import onnx_cost
+from dmcp_deploy.checks import check_pictures, check_training
+from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.export.slice import slice_proven
+from dmcp_deploy.export.to_onnx import export_onnx
+from dmcp_deploy.export.verify import compare_outputs, require_parity
+from dmcp_deploy.job import SUPERNET, Job
+from dmcp_deploy.network.graph import Network
+from dmcp_deploy.network.models import build_network
+from dmcp_deploy.network.slicing import slice_network
+from dmcp_deploy.network.supernet import Supernet
+from dmcp_deploy.plan import ChannelPlan
+from dmcp_deploy.runtimes.onnxruntime import OnnxSession
+from dmcp_deploy.search.problem import SearchProblem
+from dmcp_deploy.search.run import search_plan
+from dmcp_deploy.training.data import steps_per_epoch
+from dmcp_deploy.training.dense import DenseTask, DistillTask
+from dmcp_deploy.training.loop import run_loop
+from dmcp_deploy.training.weights import load_weights, read_tensors, save_weights
+from dmcp_deploy.units import format_macs
+
+ONNX_TOLERANCE = 1e-4
+
+
+def run_search(job: Job) -> None:
+    """Searches the plan of a run that is new, or was stopped before it had one.
+
+    Raises:
+        DmcpError: Something asked for cannot be had, found before anything is written; or the
+            run directory holds something else.
+    """
+    begun = job.run.holds(job.request)
+    if begun and _is_searched(job):
+        job.plan()
+        return
+    problem = job.problem(job.first_network())
+    if not begun:
+        check_training(problem.network, job.data, job.recipe, job.image_size)
+        check_pictures(job.data, job.compute.progress)
+    job.run.begin(job.request)
+    job.compute.progress.say(
+        f"Search: {job.request.network.model} has {format_macs(problem.cost.full_macs)}, the"
+        f" budget is {format_macs(problem.budget_macs)} multiply-adds"
+    )
+    _search(job, problem)
+
+
+def run_slice(job: Job) -> None:
+    """Slices the full network after the search by the plan, and proves the result equal.
+
+    Raises:
+        DmcpError: There is no plan, or the sliced network computes something else.
+    """
+    plan = job.plan()
+    if job.run.is_current("slice"):
+        return
+    network = job.searched_network()
+    with job.run.stage("slice", ["plan.json", SUPERNET], ["sliced.safetensors"]) as figures:
+        job.exact.place(network.model)
+        dense, parity = slice_proven(network, plan, job.proof_images())
+        _check_count(dense, plan)
+        figures["parity"] = parity.to_json()
+        figures["params"] = plan.params
+        if job.run.file(SUPERNET).exists() or job.request.weights:
+            job.recalibrate(dense, "recalibrate sliced")
+            figures["accuracy"] = job.evaluate(dense, "evaluate sliced").to_json()
+        save_weights(dense, job.run.file("sliced.safetensors"))
+
+
+def run_train(job: Job) -> None:
+    """Trains the pruned network: from scratch, from sliced weights, or by distillation.
+
+    Raises:
+        DmcpError: There is no plan yet, or a checkpoint is damaged.
+    """
+    plan = job.plan()
+    if job.run.is_current("train"):
+        return
+    sliced = job.request.init == "sliced"
+    network = job.searched_network() if sliced else job.random_network()
+    plan.check_fits(network.sizes(), network.spec.model)
+    inputs = ["plan.json", SUPERNET] if sliced else ["plan.json"]
+    with job.run.stage("train", inputs, ["dense.safetensors"]) as figures:
+        figures["steps"] = steps = _train_steps(job)
+        dense = _trained(job, network, plan, steps)
+        figures["accuracy"] = job.evaluate(dense, "evaluate pruned").to_json()
+        figures["majority_share"] = job.data.majority_share
+        save_weights(dense, job.run.file("dense.safetensors"))
+
+
+def run_export(job: Job, batch: int | None, opset: int) -> None:
+    """Exports the pruned network, and the full one to compare with, to ONNX.
+
+    Raises:
+        DmcpError: A network cannot be exported, or ONNX Runtime computes something else.
+    """
+    plan = job.plan()
+    asked = {"batch": batch, "opset": opset}
+    if job.run.is_current("export") and job.run.figures("export").get("asked") == asked:
+        return
+    dense = load_dense(job.run.path)
+    inputs, outputs = ["plan.json", "dense.safetensors"], ["model.onnx", "original.onnx"]
+    with job.run.stage("export", inputs, outputs) as figures:
+        figures["asked"] = asked
+        full = job.searched_network().model
+        for name, model, macs in (
+            ("model", dense, plan.macs),
+            ("original", full, plan.full_macs),
+        ):
+            job.compute.progress.say(f"Exporting {name}.onnx")
+            figures[name] = _export(job, job.run.file(f"{name}.onnx"), model, macs, batch, opset)
+
+
+def load_dense(folder: Path) -> nn.Module:
+    """Returns the pruned, trained network in a folder, in evaluation mode, on the CPU.
+
+    Raises:
+        DmcpError: The plan or the trained weights are missing, damaged, or do not fit.
+    """
+    if not folder.is_dir():
+        raise DmcpError(f"There is no run directory {folder}.")
+    plan = ChannelPlan.load(folder / "plan.json")
+    weights = folder / "dense.safetensors"
+    if not weights.exists():
+        raise DmcpError(f"{folder} has no dense.safetensors yet: run train first.")
+    network = build_network(plan.network)
+    plan.check_fits(network.sizes(), plan.network.model)
+    dense = slice_network(network, plan.groups)
+    load_weights(dense, read_tensors(weights), str(weights))
+    return dense.eval()
+
+
+def _is_searched(job: Job) -> bool:
+    """Returns whether the search is done and what it made still lies there.
+
+    A plan may have been replaced by another one since.
+    """
+    record = job.run.stages().get("search")
+    if record is None:
+        return False
+    return all(job.run.file(name).exists() for name in ("plan.json", *record["outputs"]))
+
+
+def _search(job: Job, problem: SearchProblem) -> None:
+    with job.run.stage("search", [], [SUPERNET]) as figures:
+        plan, result = search_plan(job.request.method, problem, job.request.align)
+        figures.update(result.figures)
+        figures["macs"], figures["budget_macs"] = plan.macs, problem.budget_macs
+        if result.trained:
+            model = problem.network.model
+            job.recalibrate(model, "recalibrate full")
+            figures["full_accuracy"] = job.evaluate(model, "evaluate full").to_json()
+            save_weights(model, job.run.file(SUPERNET))
+        plan.save(job.run.file("plan.json"))
+
+
+def _train_steps(job: Job) -> int:
+    schedule = job.recipe.train
+    steps = round(schedule.epochs * steps_per_epoch(job.data, schedule.batch_size))
+    return max(1, min(steps, job.request.max_steps or steps))
+
+
+def _trained(job: Job, network: Network, plan: ChannelPlan, steps: int) -> nn.Module:
+    """Returns the pruned network after its training."""
+    dense = slice_network(network, plan.groups)
+    _check_count(dense, plan)
+    if job.request.distill:
+        supernet = Supernet(network)
+        task: DenseTask = DistillTask(supernet, plan.groups, job.recipe, steps, job.precision)
+    else:
+        task = DenseTask(dense, job.recipe, steps, job.precision)
+    token = f"{job.request.token()}:{digest_file(job.run.file('plan.json'))}"
+    run_loop(
+        task,
+        lambda start: job.batches(job.recipe.train, start, steps, "train"),
+        job.loop_settings("train", steps, token),
+        job.compute.progress,
+    )
+    if job.request.distill:
+        dense = slice_network(network, plan.groups)
+        job.recalibrate(dense, "recalibrate pruned")
+    return dense
+
+
+def _export(
+    job: Job, path: Path, model: nn.Module, macs: int, batch: int | None, opset: int
+) -> dict[str, Any]:
+    """Writes one network's ONNX file once ONNX Runtime is seen to compute the same."""
+    model = model.cpu().eval().to(memory_format=torch.contiguous_format)
+    with atomic_path(path) as part:
+        exported = export_onnx(
+            model,
+            part,
+            input_shape=job.request.network.input_shape,
+            batch=batch,
+            opset=opset,
+            metadata={"model": job.request.network.model, "macs": str(macs)},
+        )
+        images = _repeated(job.proof_images().cpu(), batch)
+        with torch.no_grad(), OnnxSession(part) as session:
+            parity = compare_outputs(model(images).numpy(), session.run(images.numpy()))
+        require_parity(parity, ONNX_TOLERANCE, f"ONNX Runtime and torch on {path.name}")
+        found = onnx_cost(part).macs
+        if found != macs:
+            raise DmcpError(f"{path} has {found} multiply-adds where the plan has {macs}.")
+    return {
+        "parity": parity.to_json(),
+        "onnx_bytes": exported.onnx_bytes,
+        "opset": exported.opset,
+        "simplified": exported.simplified,
+        "macs": found,
+    }
+
+
+def _repeated(images: Tensor, batch: int | None) -> Tensor:
+    """Returns just as many images as a fixed batch takes, from the first on again."""
+    if batch is None:
+        return images
+    return images[torch.arange(batch) % len(images)]
+
+
+def _check_count(dense: nn.Module, plan: ChannelPlan) -> None:
+    params = sum(p.numel() for p in dense.parameters())
+    if params != plan.params:
+        raise DmcpError(f"The sliced network has {params} parameters, and its plan {plan.params}.")

@@ -1,0 +1,248 @@
+"""Small real networks with parts that pin the channels they touch, with their truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from tiny_nets import TinyNet, Truth, conv
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+STEM = 576 * 3 * 8
+SECOND = (6, 1, ("second",))
+REST = (576 * 8 * 6, 6 * 5)
+
+
+class OddNet(TinyNet):
+    """A stem of 8 channels, the odd part (a method or a module), a convolution to 6 channels."""
+
+    odd: Callable[[Tensor], Tensor]
+
+    def __init__(self) -> None:
+        super().__init__(6)
+        self.stem, self.second = conv(3, 8), conv(8, 6, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(F.relu(self.second(self.odd(self.stem(x)))))
+
+
+class SplitByNumber(OddNet):
+    truth = Truth(
+        groups={"left": (4, 1, ("left",)), "right": (4, 1, ("right",)), "second": SECOND},
+        macs=(STEM, 576 * 3 * 4, 576 * 5 * 4, *REST),
+        pinned={"stem": "a split writes the number of channels down"},
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = conv(3, 4), conv(5, 4)
+
+    def odd(self, x: Tensor) -> Tensor:
+        left, right = torch.split(x, [3, 5], dim=1)
+        return torch.cat([self.left(left), self.right(right)], dim=1)
+
+
+class DataDependent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x))
+        return y if float(x.sum()) > 0 else -y
+
+
+class Opaque(OddNet):
+    """A submodule that cannot be traced, nor run without data; it holds a conv and a BN."""
+
+    truth = Truth(
+        groups={"second": SECOND},
+        macs=(STEM, 64 * 8 * 8, *REST),
+        pinned={"stem": r"odd \(DataDependent\) is not in the layer table"},
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.odd = DataDependent()
+
+
+class ViewByNumber(OddNet):
+    truth = Truth(
+        groups={"second": SECOND},
+        macs=(STEM, *REST),
+        pinned={"stem": "a reshape writes the number of channels down"},
+    )
+
+    def odd(self, x: Tensor) -> Tensor:
+        n, _, h, w = x.shape
+        return x.view(n, 4, 2, h, w).transpose(1, 2).reshape(n, -1, h, w)
+
+
+class IndexByNumber(OddNet):
+    truth = Truth(
+        groups={"second": SECOND},
+        macs=(STEM, *REST),
+        pinned={"stem": "an index picks channels by number"},
+    )
+
+    def odd(self, x: Tensor) -> Tensor:
+        return torch.cat([x[:, 4:], x[:, :4]], dim=1)
+
+
+class ShiftedRelu(nn.ReLU):
+    """A ReLU to the layer table, and yet it holds one number per channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = torch.linspace(-0.1, 0.1, 8).view(1, 8, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + self.shift)
+
+
+class HiddenConstant(OddNet):
+    truth = Truth(
+        groups={"second": SECOND},
+        macs=(STEM, *REST),
+        pinned={"stem": "the network does not run without it: .*broadcast"},
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.odd = ShiftedRelu()
+
+
+class HiddenAssertion(OddNet):
+    truth = Truth(
+        groups={"second": SECOND},
+        macs=(STEM, *REST),
+        pinned={"stem": "the network does not run without it: eight channels"},
+    )
+
+    def odd(self, x: Tensor) -> Tensor:
+        torch._assert(x.shape[1] == 8, "eight channels")
+        return x
+
+
+class UnknownOperation(OddNet):
+    truth = Truth(
+        groups={"second": SECOND},
+        macs=(STEM, *REST),
+        pinned={"stem": "cumsum is not in the layer table"},
+    )
+
+    def odd(self, x: Tensor) -> Tensor:
+        return torch.cumsum(x, dim=1)
+
+
+class UnknownLayer(OddNet):
+    truth = Truth(
+        groups={"second": SECOND},
+        macs=(STEM, 64 * 4 * 8 * 8, 4 * 576 * 8 * 6, 6 * 5),
+        pinned={"stem": r"odd \(ConvTranspose2d\) is not in the layer table"},
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.odd = nn.ConvTranspose2d(8, 8, 2, stride=2)
+
+
+class Functional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight)
+
+
+class FunctionalConv(OddNet):
+    truth = Truth(
+        groups={"second": SECOND},
+        macs=(STEM, 64 * 8 * 8, *REST),
+        pinned={"stem": "conv2d is not in the layer table"},
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.odd = Functional()
+
+
+class ComputedWeight(OddNet):
+    truth = Truth(
+        groups={"second": SECOND},
+        macs=(STEM, 64 * 8 * 8, *REST),
+        pinned={"stem": r"odd \(ParametrizedConv2d\) is not in the layer table"},
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.odd = weight_norm(nn.Conv2d(8, 8, 1))
+
+
+class TiedWeights(OddNet):
+    """Two layers that hold one parameter."""
+
+    truth = Truth(
+        groups={"second": SECOND},
+        macs=(STEM, 576 * 8 * 8, 576 * 8 * 8, *REST),
+        pinned=dict.fromkeys(("stem", "one", "two"), "its layer's weights serve elsewhere"),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = conv(8, 8), conv(8, 8)
+        self.two.weight = self.one.weight
+
+    def odd(self, x: Tensor) -> Tensor:
+        return self.two(F.relu(self.one(x)))
+
+
+class BorrowedWeight(OddNet):
+    """A layer's weight that the forward pass also reads by itself."""
+
+    truth = Truth(
+        groups={"second": SECOND},
+        macs=(STEM, *REST),
+        pinned={"stem": "its layer's weights serve elsewhere"},
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(8)
+
+    def odd(self, x: Tensor) -> Tensor:
+        return self.norm(x) * self.norm.weight.mean()
+
+
+class UnevenHalves(OddNet):
+    """Three parts of 3, 3 and 2 channels."""
+
+    truth = Truth(
+        groups={"second": SECOND},
+        macs=(STEM, *REST),
+        pinned={"stem": "a split into unequal parts"},
+    )
+
+    def odd(self, x: Tensor) -> Tensor:
+        return torch.cat(x.chunk(3, dim=1)[::-1], dim=1)
+
+
+class Reduction(OddNet):
+    truth = Truth(
+        groups={"second": SECOND},
+        macs=(STEM, *REST),
+        pinned={"stem": "a reduction runs over the channels"},
+    )
+
+    def odd(self, x: Tensor) -> Tensor:
+        return x - x.mean(axis=1, keepdim=True)
+
+
+ODD_NETS: tuple[type[OddNet], ...] = (
+    *(SplitByNumber, Opaque, ViewByNumber, IndexByNumber, HiddenConstant, HiddenAssertion),
+    *(UnknownOperation, UnknownLayer, FunctionalConv, ComputedWeight, TiedWeights),
+    *(BorrowedWeight, UnevenHalves, Reduction),
+)

@@ -1,0 +1,167 @@
+"""DMCP on real images: gradients, the band, the same search twice and in two parts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from search_problems import garments, make_problem, small_network, some_batch
+from torch import Tensor
+
+from dmcp_deploy.network.graph import Network
+from dmcp_deploy.network.models import build_network
+from dmcp_deploy.plan import NetworkSpec
+from dmcp_deploy.search import dmcp
+from dmcp_deploy.search.dmcp import DmcpTask
+from dmcp_deploy.search.problem import SearchProblem
+from dmcp_deploy.training.data import Batch
+from dmcp_deploy.training.metrics import read_metrics
+from dmcp_deploy.training.weights import read_tensors
+
+pytestmark = pytest.mark.usefixtures("fashion_mnist")
+
+
+def alpha_gradients(task: DmcpTask, batch: Batch) -> Tensor:
+    return torch.autograd.grad(task.task_loss(batch), task.architecture.alphas)[0]
+
+
+def groups_without_gradient(problem: SearchProblem, task: DmcpTask, batch: Batch) -> list[str]:
+    moved = (alpha_gradients(task, batch) != 0) & problem.space.mask
+    return [name for name, row in zip(problem.space.names, moved, strict=True) if not row.any()]
+
+
+def test_the_task_loss_alone_moves_every_group_at_the_first_architecture_step(tmp_path):
+    problem = make_problem(small_network(), tmp_path, data=garments())
+    task = DmcpTask(problem, steps=8)
+    for step in range(4):  # stage 1
+        assert "arch_loss" not in task.step(step, some_batch(step=step))
+    assert not groups_without_gradient(problem, task, some_batch(step=4))
+    assert "arch_loss" in task.step(4, some_batch(step=4))
+    assert (task.architecture.alphas.detach()[problem.space.mask] != 0).any()
+
+
+@pytest.mark.parametrize(
+    "model", ["mobilenet_v2", "resnet18", pytest.param("densenet121", marks=pytest.mark.slow)]
+)
+def test_so_it_does_in_stock_networks(model, tmp_path):
+    network = build_network(NetworkSpec(model, 1.0, 10, (3, 64, 64)))
+    problem = make_problem(network, tmp_path)
+    task = DmcpTask(problem, steps=2)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(8, 3, 64, 64, generator=generator)
+    batch = Batch(images, torch.arange(8) % 10)
+    assert not groups_without_gradient(problem, task, batch)
+
+
+def gated_before_depthwise_alone(network: Network) -> Network:
+    kept = {name: gate for name, gate in network.gates.items() if "depthwise" not in name}
+    assert len(kept) == len(network.gates) - 6
+    return replace(network, gates=kept)
+
+
+def test_a_gate_before_the_depthwise_convolution_alone_would_be_cancelled(tmp_path):
+    strengths = []
+    for network in (small_network(), gated_before_depthwise_alone(small_network())):
+        problem = make_problem(network, tmp_path)
+        gradients = alpha_gradients(DmcpTask(problem, steps=2), some_batch())
+        hidden = [name.endswith("expand.0") for name in problem.space.names]
+        strengths.append(gradients[torch.tensor(hidden)].abs().mean())
+    assert strengths[1] < 0.01 * strengths[0]
+
+
+def test_weights_get_no_gradient_from_the_architecture_step(tmp_path):
+    network = small_network()
+    task = DmcpTask(make_problem(network, tmp_path), steps=2)
+    before = {name: tensor.clone() for name, tensor in network.model.state_dict().items()}
+    task.task_loss(some_batch()).backward()
+    assert all(p.grad is None and p.requires_grad for p in network.model.parameters())
+    for name, tensor in network.model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def short_search(folder: Path, **changes: object) -> SearchProblem:
+    options = {"data": garments(), "share": 0.5, "max_steps": 6, **changes}
+    return make_problem(small_network(), folder, **options)
+
+
+def test_a_short_search_takes_the_expected_macs_into_the_band(tmp_path):
+    problem = short_search(tmp_path, max_steps=30, architecture_share=1.0, random_networks=0)
+    result = dmcp.search(problem)
+    assert 0.95 <= result.figures["expected_share"] <= 1.0
+    assert 0.98 <= problem.cost.macs_at(result.widths) / problem.budget_macs <= 1.0
+    assert result.trained
+    json.dumps(result.figures)
+    # Not uniform scaling: the groups have gone their own ways.
+    shares = [result.widths[g.name] / g.size for g in problem.network.prunable]
+    assert max(shares) - min(shares) > 0.05
+
+
+def final_state(problem: SearchProblem) -> Mapping[str, Tensor]:
+    """Weights, alphas and momenta as the last checkpoint has them."""
+    return read_tensors(problem.folder / "checkpoints" / "search.safetensors")
+
+
+def assert_equal_states(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    different = [name for name in one if not torch.equal(one[name], other[name])]
+    assert not different
+
+
+def test_the_same_seed_gives_the_same_widths_and_weights(tmp_path):
+    problems = [short_search(tmp_path / name) for name in ("a", "b")]
+    results = [dmcp.search(problem) for problem in problems]
+    assert results[0] == results[1]
+    assert_equal_states(*map(final_state, problems))
+    other = dmcp.search(short_search(tmp_path / "c", seed=1))
+    assert other.figures["probabilities"] != results[0].figures["probabilities"]
+
+
+class InterruptedSearchError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("at", [2, 4], ids=["stage 1", "stage 2"])
+def test_a_search_in_two_parts_ends_bit_for_bit_like_one(at, tmp_path, monkeypatch):
+    class Failing(DmcpTask):
+        def step(self, step: int, batch: Batch) -> Mapping[str, float]:
+            if step == at:
+                raise InterruptedSearchError
+            return super().step(step, batch)
+
+    undisturbed = short_search(tmp_path / "whole")
+    expected = dmcp.search(undisturbed)
+    with monkeypatch.context() as patch:
+        patch.setattr(dmcp, "DmcpTask", Failing)
+        with pytest.raises(InterruptedSearchError):
+            dmcp.search(short_search(tmp_path / "parts", checkpoint_s=0.0))
+    resumed = short_search(tmp_path / "parts")
+    assert dmcp.search(resumed) == expected
+    assert_equal_states(final_state(undisturbed), final_state(resumed))
+    steps = [report["step"] for report in read_metrics(tmp_path / "parts/metrics/search.jsonl")]
+    assert steps == list(range(6))
+
+
+def test_without_any_architecture_step_the_plan_is_uniform_and_in_budget(tmp_path):
+    problem = short_search(tmp_path, max_steps=1)
+    result = dmcp.search(problem)
+    assert result.figures["expected_share"] == pytest.approx(2.0, abs=0.001)
+    assert 0.98 <= problem.cost.macs_at(result.widths) / problem.budget_macs <= 1.0
+
+
+def test_random_networks_differ_by_group_and_are_markov_draws_in_stage_2(tmp_path):
+    problem = make_problem(small_network(), tmp_path, share=0.5)
+    task = DmcpTask(problem, steps=1000)
+    stage_1 = task._narrow_networks(0)
+    assert [len(units) for units in stage_1] == [11, 11, 11]
+    assert (stage_1[0] == problem.space.minimum).all()
+    shares = stage_1[1] / problem.space.full
+    assert shares.max() - shares.min() > 0.2
+    # At alpha = 0 the process keeps everything: so does what is drawn from it.
+    stage_2 = task._narrow_networks(999)
+    assert (stage_2[2] == problem.space.full).all()
+    assert (stage_2[1] != problem.space.full).any()
+    assert all((a == b).all() for a, b in zip(stage_2, task._narrow_networks(999), strict=True))
