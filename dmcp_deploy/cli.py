@@ -70,6 +70,15 @@ def _options(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _
     return decorate
 
 
+def _recipe_defaults(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Lets what a recipe file says of the run stand in for options that are not given."""
+    if value is not None:
+        from dmcp_deploy.training.recipe import recipe_run
+
+        ctx.default_map = recipe_run(value)
+    return value
+
+
 _model_options = _options(
     click.option("--model", required=True, help="torchvision name, timm:NAME or module:function."),
     click.option("--width-mult", default=1.0, show_default=True, help="Width of the full network."),
@@ -98,7 +107,12 @@ _search_options = _options(
     ),
     click.option("--weights", default="none", show_default=True, help="none, imagenet or a file."),
     click.option("--train-size", type=int, help="Side of the training images in pixels."),
-    click.option("--recipe", help="Hyper-parameters: a name or a JSON file."),
+    click.option(
+        "--recipe",
+        is_eager=True,
+        callback=_recipe_defaults,
+        help="Hyper-parameters: a name, or a JSON file, which may set model and budget too.",
+    ),
     click.option("--search-epochs", type=float, help="Epochs of both search stages."),
     click.option("--epochs", "train_epochs", type=float, help="Epochs of the pruned network."),
     click.option("--batch-size", type=int, help="Images per step and process."),

@@ -130,6 +130,11 @@ class Job:
         return parse_budget(self.request.budget)
 
     @property
+    def deployed_size(self) -> int:
+        """Side of the deployed input in pixels."""
+        return self.request.network.input_shape[-1]
+
+    @property
     def image_size(self) -> int:
         """Side of the training images in pixels."""
         return self.recipe.train_size or self.request.network.input_shape[-1]
@@ -236,9 +241,26 @@ class Job:
 
     def batches(self, schedule: Schedule, start: int, steps: int, purpose: str) -> Iterator[Batch]:
         """Returns training batches from one step on, in an order of their own per purpose."""
+        return self._batches_at(self.image_size, schedule, start, steps, purpose)
+
+    def training_batches(self, start: int, steps: int) -> Iterator[Batch]:
+        """Returns the pruned network's batches; the last of them come at the deployed size."""
+        turn = steps
+        if self.image_size != self.deployed_size:
+            turn -= round(self.recipe.finish_share * steps)
+        schedule = self.recipe.train
+        if start < turn:
+            yield from self._batches_at(self.image_size, schedule, start, turn, "train")
+        if turn < steps:
+            first = max(start, turn)
+            yield from self._batches_at(self.deployed_size, schedule, first, steps, "train")
+
+    def _batches_at(
+        self, image_size: int, schedule: Schedule, start: int, steps: int, purpose: str
+    ) -> Iterator[Batch]:
         return train_batches(
             self.data,
-            image_size=self.image_size,
+            image_size=image_size,
             batch_size=schedule.batch_size,
             seed=step_seed(self.request.seed, 0, f"{purpose} data"),
             start_step=start,
@@ -274,9 +296,11 @@ class Job:
 
     def proof_images(self) -> Tensor:
         """Returns a few validation images at the deployed size, [8, C, H, W], on the device."""
-        size = self.request.network.input_shape[-1]
         batches = eval_batches(
-            self.data.val, image_size=size, batch_size=_PROOF_IMAGES, limit=_PROOF_IMAGES
+            self.data.val,
+            image_size=self.deployed_size,
+            batch_size=_PROOF_IMAGES,
+            limit=_PROOF_IMAGES,
         )
         images = torch.cat([batch.images for batch in islice(batches, 1)])
         return images.to(self.precision.device)

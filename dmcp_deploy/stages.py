@@ -95,6 +95,9 @@ def run_train(job: Job) -> None:
         figures["steps"] = steps = _train_steps(job)
         dense = _trained(job, network, plan, steps)
         figures["accuracy"] = job.evaluate(dense, "evaluate pruned").to_json()
+        if job.deployed_size != job.image_size:
+            deployed = job.evaluate(dense, "evaluate deployed", job.deployed_size)
+            figures["deployed_accuracy"] = deployed.to_json()
         figures["majority_share"] = job.data.majority_share
         save_weights(dense, job.run.file("dense.safetensors"))
 
@@ -183,7 +186,7 @@ def _trained(job: Job, network: Network, plan: ChannelPlan, steps: int) -> nn.Mo
     token = f"{job.request.token()}:{digest_file(job.run.file('plan.json'))}"
     run_loop(
         task,
-        lambda start: job.batches(job.recipe.train, start, steps, "train"),
+        lambda start: job.training_batches(start, steps),
         job.loop_settings("train", steps, token),
         job.compute.progress,
     )

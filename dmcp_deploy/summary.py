@@ -35,6 +35,7 @@ def _accuracies(run: RunDir) -> list[str]:
         ("full network after the search", run.figures("search").get("full_accuracy")),
         ("pruned, before its training", run.figures("slice").get("accuracy")),
         ("pruned, trained", train.get("accuracy")),
+        ("pruned, trained, at the deployed size", train.get("deployed_accuracy")),
     ]
     lines = [f"top-1 {_top1(accuracy)}  {what}" for what, accuracy in found if accuracy]
     if "majority_share" in train:

@@ -126,6 +126,25 @@ class HiddenAssertion(OddNet):
         return x
 
 
+class HiddenTie(OddNet):
+    """Two layers that must be as wide as each other, which only a check in the forward says."""
+
+    truth = Truth(
+        groups={"stem": (8, 1, ("stem",)), "second": SECOND},
+        macs=(STEM, 576 * 8 * 4, 576 * 8 * 4, *REST),
+        pinned=dict.fromkeys(("left", "right"), "the network does not run without it: as wide"),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = conv(8, 4), conv(8, 4)
+
+    def odd(self, x: Tensor) -> Tensor:
+        left, right = self.left(x), self.right(x)
+        torch._assert(left.shape[1] == right.shape[1], "as wide")
+        return torch.cat([left, right], dim=1)
+
+
 class UnknownOperation(OddNet):
     truth = Truth(
         groups={"second": SECOND},
@@ -243,6 +262,6 @@ class Reduction(OddNet):
 
 ODD_NETS: tuple[type[OddNet], ...] = (
     *(SplitByNumber, Opaque, ViewByNumber, IndexByNumber, HiddenConstant, HiddenAssertion),
-    *(UnknownOperation, UnknownLayer, FunctionalConv, ComputedWeight, TiedWeights),
+    *(HiddenTie, UnknownOperation, UnknownLayer, FunctionalConv, ComputedWeight, TiedWeights),
     *(BorrowedWeight, UnevenHalves, Reduction),
 )

@@ -173,6 +173,16 @@ def test_the_same_seed_gives_the_same_plan_and_another_one_other_weights(
     assert other.file(weights).read_bytes() != same.file(weights).read_bytes()
 
 
+def test_a_run_without_a_directory_gets_one_of_its_name(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = library(tiny_folder, tmp_path, method="uniform", out=None, flops="30%")
+    run = dmcp_deploy.search(**options)
+    assert run.path == Path("runs/tiny_pipeline_net-tiny_pipeline_net-30-")
+    assert ChannelPlan.load(tmp_path / run.path / "plan.json").method == "uniform"
+
+
 def test_data_that_changed_since_the_start_is_refused(
     finished_run: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:

@@ -29,7 +29,7 @@ ENVIRONMENT = {
 }
 
 
-def asked(command: str, data: Path, out: Path, **changes: Any) -> list[str]:
+def asked(command: str, data: Path, out: Path, /, **changes: Any) -> list[str]:
     """Returns the arguments of `prune` or `search`; None as a change leaves an option out."""
     options = {"model": MODEL, "flops": BUDGET, "data": data, "out": out, **ASKED}
     options |= {name.replace("_", "-"): value for name, value in changes.items()}
@@ -40,7 +40,7 @@ def asked(command: str, data: Path, out: Path, **changes: Any) -> list[str]:
     return words
 
 
-def library(data: Path, out: Path, **changes: Any) -> dict[str, Any]:
+def library(data: Path, out: Path, /, **changes: Any) -> dict[str, Any]:
     """Returns the arguments of `dmcp_deploy.prune` or `search` for the same run."""
     options = {name.replace("-", "_"): value for name, value in ASKED.items()}
     return {"model": MODEL, "flops": BUDGET, "data": str(data), "out": out, **options, **changes}

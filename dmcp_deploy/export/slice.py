@@ -14,9 +14,7 @@ from dmcp_deploy.plan import ChannelPlan
 TOLERANCE = 1e-5
 
 
-def slice_proven(
-    network: Network, plan: ChannelPlan, images: Tensor
-) -> tuple[nn.Module, Parity]:
+def slice_proven(network: Network, plan: ChannelPlan, images: Tensor) -> tuple[nn.Module, Parity]:
     """Returns the dense network of a plan, and how far it is from the supernet at its widths.
 
     Args:

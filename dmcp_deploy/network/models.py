@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -41,8 +42,8 @@ def build_network(spec: NetworkSpec, seed: int = 0) -> Network:
     """
     import torch
 
-    if spec.width_mult <= 0:
-        raise DmcpError(f"The width multiplier {spec.width_mult:g} must be above zero.")
+    if not 0 < spec.width_mult < math.inf:
+        raise DmcpError(f"The width multiplier {spec.width_mult:g} must be above zero and finite.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         builder, takes_width = _builder(spec)

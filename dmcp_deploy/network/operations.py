@@ -322,7 +322,7 @@ _SAME = (
 _SPATIAL = (
     *(F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.avg_pool2d, F.max_pool2d, F.interpolate),
 )
-_CASTS = ("float", "half", "bfloat16", "to", "type", "type_as")
+_CASTS = ("float", "double", "half", "bfloat16", "to", "type", "type_as")
 _BINARY = (
     *(operator.add, operator.iadd, operator.sub, operator.isub, operator.mul, operator.imul),
     *(operator.truediv, operator.pow, torch.add, torch.sub, torch.mul, torch.multiply, torch.div),

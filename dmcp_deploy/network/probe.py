@@ -44,7 +44,7 @@ def _search(
 
 def _trial_width(place: int, group: Group) -> int:
     """Returns about half the group's channels: an odd number of units, one that varies."""
-    units = (group.units // 2 + 2 * (place % max(1, group.units // 8))) | 1
+    units = (group.units // 2 + 2 * (place % max(1, group.units // 4))) | 1
     return min(units, group.units - 1) * group.unit
 
 

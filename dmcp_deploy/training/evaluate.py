@@ -44,17 +44,10 @@ def recalibrate(model: nn.Module, batches: Iterable[Batch], precision: Precision
     weights were trained at other widths needs before it is evaluated.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    with _evaluating(model):
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None
-            norm.train()
+    with _evaluating(model), _cumulative(norms):
         for batch in batches:
             with precision.autocast():
                 model(precision.move(batch).images)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
 
 
 @torch.no_grad()
@@ -84,3 +77,18 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in zip(model.modules(), modes, strict=True):
             module.training = mode
+
+
+@contextmanager
+def _cumulative(norms: list[nn.modules.batchnorm._BatchNorm]) -> Iterator[None]:
+    """Lets batch norms start afresh and average over all batches; restores their momenta."""
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 from dmcp_deploy.artifact import write_text
 from dmcp_deploy.errors import DmcpError
@@ -21,21 +22,29 @@ class Metrics:
 
     def __init__(self, path: Path | None, from_step: int = 0, tensorboard: bool = False) -> None:
         """Opens the file to go on at a step; None for a process that reports nothing."""
-        self._file: TextIO | None = None
+        self._path = path
+        self._file: FileIO | None = None
         self._board: Any = None
         if path is None:
             return
         kept = [line for line in _lines(path) if 0 <= _step(line) < from_step]
         write_text(path, "".join(f"{line}\n" for line in kept))
         self._board = _board(path.with_suffix("")) if tensorboard else None
-        self._file = path.open("a", encoding="utf-8")
+        # Without a buffer, that every line is there at once, and none is left to write at the end.
+        self._file = path.open("ab", buffering=0)
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
-        """Reports figures of one step."""
+        """Reports figures of one step.
+
+        Raises:
+            DmcpError: The disk is full.
+        """
         if self._file is not None:
             rounded = {name: float(f"{value:.6g}") for name, value in figures.items()}
-            self._file.write(json.dumps({"step": step, **rounded}) + "\n")
-            self._file.flush()
+            try:
+                self._file.write(f"{json.dumps({'step': step, **rounded})}\n".encode())
+            except OSError as err:
+                raise DmcpError(f"Cannot write {self._path}: {err.strerror or err}.") from err
         if self._board is not None:
             for name, value in figures.items():
                 self._board.add_scalar(name, value, step)

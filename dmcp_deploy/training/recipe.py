@@ -92,6 +92,8 @@ class Recipe:
         min_width: Narrowest width multiplier of the search space.
         width_step: Step of the search space as a width multiplier.
         train_size: Side of the training images in pixels; None for the deployed size.
+        finish_share: Share of the pruned network's last steps that trains at the deployed size,
+            where train_size is another one.
     """
 
     name: str
@@ -108,12 +110,14 @@ class Recipe:
     min_width: float = 0.1
     width_step: float = 0.1
     train_size: int | None = None
+    finish_share: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("label_smoothing", "alpha_lr", "budget_weight", "random_networks"):
             _check(self, name, least=0)
         _check(self, "label_smoothing", least=0, below=1)
         _check(self, "architecture_share", least=0, most=1)
+        _check(self, "finish_share", least=0, most=1)
         _check(self, "candidates", least=1)
         _check(self, "recalibration_batches", least=1)
         _check(self, "min_width", least=0, below=1)
@@ -152,6 +156,12 @@ RECIPES = {
     ),
 }
 
+#: Options of a run that a recipe file may set under "run".
+RUN_OPTIONS = (
+    *("model", "flops", "width_mult", "input_size", "method", "sampling"),
+    *("align", "init", "distill"),
+)
+
 #: A field's annotation -> the types that JSON may give it; a bool is no number here.
 _JSON_TYPES: dict[str, tuple[type, ...]] = {
     "float": (int, float),
@@ -175,6 +185,40 @@ def load_recipe(name: str) -> Recipe:
     """
     if name in RECIPES:
         return RECIPES[name]
+    fields = _read(name)
+    fields.pop("run", None)
+    return _recipe_from(fields, Path(name))
+
+
+def recipe_run(name: str) -> dict[str, Any]:
+    """Returns what a recipe file says of the run itself: model, budget and the like, by option.
+
+    Raises:
+        DmcpError: There is no such recipe or file, or it sets an option that is none of a run's.
+    """
+    run = {} if name in RECIPES else _read(name).get("run", {})
+    if not isinstance(run, dict):
+        raise DmcpError(f"The recipe {name} must have an object as its run, not {run!r}.")
+    for key in run:
+        if key not in RUN_OPTIONS:
+            raise DmcpError(
+                f"The recipe {name} sets {key!r} of the run: it may set"
+                f" {', '.join(RUN_OPTIONS)}{near_matches(key, RUN_OPTIONS)}"
+            )
+    return run
+
+
+def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
+    """Returns a recipe as JSON values."""
+    return dataclasses.asdict(recipe)
+
+
+def recipe_from_json(content: dict[str, Any]) -> Recipe:
+    """Returns the recipe that `recipe_to_json` wrote."""
+    return _recipe_from(content, Path("run.json"))
+
+
+def _read(name: str) -> dict[str, Any]:
     path = Path(name)
     if not path.is_file():
         raise DmcpError(
@@ -187,17 +231,7 @@ def load_recipe(name: str) -> Recipe:
         raise DmcpError(f"The recipe {path} cannot be read as JSON: {err}.") from err
     if not isinstance(content, dict):
         raise DmcpError(f"The recipe {path} must be a JSON object.")
-    return _recipe_from(content, path)
-
-
-def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
-    """Returns a recipe as JSON values."""
-    return dataclasses.asdict(recipe)
-
-
-def recipe_from_json(content: dict[str, Any]) -> Recipe:
-    """Returns the recipe that `recipe_to_json` wrote."""
-    return _recipe_from(content, Path("run.json"))
+    return content
 
 
 def _recipe_from(content: dict[str, Any], path: Path) -> Recipe:

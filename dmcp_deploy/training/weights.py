@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import socket
 import struct
 from collections.abc import Iterator, Mapping
@@ -35,10 +36,17 @@ def save_weights(model: nn.Module, path: Path, metadata: Mapping[str, str] | Non
 def save_tensors(
     tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Writes named tensors as safetensors, in one step."""
+    """Writes named tensors as safetensors, in one step.
+
+    Raises:
+        DmcpError: The folder cannot be written to, or the disk is full.
+    """
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     with atomic_path(path) as part:
-        save_file(plain, part, metadata=dict(metadata or {}))
+        try:
+            save_file(plain, part, metadata=dict(metadata or {}))
+        except SafetensorError as err:
+            raise DmcpError(f"Cannot write {path}: {err}.") from err
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -139,9 +147,8 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (*_NO_TENSORS, OSError) as err:
-        first = (str(err) or type(err).__name__).splitlines()[0][:120]
         raise DmcpError(
-            f"The weights file {path} cannot be read as plain tensors ({first}): save"
+            f"The weights file {path} cannot be read as plain tensors ({_reason(err)}): save"
             " model.state_dict(), best as safetensors."
         ) from err
     for key in ("state_dict", "model"):
@@ -150,6 +157,13 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise DmcpError(f"The weights file {path} holds no state dict of tensors.")
     return {str(k).removeprefix("module."): v for k, v in content.items()}
+
+
+def _reason(err: Exception) -> str:
+    """Returns what torch.load complains of, without its advice to run what is in the file."""
+    found = re.search(r"Unsupported (global: GLOBAL \S+|operand \d+)", str(err))
+    text = found[0] if found else str(err) or type(err).__name__
+    return re.split(r"\. |\n", text)[0][:120]
 
 
 def _misfits(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[tuple[str, str]]:

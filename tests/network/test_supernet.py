@@ -22,8 +22,10 @@ from tiny_nets import (
     traced,
 )
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.network.cost import Cost
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.network.slicing import slice_network
@@ -83,6 +85,15 @@ def test_stock_supernets_are_their_sliced_networks(name: str) -> None:
         for keeps in (random_widths(network, 0), random_keeps(network, 1)):
             dense = slice_network(network, keeps)
             assert difference(dense(images), supernet(images, keeps)) < 1e-5
+
+
+def test_half_the_width_is_a_quarter_of_the_work() -> None:
+    network = stock_network("mobilenet_v2")
+    widths = {group.name: group.size // 2 for group in network.prunable}
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        Supernet(network)(pictures(network, 3), widths)
+    assert counter.get_total_flops() == 2 * 3 * Cost(network).macs_at(widths)
+    assert 0.25 < Cost(network).macs_at(widths) / Cost(network).full_macs < 0.3
 
 
 def test_widths_matter() -> None:

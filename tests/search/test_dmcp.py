@@ -17,7 +17,7 @@ from dmcp_deploy.network.models import build_network
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.search import dmcp
 from dmcp_deploy.search.dmcp import DmcpTask
-from dmcp_deploy.search.problem import SearchProblem
+from dmcp_deploy.search.problem import SearchProblem, SearchResult
 from dmcp_deploy.training.data import Batch
 from dmcp_deploy.training.metrics import read_metrics
 from dmcp_deploy.training.weights import read_tensors
@@ -111,13 +111,26 @@ def assert_equal_states(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) 
     assert not different
 
 
-def test_the_same_seed_gives_the_same_widths_and_weights(tmp_path):
-    problems = [short_search(tmp_path / name) for name in ("a", "b")]
-    results = [dmcp.search(problem) for problem in problems]
-    assert results[0] == results[1]
-    assert_equal_states(*map(final_state, problems))
-    other = dmcp.search(short_search(tmp_path / "c", seed=1))
-    assert other.figures["probabilities"] != results[0].figures["probabilities"]
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> tuple[SearchProblem, SearchResult]:
+    problem = short_search(tmp_path_factory.mktemp("undisturbed"))
+    return problem, dmcp.search(problem)
+
+
+def test_the_same_seed_gives_the_same_widths_and_weights(undisturbed, tmp_path):
+    problem = short_search(tmp_path)
+    assert dmcp.search(problem) == undisturbed[1]
+    assert_equal_states(final_state(problem), final_state(undisturbed[0]))
+
+
+def test_another_seed_draws_and_learns_otherwise(undisturbed, tmp_path):
+    problem = short_search(tmp_path, seed=1, max_steps=2)
+    dmcp.search(problem)
+    first, other = (
+        read_metrics(p.folder / "metrics/search.jsonl")[0] for p in (undisturbed[0], problem)
+    )
+    assert first["loss"] != other["loss"]
+    assert first["distill"] != other["distill"]
 
 
 class InterruptedSearchError(Exception):
@@ -125,23 +138,22 @@ class InterruptedSearchError(Exception):
 
 
 @pytest.mark.parametrize("at", [2, 4], ids=["stage 1", "stage 2"])
-def test_a_search_in_two_parts_ends_bit_for_bit_like_one(at, tmp_path, monkeypatch):
+def test_a_search_in_two_parts_ends_bit_for_bit_like_one(at, undisturbed, tmp_path, monkeypatch):
     class Failing(DmcpTask):
         def step(self, step: int, batch: Batch) -> Mapping[str, float]:
             if step == at:
                 raise InterruptedSearchError
             return super().step(step, batch)
 
-    undisturbed = short_search(tmp_path / "whole")
-    expected = dmcp.search(undisturbed)
     with monkeypatch.context() as patch:
         patch.setattr(dmcp, "DmcpTask", Failing)
         with pytest.raises(InterruptedSearchError):
-            dmcp.search(short_search(tmp_path / "parts", checkpoint_s=0.0))
-    resumed = short_search(tmp_path / "parts")
-    assert dmcp.search(resumed) == expected
-    assert_equal_states(final_state(undisturbed), final_state(resumed))
-    steps = [report["step"] for report in read_metrics(tmp_path / "parts/metrics/search.jsonl")]
+            dmcp.search(short_search(tmp_path, checkpoint_s=0.0))
+    assert len(read_metrics(tmp_path / "metrics/search.jsonl")) == at
+    resumed = short_search(tmp_path)
+    assert dmcp.search(resumed) == undisturbed[1]
+    assert_equal_states(final_state(resumed), final_state(undisturbed[0]))
+    steps = [report["step"] for report in read_metrics(tmp_path / "metrics/search.jsonl")]
     assert steps == list(range(6))
 
 

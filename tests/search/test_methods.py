@@ -23,7 +23,7 @@ def problem_for(folder, seed: int = 0) -> SearchProblem:
         share=0.4,
         align=ALIGN,
         data=garments(),
-        max_steps=4,
+        max_steps=3,
         seed=seed,
     )
 

@@ -73,7 +73,7 @@ def test_a_markov_search_reports_its_candidates_and_meets_the_budget(tmp_path):
             share=0.5,
             data=garments(),
             sampling="markov",
-            max_steps=4,
+            max_steps=3,
             candidates=2,
         )
         return own, dmcp.search(own)

@@ -1,0 +1,113 @@
+"""Operations one by one: those that let channels go, and those that hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from odd_nets import OddNet
+from tiny_nets import CLASSES, INPUT, random_keeps, random_widths
+from torch import Tensor
+
+from dmcp_deploy.network.derive import trace_network
+from dmcp_deploy.network.graph import Network
+from dmcp_deploy.network.slicing import slice_network
+from dmcp_deploy.network.supernet import Supernet
+from dmcp_deploy.plan import NetworkSpec
+
+Operation = Callable[[Tensor], Tensor]
+
+
+class OneOperation(OddNet):
+    """A convolution to 8 channels, an operation on [N, 8, 8, 8], another convolution."""
+
+    def __init__(self, operation: Operation) -> None:
+        super().__init__()
+        self.odd = operation
+
+
+def network_around(operation: Operation) -> Network:
+    torch.manual_seed(0)
+    spec = NetworkSpec("one-operation", num_classes=CLASSES, input_shape=INPUT)
+    return trace_network(OneOperation(operation).eval(), spec)
+
+
+LETTING_GO: dict[str, tuple[Operation, int]] = {
+    "arithmetic": (lambda x: (2 * x + 1 - x / 3) ** 2, 1),
+    "unary": (lambda x: torch.sigmoid(x).clamp(0.1, 0.9).abs().neg(), 1),
+    "casts": (lambda x: x.double().to(torch.float32).type_as(x), 1),
+    "parts of the batch": (lambda x: torch.cat(torch.split(x, 1, dim=0), dim=0), 1),
+    "parts, joined at once": (lambda x: torch.cat(x.chunk(2, dim=1), dim=1), 2),
+    "parts in another order": (lambda x: torch.cat(x.chunk(2, dim=1)[::-1], axis=1), 2),
+    "rows and columns": (lambda x: x[:, :, 1:, 1, None], 1),
+    "index behind an ellipsis": (lambda x: x[..., 2:], 1),
+    "index that takes all": (lambda x: x[:, :8] + x[:, 0:99], 1),
+    "axes of one": (lambda x: x[:, None].squeeze(1).unsqueeze(2).squeeze((2,)), 1),
+    "permutation": (lambda x: x.permute(0, 2, 3, 1).contiguous().permute((0, 3, 1, 2)), 1),
+    "transposition": (lambda x: x.transpose(1, 3).transpose(-1, 1), 1),
+    "view and back": (lambda x: x.flatten(2).view(x.shape), 1),
+    "view by keyword": (lambda x: x.view(size=(x.size(0), -1, 4, 16)), 1),
+    "inferred channels": (lambda x: x.reshape(x.size(0), -1, 8, 8), 1),
+    "halves by a view": (lambda x: x.view(x.size(0), 2, -1, 8, 8).flatten(1, 2), 2),
+    "spatial statistics": (lambda x: x - torch.mean(input=x, dim=(2, 3), keepdim=True), 1),
+    "sum and square root": (lambda x: x / (x**2).sum((2, 3), True).sqrt(), 1),
+    "padding": (lambda x: F.pad(x, (1, 1, 1, 1))[:, :, 1:-1, 1:-1], 1),
+    "scale of the picture": (lambda x: F.interpolate(F.max_pool2d(x, 2), scale_factor=2), 1),
+    "one channel from the picture": (lambda x: x * torch.ones(1, 1, 8, 8), 1),
+}
+
+
+@pytest.mark.parametrize(("operation", "unit"), LETTING_GO.values(), ids=LETTING_GO.keys())
+def test_operations_that_let_channels_go(operation: Operation, unit: int) -> None:
+    network = network_around(operation)
+    assert {g.name: g.unit for g in network.prunable} == {"stem": unit, "second": 1}
+    images = torch.randn(2, *INPUT)
+    supernet = Supernet(network)
+    with torch.no_grad():
+        assert torch.equal(supernet(images), network.model(images))
+        for keeps in (random_widths(network, 0), random_keeps(network, 1)):
+            dense = slice_network(network, keeps)
+            assert torch.allclose(dense(images), supernet(images, keeps), atol=1e-5)
+
+
+HOLDING: dict[str, tuple[Operation, str]] = {
+    "flip": (lambda x: x.flip(1), "flip is not in the layer table"),
+    "stack": (lambda x: torch.stack([x, x], 1).mean(1), "stack is not in the layer table"),
+    "condition": (lambda x: torch.where(x > 0, x, -x), "is not in the layer table"),
+    "softmax": (lambda x: F.softmax(x, 1), "softmax is not in the layer table"),
+    "list of channels": (lambda x: x[:, [7, 6, 5, 4, 3, 2, 1, 0]], "picks channels by number"),
+    "every other channel": (lambda x: x[:, ::2].repeat(1, 2, 1, 1), "picks channels by number"),
+    "one channel": (lambda x: x[:, 3:4].expand(-1, 8, -1, -1), "picks channels by number"),
+    "part of a double": (lambda x: torch.cat([x, x], 1)[:, :8], "picks channels by number"),
+    "view by number": (lambda x: x.view(x.size(0), 8, 64).view(x.shape), "down as a constant"),
+    "flat view by number": (lambda x: x.view(-1, 512).view(x.shape), "down as a constant"),
+    "batch and channels": (lambda x: x.flatten(0, 1).view(x.shape), "mixes channels"),
+    "view across channels": (lambda x: x.view(x.size(0), -1, 4, 32).view(x.shape), "mixes chan"),
+    "channel statistics": (lambda x: x - x.mean(1, keepdim=True), "runs over the channels"),
+    "whole mean": (lambda x: x - x.mean(), "runs over the channels"),
+    "constant per channel": (lambda x: x + torch.arange(8.0).view(8, 1, 1), "are unknown"),
+    "new channels": (lambda x: F.pad(x, (0, 0, 0, 0, 1, 0))[:, :8], "padding adds channels"),
+    "pooling of channels": (
+        lambda x: F.max_pool2d(x.transpose(1, 3), 3, 1, 1).transpose(1, 3),
+        "spatial operation runs over the channels",
+    ),
+    "bound from a tensor": (lambda x: torch.clamp(x, min=-x), "clamp reads several tensors"),
+    "channels on other axes": (lambda x: x + x.transpose(1, 2), "channels on different axes"),
+    "matrix product": (lambda x: torch.matmul(x, x), "matmul is not in the layer table"),
+}
+
+
+@pytest.mark.parametrize(("operation", "words"), HOLDING.values(), ids=HOLDING.keys())
+def test_operations_that_hold_channels(operation: Operation, words: str) -> None:
+    network = network_around(operation)
+    stem = next(group for group in network.groups if group.name == "stem")
+    assert words in (stem.reason or "")
+    assert [group.name for group in network.prunable] == ["second"]
+    images = torch.randn(2, *INPUT)
+    with torch.no_grad():
+        assert torch.equal(Supernet(network)(images), network.model(images))
+        keeps = {"second": 3}
+        dense = slice_network(network, keeps)
+        assert torch.allclose(dense(images), Supernet(network)(images, keeps), atol=1e-5)

@@ -1,0 +1,55 @@
+"""What the search is for: its plan does better than random plans of the same cost."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from search_problems import garments, make_problem, small_network
+
+from dmcp_deploy.network.slicing import slice_network
+from dmcp_deploy.search import dmcp
+from dmcp_deploy.search.fit import fit_widths
+from dmcp_deploy.search.problem import SearchProblem
+from dmcp_deploy.training.data import eval_batches, train_batches
+from dmcp_deploy.training.evaluate import evaluate, recalibrate
+from dmcp_deploy.training.recipe import Schedule
+
+RANDOM_PLANS = 20
+STEPS = 400  # both stages; 300 leave the supernet too raw to tell plans apart for sure
+
+
+def validation_loss(problem: SearchProblem, units: np.ndarray) -> float:
+    """Returns the loss of a plan on the supernet's weights, batch norms recalibrated."""
+    dense = slice_network(problem.network, problem.space.widths(units))
+    calibration = train_batches(
+        garments(), image_size=32, batch_size=64, seed=99, start_step=0, steps=10, augment=False
+    )
+    recalibrate(dense, calibration, problem.precision)
+    images = eval_batches(garments().val, image_size=32, batch_size=250, limit=2000)
+    return evaluate(dense, images, problem.precision).loss
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("fashion_mnist")
+def test_the_searched_plan_beats_random_plans_of_the_same_macs(tmp_path):
+    problem = make_problem(
+        small_network(),
+        tmp_path,
+        share=0.25,
+        data=garments(),
+        max_steps=STEPS,
+        search=Schedule(1, 64, 0.05, 0.1, 0.02, 0.05, 1e-4),
+    )
+    widths = dmcp.search(problem).widths
+    searched = np.array([widths[name] for name in problem.space.names])
+    generator = torch.Generator().manual_seed(1000)
+    plans = [
+        fit_widths(problem.cost, problem.grid, wanted.astype(np.float64), problem.budget_macs)
+        for wanted in (problem.space.random_units(generator) for _ in range(RANDOM_PLANS))
+    ]
+    for plan in (searched, *plans):
+        assert 0.98 <= problem.cost.macs(plan) / problem.budget_macs <= 1.0
+    own = validation_loss(problem, searched)
+    wins = sum(own < validation_loss(problem, plan) for plan in plans)
+    assert wins >= 15
