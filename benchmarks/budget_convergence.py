@@ -57,9 +57,7 @@ def main() -> None:
         print(f"{name}: {inside} of {len(rows)} inside, lowest {min(r[name] for r in rows)}")
 
 
-def _ends(
-    spec: NetworkSpec, budgets: tuple[str, ...]
-) -> list[tuple[str, int, dict[str, float]]]:
+def _ends(spec: NetworkSpec, budgets: tuple[str, ...]) -> list[tuple[str, int, dict[str, float]]]:
     network = build_network(spec)
     cost, space = Cost(network), search_space(network)
     found = []

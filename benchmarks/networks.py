@@ -11,7 +11,7 @@ def small_mobilenet(num_classes: int = 10, width_mult: float = 1.0) -> nn.Module
 
 
 class SmallMobileNet(nn.Module):
-    """Stem, inverted residual blocks (expansion, channels, stride), last convolution, classifier."""
+    """A stem, inverted residuals (expansion, channels, stride), a last convolution."""
 
     BLOCKS = ((4, 16, 2), (4, 24, 1), (4, 24, 2), (4, 40, 1), (4, 40, 1))
 

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision import models
 
 from dmcp_deploy import __version__
 from dmcp_deploy.artifact import write_text
@@ -80,6 +81,7 @@ class Row:
     plan_macs: int
     plan_params: int
     relative_difference: float
+    published_gmacs: float | None
 
 
 def main() -> None:
@@ -130,7 +132,16 @@ def _row(name: str) -> Row:
         plan_macs=cost.macs_at(widths),
         plan_params=cost.params(widths),
         relative_difference=_difference(network, widths),
+        published_gmacs=_published_gmacs(name, side),
     )
+
+
+def _published_gmacs(name: str, side: int) -> float | None:
+    """Returns what torchvision says of its weights for pictures of this size, if it does."""
+    for weights in models.get_model_weights(name):
+        if weights.transforms.keywords["crop_size"] == side:
+            return float(weights.meta["_ops"])
+    return None
 
 
 def _difference(network: Network, widths: dict[str, int]) -> float:
@@ -174,10 +185,14 @@ def _page(rows: list[Row], versions: dict[str, str]) -> str:
 def _summary(rows: list[Row]) -> str:
     shares = [row.plan_macs / row.macs for row in rows]
     groups, prunable = sum(r.groups for r in rows), sum(r.prunable for r in rows)
+    published = [row for row in rows if row.published_gmacs is not None]
+    agree = sum(round(row.macs / 1e9, 3) == row.published_gmacs for row in published)
     return (
         f"In all {groups} groups, {prunable} of them prunable. The plans take"
         f" {min(shares):.1%} to {max(shares):.1%} of the MACs; the largest difference is"
-        f" {max(row.relative_difference for row in rows):.1e}."
+        f" {max(row.relative_difference for row in rows):.1g}. torchvision publishes the"
+        f" multiply-adds of {len(published)} of these networks at this size, in units of 0.001G:"
+        f" {agree} agree."
     )
 
 

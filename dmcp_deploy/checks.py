@@ -13,21 +13,25 @@ from dmcp_deploy.network.supernet import Supernet
 from dmcp_deploy.network.trace import MISFITS, describe, run_without_data
 from dmcp_deploy.progress import Progress
 from dmcp_deploy.training.data import ImageData, ImageSource, steps_per_epoch
+from dmcp_deploy.training.distributed import world_size
 from dmcp_deploy.training.recipe import Recipe
 
 #: Up to so many pictures of a folder are decoded once before the start: some minutes of one core.
 CHECKED_PICTURES = 20_000
 
 
-def check_training(network: Network, data: ImageData, recipe: Recipe, image_size: int) -> None:
+def check_training(network: Network, data: ImageData, recipe: Recipe) -> None:
     """Checks that both trainings of a run can make their first step.
 
     Raises:
         DmcpError: The data does not fill a batch, or the network does not run on one.
     """
+    deployed = network.spec.input_shape[-1]
+    sizes = {recipe.train_size or deployed} | ({deployed} if recipe.finish_share else set())
     for schedule in (recipe.search, recipe.train):
-        steps_per_epoch(data, schedule.batch_size)
-        _check_pass(network, image_size, schedule.batch_size)
+        steps_per_epoch(data, schedule.batch_size * world_size())
+        for size in sorted(sizes):
+            _check_pass(network, size, schedule.batch_size)
 
 
 def check_pictures(data: ImageData, progress: Progress) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -145,7 +146,7 @@ def prune(batches: str, threads: int, seconds: float, **options: Any) -> None:
 
     bench_options = {"batches": _batches(batches), "threads": threads, "seconds": seconds}
     run = pipeline.prune(bench_options=bench_options, **_library_options(options))
-    click.echo(summary.summarize(run))
+    _print(summary.summarize(run))
 
 
 @main.command()
@@ -157,8 +158,8 @@ def search(**options: Any) -> None:
     from dmcp_deploy import pipeline, summary
 
     run = pipeline.search(**_library_options(options))
-    click.echo(summary.summarize(run))
-    click.echo(str(run.file("plan.json")))
+    _print(summary.summarize(run))
+    _print(str(run.file("plan.json")))
 
 
 _run_argument = click.argument("run_dir", type=click.Path(path_type=Path))
@@ -173,8 +174,8 @@ def slice_command(run_dir: Path, **options: Any) -> None:
 
     run = pipeline.slice(run_dir, compute=_compute(options))
     parity = run.figures("slice")["parity"]["max_rel"]
-    click.echo(f"The supernet at these widths and the sliced network differ by {parity:.1e}.")
-    click.echo(str(run.file("sliced.safetensors")))
+    _print(f"The supernet at these widths and the sliced network differ by {parity:.1e}.")
+    _print(str(run.file("sliced.safetensors")))
 
 
 @main.command()
@@ -185,8 +186,8 @@ def train(run_dir: Path, **options: Any) -> None:
     from dmcp_deploy import pipeline
 
     run = pipeline.train(run_dir, compute=_compute(options))
-    click.echo(f"top-1 {run.figures('train')['accuracy']['top1']:.2%}")
-    click.echo(str(run.file("dense.safetensors")))
+    _print(f"top-1 {run.figures('train')['accuracy']['top1']:.2%}")
+    _print(str(run.file("dense.safetensors")))
 
 
 @main.command()
@@ -202,8 +203,8 @@ def export(run_dir: Path, batch: str, opset: int, **options: Any) -> None:
         run_dir, batch=_fixed_batch(batch), opset=opset, compute=_compute(options)
     )
     parity = run.figures("export")["model"]["parity"]["max_rel"]
-    click.echo(f"ONNX Runtime and torch differ by {parity:.1e}.")
-    click.echo(str(run.file("model.onnx")))
+    _print(f"ONNX Runtime and torch differ by {parity:.1e}.")
+    _print(str(run.file("model.onnx")))
 
 
 @main.command()
@@ -308,6 +309,12 @@ def _batches(text: str) -> tuple[int, ...]:
 
 def _is_count(text: str) -> bool:
     return text.isdecimal() and len(text) <= 9 and int(text) > 0
+
+
+def _print(text: str) -> None:
+    """Prints a result; of several processes that torchrun has started, the first alone does."""
+    if "WORLD_SIZE" not in os.environ or os.environ.get("RANK", "0") == "0":
+        click.echo(text)
 
 
 def _one_line(err: DmcpError) -> str:

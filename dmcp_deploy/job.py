@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +24,7 @@ from dmcp_deploy.rundir import RunDir
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.run import plan_problem
 from dmcp_deploy.training.data import Batch, ImageData, eval_batches, open_data, train_batches
-from dmcp_deploy.training.distributed import rank, world_size
+from dmcp_deploy.training.distributed import is_main, rank, wait_for_all, world_size
 from dmcp_deploy.training.evaluate import Accuracy, evaluate, recalibrate
 from dmcp_deploy.training.loop import LoopSettings, step_seed
 from dmcp_deploy.training.precision import Precision, choose_precision
@@ -138,6 +140,21 @@ class Job:
     def image_size(self) -> int:
         """Side of the training images in pixels."""
         return self.recipe.train_size or self.request.network.input_shape[-1]
+
+    @contextmanager
+    def stage(
+        self, name: str, inputs: Sequence[str], outputs: Sequence[str]
+    ) -> Iterator[dict[str, Any]]:
+        """Yields a place for a stage's figures; of several processes the first records them.
+
+        It ends for all of them once the record is written (see `RunDir.stage`).
+        """
+        if is_main():
+            with self.run.stage(name, inputs, outputs) as figures:
+                yield figures
+        else:
+            yield {}
+        wait_for_all()
 
     def random_network(self) -> Network:
         """Returns the full network with random weights, the same at every call."""

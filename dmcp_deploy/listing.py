@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,18 +106,7 @@ def flops(
         "macs": cost.macs_at(widths),
         "params": cost.params(widths),
         "activation_bytes": sum(layer.activation_bytes for layer in layers),
-        "layers": [
-            {
-                "name": layer.name,
-                "kind": layer.kind,
-                "in_channels": layer.in_channels,
-                "out_channels": layer.out_channels,
-                "macs": layer.macs,
-                "params": layer.params,
-                "activation_bytes": layer.activation_bytes,
-            }
-            for layer in layers
-        ],
+        "layers": [asdict(layer) for layer in layers],
     }
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.extras import require
+from dmcp_deploy.progress import NO_PROGRESS
 from dmcp_deploy.request import BenchOptions, Compute, RunOptions
 from dmcp_deploy.rundir import RunDir
 
@@ -45,12 +47,15 @@ def prune(
         DmcpError: Something asked for cannot be had; found before any training.
     """
     require(*_SEARCH_LIBRARIES, *_EXPORT_LIBRARIES)
+    from dmcp_deploy.training.distributed import is_main
+
     wanted = BenchOptions(**(bench_options or {}))
     compute = compute or Compute()
     run = search(model, flops, out=out, compute=compute, **options)
     for stage in (slice, train, export):
         stage(run.path, compute=compute)
-    if not run.is_current("bench") or run.figures("bench").get("asked") != wanted.to_json():
+    current = run.is_current("bench") and run.figures("bench").get("asked") == wanted.to_json()
+    if is_main() and not current:
         _bench_run(run, wanted, compute)
     return run
 
@@ -79,7 +84,7 @@ def search(
     from dmcp_deploy.job import Job, make_request
     from dmcp_deploy.stages import run_search
 
-    compute = compute or Compute()
+    compute = _joined(compute)
     request = make_request(model, flops, RunOptions(**options), compute)
     run = RunDir(Path(out) if out is not None else Path("runs") / _slug(f"{model}-{flops}"))
     run_search(Job(run, request, compute))
@@ -96,7 +101,7 @@ def slice(run_dir: Path | str, *, compute: Compute | None = None) -> RunDir:
     from dmcp_deploy.job import Job
     from dmcp_deploy.stages import run_slice
 
-    job = Job.resume(Path(run_dir), compute or Compute())
+    job = Job.resume(Path(run_dir), _joined(compute))
     run_slice(job)
     return job.run
 
@@ -111,7 +116,7 @@ def train(run_dir: Path | str, *, compute: Compute | None = None) -> RunDir:
     from dmcp_deploy.job import Job
     from dmcp_deploy.stages import run_train
 
-    job = Job.resume(Path(run_dir), compute or Compute())
+    job = Job.resume(Path(run_dir), _joined(compute))
     run_train(job)
     return job.run
 
@@ -138,7 +143,7 @@ def export(
     from dmcp_deploy.job import Job
     from dmcp_deploy.stages import run_export
 
-    job = Job.resume(Path(run_dir), compute or Compute())
+    job = Job.resume(Path(run_dir), _joined(compute))
     run_export(job, batch, opset)
     return job.run
 
@@ -185,6 +190,15 @@ def load(run_dir: Path | str) -> nn.Module:
     from dmcp_deploy.stages import load_dense
 
     return load_dense(Path(run_dir))
+
+
+def _joined(compute: Compute | None) -> Compute:
+    """Joins the other processes if torchrun has started this one; the first alone reports."""
+    from dmcp_deploy.training.distributed import is_main, join_torchrun
+
+    join_torchrun()
+    compute = compute or Compute()
+    return compute if is_main() else replace(compute, progress=NO_PROGRESS)
 
 
 def _bench_run(run: RunDir, options: BenchOptions, compute: Compute) -> BenchRecord:

@@ -26,6 +26,7 @@ from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.run import search_plan
 from dmcp_deploy.training.data import steps_per_epoch
 from dmcp_deploy.training.dense import DenseTask, DistillTask
+from dmcp_deploy.training.distributed import is_main, wait_for_all, world_size
 from dmcp_deploy.training.loop import run_loop
 from dmcp_deploy.training.weights import load_weights, read_tensors, save_weights
 from dmcp_deploy.units import format_macs
@@ -41,14 +42,19 @@ def run_search(job: Job) -> None:
             run directory holds something else.
     """
     begun = job.run.holds(job.request)
-    if begun and _is_searched(job):
+    searched = begun and _is_searched(job)
+    wait_for_all()
+    if searched:
         job.plan()
         return
     problem = job.problem(job.first_network())
     if not begun:
-        check_training(problem.network, job.data, job.recipe, job.image_size)
+        check_training(problem.network, job.data, job.recipe)
+    if not begun and is_main():
         check_pictures(job.data, job.compute.progress)
-    job.run.begin(job.request)
+    wait_for_all()
+    if is_main():
+        job.run.begin(job.request)
     job.compute.progress.say(
         f"Search: {job.request.network.model} has {format_macs(problem.cost.full_macs)}, the"
         f" budget is {format_macs(problem.budget_macs)} multiply-adds"
@@ -63,19 +69,9 @@ def run_slice(job: Job) -> None:
         DmcpError: There is no plan, or the sliced network computes something else.
     """
     plan = job.plan()
-    if job.run.is_current("slice"):
-        return
-    network = job.searched_network()
-    with job.run.stage("slice", ["plan.json", SUPERNET], ["sliced.safetensors"]) as figures:
-        job.exact.place(network.model)
-        dense, parity = slice_proven(network, plan, job.proof_images())
-        _check_count(dense, plan)
-        figures["parity"] = parity.to_json()
-        figures["params"] = plan.params
-        if job.run.file(SUPERNET).exists() or job.request.weights:
-            job.recalibrate(dense, "recalibrate sliced")
-            figures["accuracy"] = job.evaluate(dense, "evaluate sliced").to_json()
-        save_weights(dense, job.run.file("sliced.safetensors"))
+    if is_main() and not job.run.is_current("slice"):
+        _slice(job, plan)
+    wait_for_all()
 
 
 def run_train(job: Job) -> None:
@@ -85,15 +81,19 @@ def run_train(job: Job) -> None:
         DmcpError: There is no plan yet, or a checkpoint is damaged.
     """
     plan = job.plan()
-    if job.run.is_current("train"):
+    current = job.run.is_current("train")
+    wait_for_all()
+    if current:
         return
     sliced = job.request.init == "sliced"
     network = job.searched_network() if sliced else job.random_network()
     plan.check_fits(network.sizes(), network.spec.model)
     inputs = ["plan.json", SUPERNET] if sliced else ["plan.json"]
-    with job.run.stage("train", inputs, ["dense.safetensors"]) as figures:
+    with job.stage("train", inputs, ["dense.safetensors"]) as figures:
         figures["steps"] = steps = _train_steps(job)
         dense = _trained(job, network, plan, steps)
+        if not is_main():
+            return
         figures["accuracy"] = job.evaluate(dense, "evaluate pruned").to_json()
         if job.deployed_size != job.image_size:
             deployed = job.evaluate(dense, "evaluate deployed", job.deployed_size)
@@ -108,21 +108,11 @@ def run_export(job: Job, batch: int | None, opset: int) -> None:
     Raises:
         DmcpError: A network cannot be exported, or ONNX Runtime computes something else.
     """
-    plan = job.plan()
-    asked = {"batch": batch, "opset": opset}
-    if job.run.is_current("export") and job.run.figures("export").get("asked") == asked:
-        return
-    dense = load_dense(job.run.path)
-    inputs, outputs = ["plan.json", "dense.safetensors"], ["model.onnx", "original.onnx"]
-    with job.run.stage("export", inputs, outputs) as figures:
-        figures["asked"] = asked
-        full = job.searched_network().model
-        for name, model, macs in (
-            ("model", dense, plan.macs),
-            ("original", full, plan.full_macs),
-        ):
-            job.compute.progress.say(f"Exporting {name}.onnx")
-            figures[name] = _export(job, job.run.file(f"{name}.onnx"), model, macs, batch, opset)
+    plan, asked = job.plan(), {"batch": batch, "opset": opset}
+    current = job.run.is_current("export") and job.run.figures("export").get("asked") == asked
+    if is_main() and not current:
+        _export_both(job, plan, batch, opset)
+    wait_for_all()
 
 
 def load_dense(folder: Path) -> nn.Module:
@@ -156,8 +146,10 @@ def _is_searched(job: Job) -> bool:
 
 
 def _search(job: Job, problem: SearchProblem) -> None:
-    with job.run.stage("search", [], [SUPERNET]) as figures:
+    with job.stage("search", [], [SUPERNET]) as figures:
         plan, result = search_plan(job.request.method, problem, job.request.align)
+        if not is_main():
+            return
         figures.update(result.figures)
         figures["macs"], figures["budget_macs"] = plan.macs, problem.budget_macs
         if result.trained:
@@ -168,9 +160,24 @@ def _search(job: Job, problem: SearchProblem) -> None:
         plan.save(job.run.file("plan.json"))
 
 
+def _slice(job: Job, plan: ChannelPlan) -> None:
+    network = job.searched_network()
+    with job.run.stage("slice", ["plan.json", SUPERNET], ["sliced.safetensors"]) as figures:
+        job.exact.place(network.model)
+        dense, parity = slice_proven(network, plan, job.proof_images())
+        _check_count(dense, plan)
+        figures["parity"] = parity.to_json()
+        figures["params"] = plan.params
+        if job.run.file(SUPERNET).exists() or job.request.weights:
+            job.recalibrate(dense, "recalibrate sliced")
+            figures["accuracy"] = job.evaluate(dense, "evaluate sliced").to_json()
+        save_weights(dense, job.run.file("sliced.safetensors"))
+
+
 def _train_steps(job: Job) -> int:
     schedule = job.recipe.train
-    steps = round(schedule.epochs * steps_per_epoch(job.data, schedule.batch_size))
+    per_epoch = steps_per_epoch(job.data, schedule.batch_size * world_size())
+    steps = round(schedule.epochs * per_epoch)
     return max(1, min(steps, job.request.max_steps or steps))
 
 
@@ -194,6 +201,20 @@ def _trained(job: Job, network: Network, plan: ChannelPlan, steps: int) -> nn.Mo
         dense = slice_network(network, plan.groups)
         job.recalibrate(dense, "recalibrate pruned")
     return dense
+
+
+def _export_both(job: Job, plan: ChannelPlan, batch: int | None, opset: int) -> None:
+    dense = load_dense(job.run.path)
+    inputs, outputs = ["plan.json", "dense.safetensors"], ["model.onnx", "original.onnx"]
+    with job.run.stage("export", inputs, outputs) as figures:
+        figures["asked"] = {"batch": batch, "opset": opset}
+        full = job.searched_network().model
+        for name, model, macs in (
+            ("model", dense, plan.macs),
+            ("original", full, plan.full_macs),
+        ):
+            job.compute.progress.say(f"Exporting {name}.onnx")
+            figures[name] = _export(job, job.run.file(f"{name}.onnx"), model, macs, batch, opset)
 
 
 def _export(

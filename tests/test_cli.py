@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from tiny_runs import ENVIRONMENT, MODEL, asked, call, command_line, succeed
 
 import dmcp_deploy
 from dmcp_deploy.cli import main
+from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.request import BenchOptions, Compute, RunOptions
 
 COMMANDS = ["bench", "export", "flops", "groups", "prune", "search", "slice", "train"]
@@ -92,6 +94,48 @@ def test_the_command_line_offers_all_that_the_library_does(command: str) -> None
     for field in dataclasses.fields(Compute):
         name = {"checkpoint_s": "checkpoint_seconds"}.get(field.name, field.name)
         assert name == "progress" or offered[name] == field.default
+
+
+@pytest.mark.xdist_group("run")
+def test_a_recipe_may_set_the_run_and_options_come_before_it(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "recipe.json"
+    run = {"model": MODEL, "flops": "40%", "input_size": 32, "method": "uniform", "align": 16}
+    recipe.write_text(json.dumps({"base": "small", "run": run}))
+    words = ["search", "--data", tiny_folder, "--recipe", recipe, "--batch-size", 8]
+    succeed(*words, "--out", tmp_path / "a")
+    succeed(*words, "--out", tmp_path / "b", "--flops", "30%")
+    plans = [ChannelPlan.load(tmp_path / name / "plan.json") for name in ("a", "b")]
+    assert [plan.align for plan in plans] == [16, 16]
+    assert [plan.budget_macs for plan in plans] == [3_023_232 * 4 // 10, 3_023_232 * 3 // 10]
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ({"run": {"modle": "resnet18"}}, "sets 'modle' of the run: it may set model, flops,"),
+        ({"run": {"modle": "resnet18"}}, "; did you mean model, method?"),
+        ({"run": "resnet18"}, "must have an object as its run, not 'resnet18'."),
+        (
+            {"run": {"model": "resnet18", "flops": "1G", "input_size": "big"}},
+            "'big' is not a valid integer.",
+        ),
+        ({"run": {"model": "resnet18", "flops": 0}}, "FLOPs budget '0' must be above zero"),
+    ],
+)
+def test_a_recipe_that_sets_the_run_badly_is_refused(
+    content: object, named: str, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps(content))
+    words = ["--model", "resnet18", "--flops", "1G"] if "modle" in str(content) else []
+    result = call("search", *words, "--recipe", recipe, "--out", tmp_path / "run")
+    assert result.exit_code in (1, 2)
+    _, _, sentence = result.stderr.rpartition("Error: ")
+    assert named in sentence
+    assert sentence.count("\n") == 1
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.xdist_group("run")

@@ -205,7 +205,9 @@ def test_every_command_of_the_chain_works_alone(tiny_folder: Path, tmp_path: Pat
     assert (tmp_path / "b.json").read_bytes() == (run / "bench.json").read_bytes()
     with OnnxSession(run / "model.onnx") as session:
         assert session.input_shape == (12, 3, 32, 32), "more than the images of the proof"
-    assert RunDir(run).figures("train")["accuracy"]["image_size"] == 24
+    trained = RunDir(run).figures("train")
+    assert trained["accuracy"]["image_size"] == 24
+    assert trained["deployed_accuracy"]["image_size"] == 32
     assert not (run / "supernet.safetensors").exists(), "uniform scaling trains nothing"
 
 
@@ -284,6 +286,18 @@ def test_the_pruned_network_starts_from_what_is_asked(
 
 def leading(tensors: Mapping[str, Tensor], width: int) -> Tensor:
     return tensors["stem.0.weight"][:width]
+
+
+def test_training_may_finish_at_the_deployed_size(tiny_folder: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "finish.json"
+    recipe.write_text(json.dumps({"train_size": 24, "finish_share": 0.5}))
+    options = library(tiny_folder, tmp_path / "run", method="uniform", recipe=str(recipe))
+    job = Job.resume(dmcp_deploy.search(**options).path, Compute())
+    batches = list(job.training_batches(0, 4))
+    assert [batch.images.shape[-1] for batch in batches] == [24, 24, 32, 32]
+    for start in (1, 3):
+        for batch, other in zip(batches[start:], job.training_batches(start, 4), strict=True):
+            assert torch.equal(batch.images, other.images), "the same when resumed"
 
 
 def test_distillation_trains_the_full_network_beside_the_pruned_one(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,20 @@ def succeed(*arguments: object) -> str:
     result = call(*arguments)
     assert result.exit_code == 0, result.stderr
     return result.stdout
+
+
+def refused(*arguments: object) -> str:
+    """Returns the one sentence with which the command line refuses."""
+    result = call(*arguments)
+    assert result.exit_code in (1, 2), result.stdout
+    assert "Traceback" not in result.stderr
+    _, _, sentence = result.stderr.rpartition("Error: ")
+    sentence = sentence.removesuffix("\n")
+    assert "\n" not in sentence
+    assert sentence[-1] in ".?"
+    # What a library said stands in parentheses, and may be more than one sentence.
+    assert not re.search(r"[.?!] [A-Z]", re.sub(r"\(.*\)", "", sentence)), sentence
+    return sentence
 
 
 def command_line(*arguments: object) -> list[str]:

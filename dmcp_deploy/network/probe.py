@@ -17,13 +17,17 @@ def failing_groups(network: Network) -> dict[str, str]:
     """Returns group name -> why the network does not run with the group narrowed.
 
     All groups are narrowed at once, each to a width of its own, so that a tie that the tables
-    have missed shows. Where that fails, halves of the groups are tried, down to single ones;
-    all groups that are not named run narrowed together.
+    have missed shows; then once more by a channel less, so that both odd and even widths are
+    tried. Where that fails, halves of the groups are tried, down to single ones; all groups that
+    are not named run narrowed together.
     """
-    widths = {group.name: _trial_width(i, group) for i, group in enumerate(network.prunable)}
     failures: dict[str, str] = {}
     with evaluating(network.model):
-        _search(network, widths, network.prunable, (), failures)
+        for shift in (0, 1):
+            groups = network.prunable
+            widths = {g.name: _trial_width(i + shift, g) for i, g in enumerate(groups)}
+            left = tuple(group for group in groups if group.name not in failures)
+            _search(network, widths, left, (), failures)
     return failures
 
 
@@ -43,9 +47,8 @@ def _search(
 
 
 def _trial_width(place: int, group: Group) -> int:
-    """Returns about half the group's channels: an odd number of units, one that varies."""
-    units = (group.units // 2 + 2 * (place % max(1, group.units // 4))) | 1
-    return min(units, group.units - 1) * group.unit
+    """Returns a width from half the group's channels up, another one for each place."""
+    return (group.units - 1 - place % max(1, group.units // 2)) * group.unit
 
 
 def _failure(network: Network, widths: dict[str, int]) -> str | None:

@@ -37,6 +37,12 @@ def join_torchrun() -> None:
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
 
 
+def wait_for_all() -> None:
+    """Returns once every process has come here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replaces every gradient by its mean over the processes, in one reduction.
 
