@@ -43,7 +43,7 @@ PAGE = """# What was tried on every torchvision CNN
 Made by `python benchmarks/torchvision_groups.py` (dmcp-deploy {version}, torch {torch}, \
 torchvision {torchvision}); raw figures in
 `benchmarks/results/torchvision_groups.json`. {count} networks with random weights and \
-batch-norm statistics; nothing was trained.
+batch-norm statistics, on one CPU thread; nothing was trained.
 
 - **groups**: channel groups, the network's input and logits excluded; **prunable**: those that \
 can be narrowed ([how they are found](groups.md)).
@@ -93,6 +93,7 @@ def main() -> None:
         "--results", type=Path, default=Path("benchmarks/results/torchvision_groups.json")
     )
     options = parser.parse_args()
+    torch.set_num_threads(1)
     rows = [_timed_row(name) for name in options.models or model_names()]
     versions = {
         "version": __version__,

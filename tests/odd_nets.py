@@ -51,7 +51,7 @@ class DataDependent(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(self.conv(x))
-        return y if float(x.sum()) > 0 else -y
+        return y if float(x.detach().sum()) > 0 else -y
 
 
 class Opaque(OddNet):

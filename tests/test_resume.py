@@ -101,6 +101,8 @@ def stop(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        # A background job of a shell ignores SIGINT, and so would all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     give_up = time.monotonic() + _PATIENCE_S
     while count_lines(metrics) < after and process.poll() is None and time.monotonic() < give_up:

@@ -50,7 +50,7 @@ def pictures(network: Network, count: int = 2) -> Tensor:
 
 def difference(left: Tensor, right: Tensor) -> float:
     """Returns the largest difference, relative to the largest value."""
-    return float((left - right).abs().max() / right.abs().max())
+    return float((left - right).detach().abs().max() / right.detach().abs().max())
 
 
 @ALL_NETS
