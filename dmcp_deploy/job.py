@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from dmcp_deploy.artifact import digest_file
@@ -312,15 +310,14 @@ class Job:
             return evaluate(model, _counted(batches, bar.advance), self.exact)
 
     def proof_images(self) -> Tensor:
-        """Returns a few validation images at the deployed size, [8, C, H, W], on the device."""
+        """Returns a few validation images at the deployed size, [8, C, H, W], on the CPU."""
         batches = eval_batches(
             self.data.val,
             image_size=self.deployed_size,
             batch_size=_PROOF_IMAGES,
             limit=_PROOF_IMAGES,
         )
-        images = torch.cat([batch.images for batch in islice(batches, 1)])
-        return images.to(self.precision.device)
+        return next(batches).images
 
 
 def _counted(batches: Iterator[Batch], done: Callable[[], None]) -> Iterator[Batch]:

@@ -9,6 +9,7 @@ from dmcp_deploy.export.verify import Parity, compare_outputs, require_parity
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.network.supernet import Supernet
+from dmcp_deploy.network.trace import evaluating
 from dmcp_deploy.plan import ChannelPlan
 
 TOLERANCE = 1e-5
@@ -20,7 +21,7 @@ def slice_proven(network: Network, plan: ChannelPlan, images: Tensor) -> tuple[n
     Args:
         network: The full network with its weights.
         plan: What its groups keep.
-        images: [N, C, H, W], on the network's device: where the two are compared, in
+        images: [N, C, H, W], where the network is: on them the two are compared, in
             evaluation mode and FP32.
 
     Raises:
@@ -29,13 +30,10 @@ def slice_proven(network: Network, plan: ChannelPlan, images: Tensor) -> tuple[n
     """
     plan.check_fits(network.sizes(), network.spec.model)
     dense = slice_network(network, plan.groups)
-    training = network.model.training
-    network.model.eval()
     dense.eval()
-    with torch.no_grad():
+    with evaluating(network.model), torch.no_grad():
         reference = Supernet(network)(images, plan.groups).float().cpu().numpy()
         outputs = dense(images).float().cpu().numpy()
-    network.model.train(training)
     parity = compare_outputs(reference, outputs)
     require_parity(parity, TOLERANCE, "the supernet at the plan's widths and the sliced network")
     return dense, parity

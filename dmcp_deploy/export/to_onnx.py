@@ -18,6 +18,7 @@ from torch import nn
 
 from dmcp_deploy.artifact import atomic_path, digest_file
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.network.trace import evaluating
 
 if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
@@ -101,7 +102,7 @@ def _build(
     model: nn.Module, input_shape: tuple[int, int, int], batch: int | None, opset: int
 ) -> tuple[ModelProto, bool]:
     """Returns the checked graph, and whether it is the simplified one."""
-    with _evaluating(model), torch.no_grad(), _quiet():
+    with evaluating(model), torch.no_grad(), _quiet():
         example = _example_input(model, input_shape, batch)
         exported = _export(model, example, batch, opset)
         _check_graph(exported, batch, input_shape, opset)
@@ -257,18 +258,6 @@ def _reason(err: BaseException) -> str:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", str(err)).strip()
     line = plain.splitlines()[0] if plain else type(err).__name__
     return line[:200].rstrip(" .:")
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Puts every module in eval mode, and each back into its own mode afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextlib.contextmanager

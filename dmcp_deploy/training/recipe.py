@@ -133,7 +133,7 @@ class Recipe:
 RECIPES = {
     "demo": Recipe(
         name="demo",
-        search=Schedule(2.5, 32, 0.01, 0.05, 0.01, 0.1, 4e-5),
+        search=Schedule(2, 32, 0.01, 0.05, 0.01, 0.1, 4e-5),
         train=Schedule(7, 32, 0.005, 0.05, 0.002, 0.15, 4e-5),
         train_size=96,
         finish_share=0.06,
