@@ -2,9 +2,10 @@
 
     python benchmarks/fashion_mnist.py --out benchmarks/results/fashion_mnist.json
 
-For every seed and budget one search is done; its plan by expected sampling, its plan by Markov
-sampling, the uniform plan and a random plan of the same budget are then trained from scratch by
-the same recipe and judged on the 10,000 test images. A killed run continues where it was.
+For every seed the full network is trained once. From its weights, channels sorted by importance,
+one search is done for every budget; its plan by expected sampling, its plan by Markov sampling,
+the uniform plan and two random plans of the same budget are then trained from scratch by the same
+recipe and judged on the 10,000 test images. A killed run continues where it was.
 """
 
 from __future__ import annotations
@@ -23,28 +24,34 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
-ARMS = ("dmcp expected", "dmcp markov", "uniform", "random")
+PLANS = ("dmcp expected", "dmcp markov", "uniform", "random 1", "random 2")
+#: Row of the table -> the plans it is the mean of, seed by seed.
+ARMS = {
+    "dmcp expected": ("dmcp expected",),
+    "dmcp markov": ("dmcp markov",),
+    "uniform": ("uniform",),
+    "random": ("random 1", "random 2"),
+}
 MODEL = "networks:small_mobilenet"
+WAVES = ("full", "search", "train")  # each needs what the one before has left
 
 
 def main() -> None:
     """Runs what is missing and writes the results."""
     options = _options()
-    jobs = [
-        (budget, seed, arm, vars(options))
-        for seed in range(options.seeds)
-        for budget in options.budgets.split(",")
-        for arm in ("search", *ARMS)
-    ]
+    budgets = options.budgets.split(",")
     results = _load(options.out)
-    for wave in ("search", "train"):
-        waiting = [
-            job
-            for job in jobs
-            if (job[2] == "search") == (wave == "search") and _key(*job[:3]) not in results
+    for wave in WAVES:
+        names = PLANS if wave == "train" else (wave,)
+        jobs = [
+            (budget, seed, name, vars(options))
+            for seed in range(options.seeds)
+            for budget in (budgets if wave != "full" else ("100%",))
+            for name in names
+            if _key(budget, seed, name) not in results
         ]
         with ProcessPoolExecutor(options.jobs) as pool:
-            for key, value in pool.map(_work, waiting):
+            for key, value in pool.map(_work, jobs):
                 results[key] = value
                 print(key, value.get("top1", value.get("expected_share")), flush=True)
                 _save(options, results)
@@ -72,9 +79,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, default=Path("runs/fashion_mnist"))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--budgets", default="25%,10%")
-    parser.add_argument("--width-mult", type=float, default=1.0)
-    parser.add_argument("--search-steps", type=int, default=1200)
-    parser.add_argument("--train-steps", type=int, default=2000)
+    parser.add_argument("--width-mult", type=float, default=2.0)
+    parser.add_argument("--full-steps", type=int, default=1200, help="0 searches from scratch")
+    parser.add_argument("--search-steps", type=int, default=1000)
+    parser.add_argument("--train-steps", type=int, default=1200)
     parser.add_argument("--jobs", type=int, default=2)
     return parser.parse_args()
 
@@ -88,7 +96,9 @@ def _work(job: tuple[str, int, str, dict[str, Any]]) -> tuple[str, dict[str, Any
     import torch
 
     torch.set_num_threads(1)
-    done = _search(budget, seed, options) if arm == "search" else _train(*job)
+    works = {"full": _train_full, "search": _search}
+    work = works.get(arm)
+    done = work(budget, seed, options) if work is not None else _train(*job)
     return _key(budget, seed, arm), done
 
 
@@ -117,7 +127,7 @@ def _problem(budget: str, seed: int, sampling: str, options: dict[str, Any]) -> 
         folder=options["runs"] / f"{budget}-{seed}",
         sampling=sampling,
         precision=choose_precision("auto", "fp32"),
-        token=f"{budget}-{seed}-{options['search_steps']}",
+        token=f"{budget}-{seed}-{options['search_steps']}-{options['full_steps']}",
         max_steps=options["search_steps"],
     )
 
@@ -127,59 +137,88 @@ def _recipe(options: dict[str, Any]) -> Any:
 
     return replace(
         RECIPES["small"],
-        search=Schedule(100, 128, 0.02, 0.2, 0.02, 0.05, 1e-4),
+        search=Schedule(100, 64, 0.01, 0.05, 0.0005, 0.05, 1e-4),
         train=Schedule(100, 128, 0.02, 0.2, 0.0, 0.05, 1e-4),
         label_smoothing=0.0,
     )
 
 
+def _train_full(budget: str, seed: int, options: dict[str, Any]) -> dict[str, Any]:
+    """Trains the full network of a seed, leaves its weights behind, and returns its accuracy."""
+    from dmcp_deploy.training.weights import save_weights
+
+    problem = _problem(budget, seed, "expected", options)
+    steps = options["full_steps"]
+    found = _trained(problem, problem.network.model, "full", steps, seed)
+    save_weights(problem.network.model, _full_weights(seed, options))
+    return found
+
+
+def _full_weights(seed: int, options: dict[str, Any]) -> Path:
+    return Path(options["runs"]) / f"full-{seed}.safetensors"
+
+
 def _search(budget: str, seed: int, options: dict[str, Any]) -> dict[str, Any]:
     """Returns the widths by expected and by Markov sampling of one search."""
+    from dmcp_deploy.network.importance import sorted_tensors
     from dmcp_deploy.search import dmcp
+    from dmcp_deploy.training.weights import load_weights, read_tensors
 
     plans: dict[str, Any] = {}
     for sampling in ("expected", "markov"):  # the second resumes at the end of the first
-        result = dmcp.search(_problem(budget, seed, sampling, options))
+        problem = _problem(budget, seed, sampling, options)
+        if options["full_steps"]:
+            path = _full_weights(seed, options)
+            load_weights(problem.network.model, read_tensors(path), str(path))
+            load_weights(problem.network.model, sorted_tensors(problem.network), "sorted")
+        result = dmcp.search(problem)
         plans[f"dmcp {sampling}"] = dict(result.widths)
         plans["expected_share"] = result.figures["expected_share"]
     return plans
 
 
-def _train(budget: str, seed: int, arm: str, options: dict[str, Any]) -> dict[str, Any]:
+def _train(budget: str, seed: int, plan: str, options: dict[str, Any]) -> dict[str, Any]:
     """Returns the accuracy of one plan, trained from scratch."""
     from dmcp_deploy.network.models import build_network
     from dmcp_deploy.network.slicing import slice_network
+
+    problem = _problem(budget, seed, "expected", options)
+    widths = _widths(problem, budget, seed, plan, options)
+    dense = slice_network(build_network(problem.network.spec, seed + 1000), widths)
+    found = _trained(problem, dense, f"train-{plan}", options["train_steps"], seed + 1000)
+    return {**found, "macs": problem.cost.macs_at(widths), "widths": widths}
+
+
+def _trained(problem: Any, model: Any, name: str, steps: int, seed: int) -> dict[str, Any]:
+    """Trains a network in place; returns its accuracy on the test images."""
     from dmcp_deploy.training.data import eval_batches, train_batches
     from dmcp_deploy.training.dense import DenseTask
     from dmcp_deploy.training.evaluate import evaluate
     from dmcp_deploy.training.loop import LoopSettings, run_loop
 
-    problem = _problem(budget, seed, "expected", options)
-    widths = _widths(problem, budget, seed, arm, options)
-    network = build_network(problem.network.spec, seed + 1000)
-    dense = slice_network(network, widths)
-    steps = options["train_steps"]
-    task = DenseTask(dense, problem.recipe, steps, problem.precision)
-    name = f"train-{arm.replace(' ', '-')}"
-    folder = problem.folder
+    title = name.replace(" ", "-")
     settings = LoopSettings(
-        name, steps, seed, f"{name}-{steps}", folder / f"{name}.st", folder / f"{name}.jsonl"
+        title=title,
+        steps=steps,
+        seed=problem.seed,
+        token=f"{title}-{steps}",
+        checkpoint=problem.folder / f"{title}.st",
+        metrics=problem.folder / f"{title}.jsonl",
     )
     run_loop(
-        task,
+        DenseTask(model, problem.recipe, steps, problem.precision),
         lambda start: train_batches(
             problem.data,
             image_size=32,
             batch_size=problem.recipe.train.batch_size,
-            seed=seed + 1000,
+            seed=seed,
             start_step=start,
             steps=steps - start,
         ),
         settings,
     )
     batches = eval_batches(problem.data.val, image_size=32, batch_size=500)
-    accuracy = evaluate(dense, batches, problem.precision)
-    return {**asdict(accuracy), "macs": problem.cost.macs_at(widths), "widths": widths}
+    return asdict(evaluate(model, batches, problem.precision))
 
 
 def _widths(
@@ -192,8 +231,9 @@ def _widths(
 
     if arm == "uniform":
         return dict(uniform.search(problem).widths)
-    if arm == "random":
-        generator = torch.Generator().manual_seed(seed + 77)
+    if arm.startswith("random"):
+        number = int(arm.split()[1])
+        generator = torch.Generator().manual_seed(1000 * number + seed)
         wanted = problem.space.random_units(generator)
         units = fit_widths(problem.cost, problem.grid, wanted, problem.budget_macs)
         return dict(problem.space.widths(units))
@@ -214,9 +254,12 @@ def _save(options: argparse.Namespace, results: dict[str, Any]) -> None:
 
 
 def _top1(content: dict[str, Any], budget: str, arm: str) -> list[float]:
-    results = content["results"]
+    results, plans = content["results"], ARMS[arm]
     seeds = range(int(content["options"]["seeds"]))
-    return [100 * results[_key(budget, seed, arm)]["top1"] for seed in seeds]
+    return [
+        statistics.fmean(100 * results[_key(budget, seed, plan)]["top1"] for plan in plans)
+        for seed in seeds
+    ]
 
 
 def _difference(content: dict[str, Any], budget: str, arm: str, other: str) -> str:
