@@ -8,6 +8,15 @@ from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.runtimes.interface import (
+    ImageShape,
+    check_onnx_file,
+    check_threads,
+    image_shape,
+    misfit,
+    other_interface,
+    unloadable,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,12 +66,14 @@ class OnnxSession:
         self._session = None
 
     @property
-    def input_shape(self) -> tuple[int | None, int | None, int | None, int | None]:
+    def input_shape(self) -> ImageShape:
         """(N, C, H, W) of the input; None where the file leaves the axis open."""
-        batch, channels, height, width = (
-            size if isinstance(size, int) else None for size in self._input.shape
-        )
-        return batch, channels, height, width
+        return image_shape(self._input.shape)
+
+    @property
+    def runtime(self) -> str:
+        """What runs the network."""
+        return "onnxruntime"
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -79,32 +90,25 @@ class OnnxSession:
         try:
             outputs = self._session.run([self._output], {self._input.name: images})
         except self._errors as err:
-            raise DmcpError(
-                f"{self.path} does not run on {images.dtype} images {list(images.shape)}"
-                f" (its input is {self._input.shape}): {_first_line(err)}."
-            ) from err
+            raise misfit(self.path, images, self._input.shape, _first_line(err)) from err
         logits: npt.NDArray[np.float32] = outputs[0]
         return logits
 
 
 def _open(path: Path, threads: int, providers: Sequence[str]) -> Any:
     ort = _library()
-    if threads < 0:
-        raise DmcpError(
-            f"The number of threads is {threads} and must be 0 (library's own) or more."
-        )
+    check_threads(threads)
     missing = [name for name in providers if name not in ort.get_available_providers()]
     if missing:
         raise DmcpError(
             f"ONNX Runtime has no {missing[0]} here; it has"
             f" {', '.join(ort.get_available_providers())}."
         )
-    if not path.is_file():
-        raise DmcpError(f"There is no ONNX file {path}.")
+    check_onnx_file(path)
     try:
         return ort.InferenceSession(str(path), _options(ort, threads), providers=list(providers))
     except _runtime_errors() as err:
-        raise DmcpError(f"{path} cannot be loaded as ONNX: {_first_line(err)}.") from err
+        raise unloadable(path, _first_line(err)) from err
 
 
 def _library() -> ModuleType:
@@ -134,10 +138,7 @@ def _image_input(session: Any, path: Path) -> Any:
     fits = len(inputs) == 1 and len(outputs) >= 1
     if fits and inputs[0].type == "tensor(float)" and len(inputs[0].shape) == 4:
         return inputs[0]
-    found = ", ".join(f"{item.name} {item.type} {item.shape}" for item in inputs) or "nothing"
-    raise DmcpError(
-        f"{path} takes {found}, where one float32 input [N, C, H, W] and an output are needed."
-    )
+    raise other_interface(path, [f"{item.name} {item.type} {item.shape}" for item in inputs])
 
 
 def _runtime_errors() -> tuple[type[Exception], ...]:
