@@ -49,8 +49,9 @@ fast: $(VENV)/.installed-dev ## Tests that take seconds
 slow: $(VENV)/.installed-dev ## Tests that take minutes
 	$(PYTEST) -m "slow and not gpu" --maxschedchunk 1 --timeout 900 --durations 10
 
-gpu: $(VENV)/.installed-dev ## Tests and measurements that need a CUDA device
+gpu: $(VENV)/.installed-dev ## Tests that need a CUDA device, then measurements into benchmarks/results
 	$(BIN)/pytest -m gpu --timeout 900
+	$(BIN)/python benchmarks/gpu.py --out benchmarks/results
 
 clean: ## Remove runs and caches, and keep the environment
 	rm -rf runs build dist .mypy_cache .pytest_cache .ruff_cache

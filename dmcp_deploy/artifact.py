@@ -75,11 +75,11 @@ def read_artifact(path: Path, kind: str) -> dict[str, Any]:
     except OSError as err:
         raise DmcpError(f"Cannot read {path}: {err.strerror or err}.") from err
     except ValueError as err:
-        raise DmcpError(f"{path} is not readable as the JSON of a {kind}: {err}.") from err
+        raise DmcpError(f"{path} is not readable as the JSON of {_a(kind)}: {err}.") from err
     if not isinstance(content, dict):
         content = {}
     if (found := content.get("kind")) != kind:
-        raise DmcpError(f"{path} is not a {kind} file: its kind is {found!r}.")
+        raise DmcpError(f"{path} is not {_a(kind)} file: its kind is {found!r}.")
     version = content.get("schema_version")
     if version != SCHEMA_VERSION:
         raise DmcpError(
@@ -96,6 +96,10 @@ def digest_file(path: Path) -> str:
         while chunk := file.read(1 << 20):
             sha.update(chunk)
     return f"sha256:{sha.hexdigest()}"
+
+
+def _a(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def _flush(path: Path) -> None:

@@ -18,6 +18,7 @@ _EXTRAS = {
     "onnxruntime": "export",
     "tensorboard": "tensorboard",
     "timm": "timm",
+    "openvino": "openvino",
 }
 
 
@@ -41,7 +42,15 @@ def require(*libraries: str) -> None:
         DmcpError: One is not.
     """
     for library in libraries:
-        if importlib.util.find_spec(library) is None:
+        if not is_installed(library):
             problem = missing_library(library)
             assert problem is not None, library
             raise problem
+
+
+def is_installed(library: str) -> bool:
+    """Returns whether a library is installed; it is not imported."""
+    try:
+        return importlib.util.find_spec(library) is not None
+    except (ImportError, ValueError):  # a parent package or a stand-in that is no module
+        return False

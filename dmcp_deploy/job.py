@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from dmcp_deploy.artifact import digest_file
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.importance import sorted_tensors
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.plan import ChannelPlan, NetworkSpec
-from dmcp_deploy.request import DEFAULT_ALIGN, Compute, RunOptions, RunRequest
+from dmcp_deploy.request import Compute, RunRequest
 from dmcp_deploy.rundir import RunDir
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.run import plan_problem
@@ -29,9 +28,7 @@ from dmcp_deploy.training.precision import Precision, choose_precision
 from dmcp_deploy.training.recipe import (
     Recipe,
     Schedule,
-    load_recipe,
     recipe_from_json,
-    recipe_to_json,
 )
 from dmcp_deploy.training.weights import (
     imagenet_tensors,
@@ -44,41 +41,7 @@ from dmcp_deploy.units import Budget, parse_budget
 SUPERNET = "supernet.safetensors"
 
 _PROOF_IMAGES = 8
-_EVAL_BATCH = 64
-
-
-def make_request(model: str, flops: str, options: RunOptions, compute: Compute) -> RunRequest:
-    """Returns the request that a run records, with the defaults and the data filled in.
-
-    Raises:
-        DmcpError: The budget, the recipe, the data, the weights file or the device is not there
-            or not understood.
-    """
-    parse_budget(flops)
-    recipe = _recipe(options)
-    precision = choose_precision(compute.device, options.precision)
-    weights, weights_digest = _weights(options.weights)
-    data = open_data(options.data)
-    default = " (the default: no --data was given)" if options.data is None else ""
-    compute.progress.say(f"Data: {data.note}{default}")
-    side = options.input_size
-    return RunRequest(
-        network=NetworkSpec(model, options.width_mult, len(data.classes), (3, side, side)),
-        budget=flops,
-        method=options.method,
-        sampling=options.sampling,
-        align=DEFAULT_ALIGN if options.align is None else options.align,
-        data=data.name,
-        data_digest=data.digest,
-        weights=weights,
-        weights_digest=weights_digest,
-        recipe=recipe_to_json(recipe),
-        seed=options.seed,
-        init=options.init,
-        distill=options.distill,
-        precision="bf16" if precision.bf16 else "fp32",
-        max_steps=options.max_steps,
-    )
+EVAL_BATCH = 64
 
 
 class Job:
@@ -295,19 +258,36 @@ class Job:
 
     def evaluate(self, model: nn.Module, title: str, image_size: int | None = None) -> Accuracy:
         """Returns a model's accuracy on the validation images."""
-        limit = None if self.request.max_steps is None else _EVAL_BATCH
-        count = len(self.data.val) if limit is None else min(limit, len(self.data.val))
         model = self.exact.place(model)
+        with self._validation(title, image_size or self.image_size) as batches:
+            return evaluate(model, batches, self.exact)
+
+    @torch.no_grad()
+    def logits(self, model: nn.Module, title: str, image_size: int) -> Tensor:
+        """Returns a model's logits on all validation images, [M, classes], on the CPU."""
+        model = self.exact.place(model).eval()
+        with self._validation(title, image_size) as batches:
+            return torch.cat([model(self.exact.move(batch).images).cpu() for batch in batches])
+
+    def validation_arrays(self) -> Iterator[tuple[Any, Any]]:
+        """Yields the validation images at the deployed size, and their labels, as arrays."""
+        for batch in self._validation_batches(self.deployed_size):
+            yield batch.images.contiguous().numpy(), batch.labels.numpy()
+
+    def calibration_images(self, count: int) -> Tensor:
+        """Returns training images as they are deployed, unchanged, [count, C, H, W].
+
+        They are a fixed choice from all over the training images; fewer where there are not
+        that many.
+        """
         batches = eval_batches(
-            self.data.val,
-            image_size=image_size or self.image_size,
-            batch_size=_EVAL_BATCH,
+            self.data.train,
+            image_size=self.deployed_size,
+            batch_size=EVAL_BATCH,
             workers=self.compute.workers,
-            limit=limit,
+            limit=count,
         )
-        total = -(-count // _EVAL_BATCH)
-        with self.compute.progress.task(title, total, unit="batch") as bar:
-            return evaluate(model, _counted(batches, bar.advance), self.exact)
+        return torch.cat([batch.images for batch in batches]).contiguous()
 
     def proof_images(self) -> Tensor:
         """Returns a few validation images at the deployed size, [8, C, H, W], on the CPU."""
@@ -319,38 +299,32 @@ class Job:
         )
         return next(batches).images
 
+    @contextmanager
+    def _validation(self, title: str, image_size: int) -> Iterator[Iterator[Batch]]:
+        total = -(-self._validated // EVAL_BATCH)
+        with self.compute.progress.task(title, total, unit="batch") as bar:
+            yield _counted(self._validation_batches(image_size), bar.advance)
+
+    @property
+    def _validated(self) -> int:
+        """Validation images looked at: all of them, or one batch in a trial."""
+        count = len(self.data.val)
+        return count if self.request.max_steps is None else min(EVAL_BATCH, count)
+
+    def _validation_batches(self, image_size: int) -> Iterator[Batch]:
+        return eval_batches(
+            self.data.val,
+            image_size=image_size,
+            batch_size=EVAL_BATCH,
+            workers=self.compute.workers,
+            limit=self._validated,
+        )
+
 
 def _counted(batches: Iterator[Batch], done: Callable[[], None]) -> Iterator[Batch]:
     for batch in batches:
         yield batch
         done()
-
-
-def _recipe(options: RunOptions) -> Recipe:
-    """Returns the recipe that is asked for, with what else is asked for in its place."""
-    recipe = load_recipe(options.recipe or ("demo" if options.data is None else "small"))
-    search, train = recipe.search, recipe.train
-    if options.search_epochs is not None:
-        search = replace(search, epochs=options.search_epochs)
-    if options.train_epochs is not None:
-        train = replace(train, epochs=options.train_epochs)
-    if options.batch_size is not None:
-        search, train = (replace(s, batch_size=options.batch_size) for s in (search, train))
-    train_size = options.train_size or recipe.train_size
-    return replace(recipe, search=search, train=train, train_size=train_size)
-
-
-def _weights(source: str | None) -> tuple[str | None, str | None]:
-    """Returns where weights come from, and the digest of the file."""
-    if source is None or source == "imagenet":
-        return source, None
-    path = Path(source).resolve()
-    if not path.is_file():
-        raise DmcpError(f"There is no weights file {path}.")
-    try:
-        return str(path), digest_file(path)
-    except OSError as err:
-        raise DmcpError(f"Cannot read {path}: {err.strerror or err}.") from err
 
 
 def _describe(spec: NetworkSpec) -> str:

@@ -1,4 +1,4 @@
-"""The chain of stages over one run directory: search, slice, train, export, bench."""
+"""The chain of stages over one run directory: search, slice, train, export, engine, bench."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.extras import require
+from dmcp_deploy.extras import is_installed, require
 from dmcp_deploy.progress import NO_PROGRESS
-from dmcp_deploy.request import BenchOptions, Compute, RunOptions
+from dmcp_deploy.request import CALIBRATION_IMAGES, BenchOptions, Compute, RunOptions
 from dmcp_deploy.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ORIGINAL, PRUNED = "original", "pruned"
 
 _SEARCH_LIBRARIES = ("torch", "torchvision", "safetensors", "PIL")
+_ENGINE_LIBRARIES = ("onnx", "onnxruntime")
 _EXPORT_LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -30,6 +31,7 @@ def prune(
     *,
     out: Path | str | None = None,
     bench_options: Mapping[str, Any] | None = None,
+    engine_options: Mapping[str, Any] | None = None,
     compute: Compute | None = None,
     **options: Any,
 ) -> RunDir:
@@ -40,6 +42,7 @@ def prune(
         flops: The budget: "211M", "1.04G" or "50%" of the full network's multiply-adds.
         out: The run directory; "runs/MODEL-FLOPS" by default.
         bench_options: Fields of `BenchOptions`.
+        engine_options: What `engine` takes, to build TensorRT engines as well; None builds none.
         compute: Device, workers, checkpoints, progress.
         **options: Fields of `RunOptions`.
 
@@ -51,9 +54,13 @@ def prune(
 
     wanted = BenchOptions(**(bench_options or {}))
     compute = compute or Compute()
+    if engine_options is not None:
+        _check_engine_options(engine_options)
     run = search(model, flops, out=out, compute=compute, **options)
     for stage in (slice, train, export):
         stage(run.path, compute=compute)
+    if engine_options is not None:
+        engine(run.path, compute=compute, **engine_options)
     current = run.is_current("bench") and run.figures("bench").get("asked") == wanted.to_json()
     if is_main() and not current:
         _bench_run(run, wanted, compute)
@@ -81,7 +88,8 @@ def search(
         DmcpError: Something asked for cannot be had; found before any training.
     """
     require(*_SEARCH_LIBRARIES)
-    from dmcp_deploy.job import Job, make_request
+    from dmcp_deploy.job import Job
+    from dmcp_deploy.resolve import make_request
     from dmcp_deploy.stages import run_search
 
     compute = _joined(compute)
@@ -126,6 +134,8 @@ def export(
     *,
     batch: int | None = None,
     opset: int = 20,
+    precisions: Sequence[str] = (),
+    calibration: int = CALIBRATION_IMAGES,
     compute: Compute | None = None,
 ) -> RunDir:
     """Exports the pruned network of a run, and the full one to compare with, to ONNX.
@@ -134,18 +144,71 @@ def export(
         run_dir: The run directory.
         batch: Images per call; None leaves the batch dynamic.
         opset: ONNX operator set.
+        precisions: Also convert the pruned network to these ("fp16", "bf16", "int8", "fp8") and
+            judge each by the validation images; "fp32" judges the export itself.
+        calibration: Training images that "int8" and "fp8" are calibrated on.
         compute: Device and progress.
 
     Raises:
         DmcpError: The network is not trained yet, or ONNX Runtime computes something else.
     """
     require(*_SEARCH_LIBRARIES, *_EXPORT_LIBRARIES)
+    from dmcp_deploy.export.precisions import check_precisions
     from dmcp_deploy.job import Job
-    from dmcp_deploy.stages import run_export
+    from dmcp_deploy.stages import run_export, run_precisions
 
+    asked = check_precisions(precisions) if precisions else ()
     job = Job.resume(Path(run_dir), _joined(compute))
     run_export(job, batch, opset)
+    run_precisions(job, asked, calibration)
     return job.run
+
+
+def engine(
+    source: Path | str,
+    *,
+    out: Path | str | None = None,
+    calibration: int = CALIBRATION_IMAGES,
+    calibration_data: Path | str | None = None,
+    compute: Compute | None = None,
+    **options: Any,
+) -> list[Path]:
+    """Builds TensorRT engines of an ONNX file, or of a run's pruned network; returns their paths.
+
+    Where torch is installed, precisions that a run has no ONNX file for are converted and judged
+    first; on a board they must have been made before.
+
+    Args:
+        source: An ONNX file, or a run directory.
+        out: Folder of the engines; by default "engines" beside the ONNX file.
+        calibration: Training images of the run that "int8" and "fp8" are calibrated on.
+        calibration_data: Calibration images for an ONNX file: float32 [N, C, H, W], as .npy.
+        compute: Device and progress.
+        **options: What `engines.make_engine_request` takes: runtime, precisions, batches,
+            dynamic_batch, gpu_archs, dla, timing_cache and others.
+
+    Raises:
+        DmcpError: Something asked for cannot be had, or an engine is not in the precision.
+    """
+    require(*_ENGINE_LIBRARIES)
+    from dmcp_deploy.engines import engines_of_file, engines_of_run, make_engine_request
+    from dmcp_deploy.runtimes.trt_flavours import load_flavour
+
+    source, folder = Path(source), Path(out) if out is not None else None
+    request, compute = make_engine_request(**options), compute or Compute()
+    load_flavour(request.builds[0].runtime)  # before anything is converted
+    if not source.is_dir():
+        images = Path(calibration_data) if calibration_data is not None else None
+        return engines_of_file(source, folder, request, images, compute.progress)
+    if calibration_data is not None:
+        raise DmcpError(
+            f"--calibration-data is for an ONNX file: the run {source} is calibrated on its own"
+            " training images (--calibration N)."
+        )
+    run = RunDir(source)
+    if is_installed("torch"):
+        _convert(run, request.precisions, calibration, compute)
+    return engines_of_run(run, folder, request, compute.progress)
 
 
 def bench(
@@ -153,28 +216,30 @@ def bench(
     batches: Sequence[int] = (1,),
     threads: int = 0,
     seconds: float = 10.0,
+    runtime: str = "onnxruntime",
     save: Path | str | None = None,
     compute: Compute | None = None,
 ) -> BenchRecord:
-    """Measures ONNX files, or a run's original and pruned network, in interleaved rounds.
+    """Measures ONNX files, engines, or a run's original and pruned network, interleaved.
 
     Args:
-        *artifacts: ONNX files or run directories; all are compared with the first network.
+        *artifacts: ONNX files, engines or run directories; all are compared with the first network.
         batches: Images per call.
-        threads: Threads of ONNX Runtime; 0 leaves the number to it.
+        threads: Threads on a CPU; 0 leaves the number to the runtime.
         seconds: Measuring time per batch size.
+        runtime: What runs ONNX files: "onnxruntime" or "openvino".
         save: Where to write the record; a single run directory keeps its own bench.json.
         compute: Where to report progress.
 
     Raises:
         DmcpError: A file is missing, or the networks cannot be compared.
     """
-    options, compute = BenchOptions(batches, threads, seconds), compute or Compute()
+    options, compute = BenchOptions(batches, threads, seconds, runtime), compute or Compute()
     paths = [Path(artifact) for artifact in artifacts]
     if len(paths) == 1 and paths[0].is_dir():
         record = _bench_run(RunDir(paths[0]), options, compute)
     else:
-        record = _measure(_onnx_files(paths), options, compute)
+        record = _measure(_artifact_files(paths), options, compute)
     if save is not None:
         record.save(Path(save))
     return record
@@ -190,6 +255,23 @@ def load(run_dir: Path | str) -> nn.Module:
     from dmcp_deploy.stages import load_dense
 
     return load_dense(Path(run_dir))
+
+
+def _convert(run: RunDir, precisions: Sequence[str], calibration: int, compute: Compute) -> None:
+    from dmcp_deploy.job import Job
+    from dmcp_deploy.stages import run_precisions
+
+    run_precisions(Job.resume(run.path, _joined(compute)), precisions, calibration)
+
+
+def _check_engine_options(options: Mapping[str, Any]) -> None:
+    """Finds what is wrong with an engine's options before hours of training."""
+    from dmcp_deploy.engines import make_engine_request
+    from dmcp_deploy.runtimes.trt_flavours import load_flavour
+
+    others = ("calibration", "calibration_data", "out")
+    request = make_engine_request(**{k: v for k, v in options.items() if k not in others})
+    load_flavour(request.builds[0].runtime)
 
 
 def _joined(compute: Compute | None) -> Compute:
@@ -212,19 +294,20 @@ def _bench_run(run: RunDir, options: BenchOptions, compute: Compute) -> BenchRec
 
 
 def _measure(files: Mapping[str, Path], options: BenchOptions, compute: Compute) -> BenchRecord:
-    from dmcp_deploy.bench.measure import measure_onnx
+    from dmcp_deploy.bench.measure import measure_artifacts
 
-    return measure_onnx(
+    return measure_artifacts(
         files,
         batches=options.batches,
         threads=options.threads,
         seconds=options.seconds,
+        runtime=options.runtime,
         progress=compute.progress,
     )
 
 
-def _onnx_files(artifacts: Sequence[Path]) -> dict[str, Path]:
-    """Returns name -> ONNX file; a run directory brings its original and its pruned network."""
+def _artifact_files(artifacts: Sequence[Path]) -> dict[str, Path]:
+    """Returns name -> file; a run directory brings its original and its pruned network."""
     files: dict[str, Path] = {}
     for artifact in artifacts:
         if not artifact.is_dir():

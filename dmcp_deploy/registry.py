@@ -13,6 +13,12 @@ METHODS = {
     "uniform": "dmcp_deploy.search.uniform",
 }
 
+#: What runs an ONNX file; an engine names its own runtime.
+ONNX_RUNTIMES = {
+    "onnxruntime": "dmcp_deploy.runtimes.onnxruntime",
+    "openvino": "dmcp_deploy.runtimes.openvino",
+}
+
 
 def near_matches(name: str, known: Iterable[str]) -> str:
     """Returns the end of a sentence: "; did you mean a, b?" for near matches, else "."."""

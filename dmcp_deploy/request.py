@@ -14,9 +14,10 @@ from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.extras import require
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.progress import NO_PROGRESS, Progress
-from dmcp_deploy.registry import METHODS, choose
+from dmcp_deploy.registry import METHODS, ONNX_RUNTIMES, choose
 
 DEFAULT_ALIGN = 8  # half-precision tensor cores and CPU kernels work on multiples of 8 channels
+CALIBRATION_IMAGES = 64  # fewer than 32 are refused: too few for the ranges of activations
 SAMPLINGS = ("expected", "markov")
 INITS = ("scratch", "sliced")
 
@@ -194,13 +195,15 @@ class BenchOptions:
 
     Attributes:
         batches: Images per call.
-        threads: Threads of ONNX Runtime; 0 leaves the number to it.
+        threads: Threads on a CPU; 0 leaves the number to the runtime.
         seconds: Measuring time per batch size.
+        runtime: What runs ONNX files: "onnxruntime" or "openvino".
     """
 
     batches: Sequence[int] = (1,)
     threads: int = 0
     seconds: float = 10.0
+    runtime: str = "onnxruntime"
 
     def __post_init__(self) -> None:
         if not self.batches or min(self.batches) < 1:
@@ -209,6 +212,8 @@ class BenchOptions:
             raise DmcpError(f"--threads {self.threads} is too small: it must be at least 0.")
         if not (self.seconds > 0 and math.isfinite(self.seconds)):
             raise DmcpError(f"--seconds {self.seconds:g} must be above zero and finite.")
+
+        choose("--runtime", self.runtime, ONNX_RUNTIMES)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the options as JSON values."""

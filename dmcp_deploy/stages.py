@@ -1,7 +1,8 @@
-"""The work of every stage of a run that is not done yet: search, slice, train, export."""
+"""The work of every stage of a run that is not done yet, from search to converted ONNX."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from dmcp_deploy.artifact import atomic_path, digest_file
 from dmcp_deploy.bench.onnx_cost import onnx_cost
 from dmcp_deploy.checks import check_pictures, check_training
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.export.precisions import CALIBRATED, Evidence, convert, judge, precision_path
+from dmcp_deploy.export.quantize import check_calibration
 from dmcp_deploy.export.slice import slice_proven
 from dmcp_deploy.export.to_onnx import export_onnx
 from dmcp_deploy.export.verify import compare_outputs, require_parity
-from dmcp_deploy.job import SUPERNET, Job
+from dmcp_deploy.job import EVAL_BATCH, SUPERNET, Job
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.network.slicing import slice_network
@@ -112,6 +115,31 @@ def run_export(job: Job, batch: int | None, opset: int) -> None:
     current = job.run.is_current("export") and job.run.figures("export").get("asked") == asked
     if is_main() and not current:
         _export_both(job, plan, batch, opset)
+    wait_for_all()
+
+
+def run_precisions(job: Job, precisions: Sequence[str], calibration: int) -> None:
+    """Converts a run's ONNX file to other precisions, and judges each by the validation images.
+
+    Args:
+        job: The run; its ONNX file is exported.
+        precisions: Of "fp32", "fp16", "bf16", "int8", "fp8".
+        calibration: Training images that INT8 and FP8 are calibrated on.
+
+    Raises:
+        DmcpError: There is no ONNX file, it cannot be converted, or the result is further from
+            the trained network than its precision's tolerance.
+    """
+    source = job.run.file("model.onnx")
+    if not source.exists():
+        raise DmcpError(f"{job.run.path} has no model.onnx yet: run export first.")
+    wanted = [name for name in precisions if not _is_converted(job, name, calibration)]
+    if any(name in CALIBRATED for name in wanted):
+        check_calibration(min(calibration, len(job.data.train)))
+    if wanted and is_main():
+        evidence = _evidence(job, calibration)
+        for name in wanted:
+            _convert(job, source, name, calibration, evidence)
     wait_for_all()
 
 
@@ -245,6 +273,42 @@ def _export(
         "simplified": exported.simplified,
         "macs": found,
     }
+
+
+def _is_converted(job: Job, precision: str, calibration: int) -> bool:
+    stage = f"precision {precision}"
+    asked = job.run.figures(stage).get("asked")
+    return job.run.is_current(stage) and asked == _asked(precision, calibration)
+
+
+def _asked(precision: str, calibration: int) -> dict[str, int]:
+    return {"calibration": calibration} if precision in CALIBRATED else {}
+
+
+def _convert(job: Job, source: Path, precision: str, calibration: int, evidence: Evidence) -> None:
+    path = precision_path(source, job.run.path, precision)
+    outputs = [path.name] if path != source else []
+    with job.run.stage(f"precision {precision}", [source.name], outputs) as figures:
+        figures["asked"] = _asked(precision, calibration)
+        if path == source:
+            figures |= judge(source, precision, evidence, job.compute.progress)
+            return
+        job.compute.progress.say(f"Converting {source.name} to {precision}")
+        with atomic_path(path) as part:
+            figures |= convert(source, part, precision, evidence)
+            figures |= judge(part, precision, evidence, job.compute.progress)
+
+
+def _evidence(job: Job, calibration: int) -> Evidence:
+    """Returns images to calibrate and to judge by, with the trained network's logits on them."""
+    dense = load_dense(job.run.path)
+    reference = job.logits(dense, "evaluate trained", job.deployed_size)
+    return Evidence(
+        calibration=job.calibration_images(calibration).numpy(),
+        validation=job.validation_arrays,
+        total=-(-len(reference) // EVAL_BATCH),
+        reference=reference.numpy(),
+    )
 
 
 def _repeated(images: Tensor, batch: int | None) -> Tensor:

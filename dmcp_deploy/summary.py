@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from dmcp_deploy.plan import ChannelPlan
@@ -11,12 +12,46 @@ from dmcp_deploy.units import format_macs
 
 def summarize(run: RunDir) -> str:
     """Returns what a run has reached so far: budget, equality, accuracy, latency."""
-    lines = [_budget(run), *_accuracies(run), *_proofs(run)]
+    lines = [_budget(run), *_accuracies(run), *_proofs(run), *precision_lines(run)]
+    lines += [engine_line(run.file(name)) for name in _engines(run)]
     if run.file("bench.json").exists():
         from dmcp_deploy.bench.record import BenchRecord, format_table
 
         lines += ["", format_table(BenchRecord.load(run.file("bench.json")))]
     return "\n".join(lines)
+
+
+def precision_lines(run: RunDir) -> list[str]:
+    """Returns a line for every precision the run's ONNX file was converted to, or judged in."""
+    stages = run.stages()
+    found = [name.split()[1] for name in stages if name.startswith("precision ")]
+    return [_precision(name, run.figures(f"precision {name}")) for name in found]
+
+
+def engine_line(path: Path) -> str:
+    """Returns an engine in one line: where it lies, its layers, its bytes."""
+    from dmcp_deploy.runtimes.engine_record import EngineRecord
+
+    record = EngineRecord.load(path)
+    layers = ", ".join(f"{count} {name}" for name, count in record.layer_precisions.items())
+    weights = "" if record.weight_bytes is None else f", {record.weight_bytes / 1e6:.2f} MB weights"
+    return f"{path}: layers {layers}{weights}, built in {record.build_s:.1f} s"
+
+
+def _precision(name: str, figures: dict[str, Any]) -> str:
+    if "parity" not in figures:
+        return f"{name}: {figures.get('unchecked', 'not judged')}"
+    parity = figures["parity"]
+    return (
+        f"top-1 {figures['top1']:7.2%} in {name} on {figures['images']} images;"
+        f" {parity['snr_db']:.1f} dB from the trained network, same answer on"
+        f" {parity['top1_agreement']:.2%}"
+    )
+
+
+def _engines(run: RunDir) -> list[str]:
+    stages = [name.partition(" ") for name in run.stages()]
+    return [rest for kind, _, rest in stages if kind == "engine" and run.file(rest).exists()]
 
 
 def _budget(run: RunDir) -> str:

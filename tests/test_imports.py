@@ -34,15 +34,19 @@ MAY_IMPORT = {
     "bench": {"runtimes", "rooms"},
     "checks": {"training", "network"},
     "listing": {"network"},
-    "summary": {"bench"},
+    "summary": {"bench", "runtimes"},
+    "resolve": {"training"},
     "job": {"search", "training", "network"},
     "stages": {*STAGES, "checks", "job"},
-    "pipeline": {*STAGES, "job", "stages"},
+    "engines": {"bench", "export", "runtimes"},
+    "doctor": {"bench", "runtimes"},
+    "pipeline": {*STAGES, "engines", "job", "resolve", "stages"},
     # The one arrow back: a call of the package `dmcp_deploy.search` runs `pipeline.search`. It is
     # imported in the call, never before; see the test of the rooms' faces.
     "rooms": {"pipeline"},
     "__init__": set[str](),
-    "cli": {*STAGES, "pipeline", "listing", "summary"},
+    "cli_options": {"training"},
+    "cli": {*STAGES, "cli_options", "doctor", "pipeline", "listing", "summary"},
     "__main__": {"cli"},
 }
 
@@ -50,7 +54,11 @@ MAY_IMPORT = {
 CALLABLE = ("search", "export", "bench")
 
 #: Run on a device, where there is no torch.
-TORCH_FREE = ("bench", "runtimes", "export.engine")
+TORCH_FREE = (
+    *("bench", "doctor", "engines", "runtimes", "summary"),
+    *(f"export.{name}" for name in ("engine", "half_", "image_", "lower_precision")),
+    *(f"export.{name}" for name in ("onnx_file", "precisions", "quantize", "verify")),
+)
 
 
 def module_name(path: Path) -> str:

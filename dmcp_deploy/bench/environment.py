@@ -11,7 +11,10 @@ from typing import Any
 
 from dmcp_deploy import __version__
 
-_LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "torch")
+_LIBRARIES = (
+    *("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "torch"),
+    *("tensorrt", "tensorrt-rtx-cu13", "pycuda", "cuda-bindings"),
+)
 
 
 def read_environment() -> dict[str, Any]:

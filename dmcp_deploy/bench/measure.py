@@ -1,4 +1,4 @@
-"""Latency of ONNX files, measured interleaved in ONNX Runtime."""
+"""Latency of ONNX files and engines, measured interleaved in one runtime."""
 
 from __future__ import annotations
 
@@ -16,28 +16,32 @@ from dmcp_deploy.bench.record import BenchRecord, Measured
 from dmcp_deploy.bench.timing import time_interleaved
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.progress import NO_PROGRESS, Progress
-from dmcp_deploy.runtimes.onnxruntime import OnnxSession
+from dmcp_deploy.runtimes.engine_record import EngineRecord
+from dmcp_deploy.runtimes.session import Session, is_engine, open_session
 
-RUNTIME = "onnxruntime"
 _IMAGE_SEED = 0
 _LOADS = 4
 
+_Opened = Callable[..., contextlib.AbstractContextManager[dict[str, Session]]]
 
-def measure_onnx(
+
+def measure_artifacts(
     artifacts: Mapping[str, Path],
     *,
     batches: Sequence[int],
     threads: int,
+    runtime: str = "onnxruntime",
     seconds: float,
     warmup_s: float = 1.0,
     progress: Progress = NO_PROGRESS,
 ) -> BenchRecord:
-    """Returns the latency record of ONNX files run on the CPU in interleaved rounds.
+    """Returns the latency record of networks run in interleaved rounds.
 
     Args:
-        artifacts: Name -> ONNX file; the first is the one that the others are compared with.
+        artifacts: Name -> ONNX file or engine; the others are compared with the first.
         batches: Images per call; every file must take all of them.
-        threads: Threads of one operator; 0 leaves the number to ONNX Runtime.
+        threads: Threads on a CPU; 0 leaves the number to the runtime.
+        runtime: What runs ONNX files: "onnxruntime" or "openvino".
         seconds: Measuring time for each batch size, over all files, the warm-up apart.
         warmup_s: Warm-up time for each batch size, over all files.
         progress: Told of every second that has passed.
@@ -48,8 +52,12 @@ def measure_onnx(
             first measurement. A network fails while it runs.
     """
     _check_request(artifacts, batches, seconds)
-    shape = _check_files(artifacts, batches, threads)
-    known = {name: _describe(name, Path(path), threads) for name, path in artifacts.items()}
+    opened = functools.partial(_open_sessions, artifacts, runtime, threads)
+    shape, runtimes = _check_files(batches, opened)
+    known = {
+        name: _describe(name, Path(path), threads, runtimes[name])
+        for name, path in artifacts.items()
+    }
     environment = read_environment()
     time_part = functools.partial(
         time_interleaved, seconds=seconds / _LOADS, warmup_s=warmup_s / _LOADS, progress=progress
@@ -57,7 +65,7 @@ def measure_onnx(
     measured = [
         Measured(**known[name], batch=batch, samples_ms=tuple(samples))
         for batch in dict.fromkeys(batches)
-        for name, samples in _time(artifacts, threads, (batch, *shape), time_part).items()
+        for name, samples in _time(opened, (batch, *shape), time_part).items()
     ]
     return BenchRecord(tuple(measured), environment, shape)
 
@@ -72,16 +80,20 @@ def _check_request(artifacts: Mapping[str, Path], batches: Sequence[int], second
 
 
 def _check_files(
-    artifacts: Mapping[str, Path], batches: Sequence[int], threads: int
-) -> tuple[int, int, int]:
-    """Returns the images' (C, H, W), once every file has been found to take all batch sizes."""
-    with _open_sessions(artifacts, threads) as sessions:
+    batches: Sequence[int], opened: _Opened
+) -> tuple[tuple[int, int, int], dict[str, str]]:
+    """Returns the images' (C, H, W), and what runs each network.
+
+    Every network has been found to take all batch sizes then.
+    """
+    with opened() as sessions:
         for name, session in sessions.items():
             _check_batches(name, session, batches)
-        return _common_shape(sessions)
+        runtimes = {name: session.runtime for name, session in sessions.items()}
+        return _common_shape(sessions), runtimes
 
 
-def _common_shape(sessions: Mapping[str, OnnxSession]) -> tuple[int, int, int]:
+def _common_shape(sessions: Mapping[str, Session]) -> tuple[int, int, int]:
     first, *_ = sessions
     for name, session in sessions.items():
         ours, theirs = sessions[first].input_shape[1:], session.input_shape[1:]
@@ -99,7 +111,7 @@ def _common_shape(sessions: Mapping[str, OnnxSession]) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _check_batches(name: str, session: OnnxSession, batches: Sequence[int]) -> None:
+def _check_batches(name: str, session: Session, batches: Sequence[int]) -> None:
     fixed = session.input_shape[0]
     odd = [batch for batch in batches if fixed not in (None, batch)]
     if odd:
@@ -109,8 +121,8 @@ def _check_batches(name: str, session: OnnxSession, batches: Sequence[int]) -> N
         )
 
 
-def _describe(name: str, path: Path, threads: int) -> dict[str, Any]:
-    cost = onnx_cost(path)
+def _describe(name: str, path: Path, threads: int, runtime: str) -> dict[str, Any]:
+    cost = EngineRecord.load(path) if is_engine(path) else onnx_cost(path)
     if cost.macs < 1:
         raise DmcpError(
             f"{name} ({path}) has no convolution or linear layer, so there are no multiply-adds to"
@@ -122,14 +134,13 @@ def _describe(name: str, path: Path, threads: int) -> dict[str, Any]:
         "digest": digest_file(path),
         "macs": cost.macs,
         "params": cost.params,
-        "runtime": RUNTIME,
+        "runtime": runtime,
         "threads": threads,
     }
 
 
 def _time(
-    artifacts: Mapping[str, Path],
-    threads: int,
+    opened: _Opened,
     shape: tuple[int, int, int, int],
     time_part: Callable[..., dict[str, list[float]]],
 ) -> dict[str, list[float]]:
@@ -141,20 +152,27 @@ def _time(
     import numpy as np
 
     images = np.random.default_rng(_IMAGE_SEED).standard_normal(shape, dtype=np.float32)
-    samples: dict[str, list[float]] = {name: [] for name in artifacts}
+    samples: dict[str, list[float]] = {}
     for load in range(_LOADS):
-        with _open_sessions(artifacts, threads, last_first=load % 2 == 1) as sessions:
-            calls = {name: functools.partial(sessions[name].run, images) for name in artifacts}
+        with opened(last_first=load % 2 == 1) as sessions:
+            calls = {
+                name: functools.partial(session.run, images) for name, session in sessions.items()
+            }
             part = time_part(calls, title=f"batch {shape[0]}, part {load + 1} of {_LOADS}")
         for name, found in part.items():
-            samples[name] += found
+            samples.setdefault(name, []).extend(found)
     return samples
 
 
 @contextlib.contextmanager
 def _open_sessions(
-    artifacts: Mapping[str, Path], threads: int, last_first: bool = False
-) -> Iterator[dict[str, OnnxSession]]:
+    artifacts: Mapping[str, Path], runtime: str, threads: int, last_first: bool = False
+) -> Iterator[dict[str, Session]]:
+    """Opens all networks, in either order; yields them in the order given."""
     names = list(artifacts)[::-1] if last_first else list(artifacts)
     with contextlib.ExitStack() as stack:
-        yield {name: stack.enter_context(OnnxSession(artifacts[name], threads)) for name in names}
+        sessions = {
+            name: stack.enter_context(open_session(Path(artifacts[name]), runtime, threads))
+            for name in names
+        }
+        yield {name: sessions[name] for name in artifacts}

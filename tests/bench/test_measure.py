@@ -9,7 +9,7 @@ from onnx import helper
 from tiny_onnx import save_graph, write_tiny_net
 
 from dmcp_deploy.artifact import digest_file
-from dmcp_deploy.bench.measure import measure_onnx
+from dmcp_deploy.bench.measure import measure_artifacts
 from dmcp_deploy.bench.record import BenchRecord, compare
 from dmcp_deploy.errors import DmcpError
 
@@ -23,12 +23,12 @@ class NoTorch:
             raise ImportError(f"{name} is not on this device")
 
 sys.meta_path.insert(0, NoTorch())
-from dmcp_deploy.bench.measure import measure_onnx
+from dmcp_deploy.bench.measure import measure_artifacts
 from dmcp_deploy.bench.record import compare, format_table
 
 wide, narrow, out = map(Path, sys.argv[1:])
 nets = {"wide": wide, "narrow": narrow}
-record = measure_onnx(nets, batches=[1], threads=1, seconds=0.2, warmup_s=0.1)
+record = measure_artifacts(nets, batches=[1], threads=1, seconds=0.2, warmup_s=0.1)
 record.save(out)
 assert not any(name.split(".")[0] == "torch" for name in sys.modules)
 print(format_table(record))
@@ -45,7 +45,7 @@ def nets(tmp_path_factory):
 
 def test_every_network_is_measured_at_every_batch_in_the_same_rounds(nets):
     paths = {name: net.path for name, net in nets.items()}
-    record = measure_onnx(paths, batches=[1, 4], threads=1, seconds=0.4, warmup_s=0.1)
+    record = measure_artifacts(paths, batches=[1, 4], threads=1, seconds=0.4, warmup_s=0.1)
     found = [(item.name, item.batch) for item in record.measured]
     assert found == [("wide", 1), ("narrow", 1), ("wide", 4), ("narrow", 4)]
     for item in record.measured:
@@ -60,7 +60,8 @@ def test_every_network_is_measured_at_every_batch_in_the_same_rounds(nets):
 
 def test_an_eighth_of_the_width_is_measured_as_faster(nets):
     paths = {name: net.path for name, net in nets.items()}
-    (found,) = compare(measure_onnx(paths, batches=[8], threads=1, seconds=0.8, warmup_s=0.1), 8)
+    record = measure_artifacts(paths, batches=[8], threads=1, seconds=0.8, warmup_s=0.1)
+    (found,) = compare(record, 8)
     assert found.flops_ratio == pytest.approx(nets["narrow"].macs / nets["wide"].macs)
     assert found.latency_high < 0.9
     assert found.verdict == "faster"
@@ -68,7 +69,8 @@ def test_an_eighth_of_the_width_is_measured_as_faster(nets):
 
 def test_a_network_is_not_faster_than_itself(nets):
     paths = {"first": nets["wide"].path, "second": nets["wide"].path}
-    (found,) = compare(measure_onnx(paths, batches=[8], threads=1, seconds=1.2, warmup_s=0.2), 8)
+    record = measure_artifacts(paths, batches=[8], threads=1, seconds=1.2, warmup_s=0.2)
+    (found,) = compare(record, 8)
     assert found.flops_ratio == 1.0
     assert 0.8 < found.latency_ratio < 1.25
     assert found.verdict in ("no difference", "too noisy to tell")
@@ -89,25 +91,25 @@ def test_bench_runs_where_torch_cannot_be_imported(nets, tmp_path):
 
 def test_a_fixed_batch_is_measured_at_that_batch_alone(tmp_path):
     net = write_tiny_net(tmp_path / "fixed.onnx", batch=2)
-    record = measure_onnx(
+    record = measure_artifacts(
         {"fixed": net.path}, batches=[2, 2], threads=1, seconds=0.05, warmup_s=0.0
     )
     assert [item.batch for item in record.measured] == [2]
     with pytest.raises(DmcpError, match=r"fixed .* has the fixed batch size 2 .* measured at 1"):
-        measure_onnx({"fixed": net.path}, batches=[2, 1], threads=1, seconds=60)
+        measure_artifacts({"fixed": net.path}, batches=[2, 1], threads=1, seconds=60)
 
 
 def test_networks_with_different_inputs_are_refused(nets, tmp_path):
     other = write_tiny_net(tmp_path / "small.onnx", size=32)
     paths = {"wide": nets["wide"].path, "small": other.path}
     with pytest.raises(DmcpError, match=r"wide takes images of .*64, 64.* small of .*32, 32"):
-        measure_onnx(paths, batches=[1], threads=1, seconds=60)
+        measure_artifacts(paths, batches=[1], threads=1, seconds=60)
 
 
 def test_an_open_image_size_and_a_network_without_layers_are_refused(tmp_path):
     net = write_tiny_net(tmp_path / "any.onnx", size="side")
     with pytest.raises(DmcpError, match="leaves the image size open"):
-        measure_onnx({"any": net.path}, batches=[1], threads=1, seconds=60)
+        measure_artifacts({"any": net.path}, batches=[1], threads=1, seconds=60)
     save_graph(
         tmp_path / "relu.onnx",
         [helper.make_node("Relu", ["x"], ["y"])],
@@ -116,7 +118,7 @@ def test_an_open_image_size_and_a_network_without_layers_are_refused(tmp_path):
         weights={},
     )
     with pytest.raises(DmcpError, match="no convolution or linear layer"):
-        measure_onnx({"relu": tmp_path / "relu.onnx"}, batches=[1], threads=1, seconds=60)
+        measure_artifacts({"relu": tmp_path / "relu.onnx"}, batches=[1], threads=1, seconds=60)
 
 
 @pytest.mark.parametrize(
@@ -133,13 +135,13 @@ def test_an_open_image_size_and_a_network_without_layers_are_refused(tmp_path):
 def test_bad_requests_are_refused_before_any_measurement(nets, asked, message):
     request = {"artifacts": {"wide": nets["wide"].path}, "batches": [1], "threads": 1}
     with pytest.raises(DmcpError, match=message):
-        measure_onnx(**{**request, "seconds": 600.0, **asked})
+        measure_artifacts(**{**request, "seconds": 600.0, **asked})
 
 
 def test_a_missing_or_damaged_file_is_refused_before_any_measurement(nets, tmp_path):
     paths = {"wide": nets["wide"].path, "gone": tmp_path / "gone.onnx"}
     with pytest.raises(DmcpError, match=r"no ONNX file .*gone\.onnx"):
-        measure_onnx(paths, batches=[1], threads=1, seconds=600)
+        measure_artifacts(paths, batches=[1], threads=1, seconds=600)
     paths["gone"].write_bytes(b"not a network")
     with pytest.raises(DmcpError, match=r"gone\.onnx cannot be loaded"):
-        measure_onnx(paths, batches=[1], threads=1, seconds=600)
+        measure_artifacts(paths, batches=[1], threads=1, seconds=600)

@@ -1,0 +1,288 @@
+"""A TensorRT or TensorRT-RTX engine on the GPU at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar
+
+from dmcp_deploy.artifact import digest_file
+from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.runtimes.device import Device, DeviceBuffer, open_device
+from dmcp_deploy.runtimes.engine_record import EngineRecord
+from dmcp_deploy.runtimes.trt_api import ICudaEngine, IExecutionContext
+from dmcp_deploy.runtimes.trt_flavours import Loaded, Message, load_flavour, reasons
+from dmcp_deploy.units import format_bytes
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+_Made = TypeVar("_Made")
+
+#: Ahead-of-time engines without named targets run on these and newer, NVIDIA says.
+_PORTABLE_FROM = 80
+
+
+class EngineSession:
+    """An engine loaded for running; a context manager that owns its device memory.
+
+    Attributes:
+        path: The engine's file.
+        record: Its sidecar.
+    """
+
+    def __init__(self, path: Path, *, binding: str = "auto", ordinal: int = 0) -> None:
+        """Loads an engine onto a GPU.
+
+        Args:
+            path: The engine; its sidecar lies beside it.
+            binding: "pycuda", "cuda-python", or "auto" for the one that is installed.
+            ordinal: Which GPU.
+
+        Raises:
+            DmcpError: The engine is missing or damaged, was built for another GPU, version or
+                ONNX file, or there is no GPU, driver, TensorRT or memory for it.
+        """
+        self.path, self.record = Path(path), EngineRecord.load(Path(path))
+        check_onnx_unchanged(self.path, self.record)
+        self._loaded = load_flavour(self.record.runtime)
+        check_version(self.path, self.record, self._loaded.version)
+        self._buffers: dict[int, _Buffers] = {}
+        with ExitStack() as stack:
+            self._device: Device = stack.enter_context(open_device(binding, ordinal))
+            stack.callback(self._drop)
+            check_gpu(self.path, self.record, self._device)
+            self._engine = self._load()
+            self._context = self._made(self._engine.create_execution_context(), "make a context")
+            self._input, self._output = _tensor_names(self._loaded, self._engine, self.path)
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> EngineSession:
+        """Returns the session."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        err: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Frees the engine, then all device memory."""
+        self._stack.__exit__(kind, err, traceback)
+
+    def _drop(self) -> None:
+        """Lets go of what TensorRT holds, which must go before the CUDA context does."""
+        self._buffers.clear()
+        self.__dict__.pop("_context", None)
+        self.__dict__.pop("_engine", None)
+
+    @property
+    def input_shape(self) -> tuple[int | None, int | None, int | None, int | None]:
+        """(N, C, H, W) of the input; N is None where the engine takes several batch sizes."""
+        smallest, _, largest = self.record.batches
+        return (smallest if smallest == largest else None, *self.record.input_shape)
+
+    @property
+    def runtime(self) -> str:
+        """What runs the network, its version and the engine's precision."""
+        record = self.record
+        return f"{record.runtime} {record.runtime_version} {record.precision}"
+
+    @property
+    def device(self) -> Device:
+        """The GPU the engine is loaded on."""
+        return self._device
+
+    def run(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Returns the logits [N, classes] of images [N, C, H, W], both float32.
+
+        Raises:
+            DmcpError: The engine does not take the shape, or fails.
+        """
+        buffers = self._prepared(images.shape)
+        buffers.images[...] = images
+        self._device.copy_in(buffers.input, buffers.images)
+        self.enqueue()
+        self._device.copy_out(buffers.logits, buffers.output)
+        self._device.synchronize()
+        return buffers.logits.copy()
+
+    def prepare(self, batch: int) -> Callable[[], None]:
+        """Returns a call that enqueues one run on a batch of zeros that is on the device already.
+
+        The call neither copies nor waits: it is what a latency without transfers is taken of, and
+        what `Device.capture` records as a graph. It holds until the next `run` or `prepare`.
+        """
+        buffers = self._prepared((batch, *self.record.input_shape))
+        buffers.images[...] = 0
+        self._device.copy_in(buffers.input, buffers.images)
+        self.enqueue()  # the first run allocates, which a graph could not record
+        self._device.synchronize()
+        return self.enqueue
+
+    def enqueue(self) -> None:
+        """Enqueues one run on the buffers set last."""
+        if not self._context.execute_async_v3(self._device.stream.handle):
+            raise self._failed("run")
+
+    def _prepared(self, shape: tuple[int, ...]) -> _Buffers:
+        """Returns the buffers of a batch size, with the context set to them."""
+        batch, smallest, largest = shape[0], self.record.batches[0], self.record.batches[2]
+        if tuple(shape[1:]) != self.record.input_shape or not smallest <= batch <= largest:
+            raise DmcpError(
+                f"{self.path} takes {smallest} to {largest} images of"
+                f" {list(self.record.input_shape)}, and was given {list(shape)}."
+            )
+        if not self._context.set_input_shape(self._input, shape):
+            raise self._failed(f"take the input shape {list(shape)}")
+        if batch not in self._buffers:
+            logits = tuple(self._context.get_tensor_shape(self._output))
+            self._buffers[batch] = _Buffers(self._device, shape, logits)
+        buffers = self._buffers[batch]
+        addresses = {
+            self._input: buffers.input.address,
+            self._output: buffers.output.address,
+        }
+        for name, address in addresses.items():
+            if not self._context.set_tensor_address(name, address):
+                raise self._failed(f"take a buffer for {name}")
+        return buffers
+
+    def _load(self) -> ICudaEngine:
+        return load_engine(self._loaded, self.path.read_bytes(), str(self.path))
+
+    def _made(self, result: _Made | None, what: str) -> _Made:
+        if result is None:
+            raise self._failed(what)
+        return result
+
+    def _failed(self, what: str) -> DmcpError:
+        return DmcpError(
+            f"{self.path} cannot {what} on {self._device.name}: it may lack memory"
+            f" ({format_bytes(self._device.memory_bytes)} in all), or the engine is damaged."
+        )
+
+
+class _Buffers:
+    """Device and page-locked memory for one batch size; the device session frees it."""
+
+    def __init__(self, device: Device, images: tuple[int, ...], logits: tuple[int, ...]) -> None:
+        self.images = device.pinned(images)
+        self.logits = device.pinned(logits)
+        self.input: DeviceBuffer = device.alloc(self.images.nbytes)
+        self.output: DeviceBuffer = device.alloc(self.logits.nbytes)
+
+
+def load_engine(loaded: Loaded, engine: bytes, name: str) -> ICudaEngine:
+    """Returns an engine on the current GPU.
+
+    Raises:
+        DmcpError: TensorRT cannot load it here.
+    """
+    with loaded.log.collecting() as messages:
+        runtime = loaded.trt.Runtime(loaded.log.logger)
+        found = None if runtime is None else runtime.deserialize_cuda_engine(engine)
+        if found is None:
+            raise DmcpError(_not_loaded(loaded, name, messages))
+    return found
+
+
+def inspect_engine(loaded: Loaded, engine: bytes, messages: list[Message]) -> str:
+    """Returns the layer information of an engine as JSON, from the GPU it was built on.
+
+    Raises:
+        DmcpError: The engine does not load.
+    """
+    found = load_engine(loaded, engine, "the engine just built")
+    inspector, context = found.create_engine_inspector(), found.create_execution_context()
+    if inspector is None or context is None:
+        raise DmcpError(f"{loaded.flavour.name} cannot inspect its engine: {reasons(messages)}.")
+    _set_best_shapes(loaded, found, context)
+    inspector.execution_context = context  # without one, open shapes hide the types
+    return inspector.get_engine_information(loaded.trt.LayerInformationFormat.JSON)
+
+
+def check_onnx_unchanged(path: Path, record: EngineRecord) -> None:
+    """Checks that the ONNX file an engine came from, if it lies beside it, is still the same.
+
+    Raises:
+        DmcpError: It has changed.
+    """
+    for folder in (path.parent, path.parent.parent):
+        onnx = folder / record.onnx
+        if onnx.is_file() and digest_file(onnx) != record.onnx_digest:
+            raise DmcpError(
+                f"{onnx} has changed since {path} was built from it: build the engine again."
+            )
+
+
+def check_version(path: Path, record: EngineRecord, version: str) -> None:
+    """Checks that an engine meets the version of TensorRT that built it.
+
+    Raises:
+        DmcpError: It was built by another one.
+    """
+    if record.runtime_version != version:
+        raise DmcpError(
+            f"{path} was built by {record.runtime} {record.runtime_version}, and {version} is"
+            " installed here: engines run in the version that built them; build it again."
+        )
+
+
+def check_gpu(path: Path, record: EngineRecord, device: Device) -> None:
+    """Checks that an engine was built for a GPU.
+
+    Raises:
+        DmcpError: It was built on, or for, another one.
+    """
+    here, capability = device.name, device.compute_capability
+    built_on = record.gpu
+    if built_on is not None and built_on["name"] != here:
+        raise DmcpError(
+            f"{path} was built on {built_on['name']}, and this is {here}: an engine runs on the"
+            " GPU that built it; build it again from the ONNX file."
+        )
+    if built_on is not None:
+        return
+    arch = f"sm{capability[0]}{capability[1]}"
+    portable = not record.targets and 10 * capability[0] + capability[1] >= _PORTABLE_FROM
+    if arch not in record.targets and not portable:
+        built_for = ", ".join(record.targets) or "Ampere and newer"
+        raise DmcpError(
+            f"{path} was built for {built_for}, and {here} is {arch}: build it with"
+            f" --gpu-arch {arch}."
+        )
+
+
+def _tensor_names(loaded: Loaded, engine: ICudaEngine, path: Path) -> tuple[str, str]:
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    mode = loaded.trt.TensorIOMode
+    inputs = [name for name in names if engine.get_tensor_mode(name) == mode.INPUT]
+    outputs = [name for name in names if engine.get_tensor_mode(name) == mode.OUTPUT]
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise DmcpError(
+            f"{path} has {len(inputs)} inputs and {len(outputs)} outputs, where one of each is"
+            " needed."
+        )
+    return inputs[0], outputs[0]
+
+
+def _set_best_shapes(loaded: Loaded, engine: ICudaEngine, context: IExecutionContext) -> None:
+    for index in range(engine.num_io_tensors):
+        name = engine.get_tensor_name(index)
+        if engine.get_tensor_mode(name) == loaded.trt.TensorIOMode.INPUT:
+            best = engine.get_tensor_profile_shape(name, 0)[1]
+            context.set_input_shape(name, tuple(best))
+
+
+def _not_loaded(loaded: Loaded, name: str, messages: list[Message]) -> str:
+    told = reasons(messages)
+    if "cudaError 35" in told or "driver" in told.lower():
+        return (
+            f"{name} cannot be loaded, for this machine has no usable NVIDIA driver ({told}):"
+            " dmcp-deploy doctor shows what it has."
+        )
+    return f"{loaded.flavour.name} {loaded.version} cannot load {name}: {told}."

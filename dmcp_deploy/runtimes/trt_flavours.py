@@ -1,0 +1,191 @@
+"""TensorRT and TensorRT-RTX: where they differ, how they are loaded, and the one logger of each."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.registry import choose
+
+if TYPE_CHECKING:
+    from dmcp_deploy.runtimes.trt_api import ILogger, TensorRT
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """One of the two modules.
+
+    Attributes:
+        name: What `--runtime` calls it.
+        module: Its import name.
+        lowest: The first version that is supported.
+        below: The first version that is not any more.
+        install: Where it comes from, the end of a sentence.
+        targets: GPU architectures an engine can be built for without a GPU; none: it is built
+            for the GPU at hand.
+        has_timing_cache: Whether kernel timings can be kept from build to build.
+        has_dla: Whether Jetson Orin's accelerator can be built for.
+    """
+
+    name: str
+    module: str
+    lowest: tuple[int, ...]
+    below: tuple[int, ...]
+    install: str
+    targets: tuple[str, ...]
+    has_timing_cache: bool
+    has_dla: bool
+
+
+FLAVOURS = {
+    "tensorrt": Flavour(
+        name="tensorrt",
+        module="tensorrt",
+        lowest=(10, 3),
+        below=(12,),
+        install="it comes with JetPack on a Jetson, and as pip install tensorrt elsewhere",
+        targets=(),
+        has_timing_cache=True,
+        has_dla=True,
+    ),
+    "tensorrt-rtx": Flavour(
+        name="tensorrt-rtx",
+        module="tensorrt_rtx",
+        lowest=(1, 0),
+        below=(2,),
+        install="pip install 'dmcp-deploy[rtx]' (x86-64)",
+        targets=("sm75", "sm80", "sm86", "sm89", "sm120", "sm121"),
+        has_timing_cache=False,
+        has_dla=False,
+    ),
+}
+
+#: Messages that a machine without a GPU gets after every other error.
+_NOISE = re.compile(r"catchCudaError|CUDA initialization failure|Unable to determine GPU memory")
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of TensorRT's log: severity ("ERROR", "WARNING", "INFO", "VERBOSE"), text."""
+
+    severity: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A flavour whose module is imported."""
+
+    flavour: Flavour
+    trt: TensorRT
+    version: str
+    log: TrtLog
+
+
+class TrtLog:
+    """The messages of one flavour: a process has one logger, whoever builds or runs.
+
+    Attributes:
+        logger: The object to hand to the module.
+    """
+
+    def __init__(self, trt: Any) -> None:
+        """Makes a logger of the module's own class."""
+        self._messages: list[Message] = []
+
+        class Logger(trt.ILogger):  # type: ignore[misc]  # the bindings carry no types
+            def __init__(self) -> None:
+                trt.ILogger.__init__(self)
+
+            def log(_, severity: Any, msg: str) -> None:  # noqa: N805 - `self` is the TrtLog
+                name = str(severity).rpartition(".")[2].upper()
+                self._messages.append(Message(name, msg))
+
+        self.logger = cast("ILogger", Logger())
+
+    @contextmanager
+    def collecting(self) -> Iterator[list[Message]]:
+        """Yields the list that gets the messages of the block."""
+        before, self._messages = self._messages, []
+        try:
+            yield self._messages
+        finally:
+            self._messages = before
+
+
+def find_flavour(name: str) -> Flavour:
+    """Returns a flavour by name.
+
+    Raises:
+        DmcpError: There is none of that name.
+    """
+    return FLAVOURS[choose("--runtime", name, FLAVOURS)]
+
+
+def load_flavour(name: str) -> Loaded:
+    """Returns a flavour, imported; the same object for the rest of the process.
+
+    Raises:
+        DmcpError: It is not installed, does not load, or its version is not supported.
+    """
+    flavour = find_flavour(name)
+    if name not in _LOADED:
+        trt = _imported(flavour)
+        version = str(trt.__version__)
+        _check_version(flavour, version)
+        _LOADED[name] = Loaded(flavour, trt, version, TrtLog(trt))
+    return _LOADED[name]
+
+
+def reasons(messages: list[Message]) -> str:
+    """Returns what the log says went wrong, in a line; "no reason given" if it does not."""
+    errors = [m.text for m in messages if m.severity in ("ERROR", "INTERNAL_ERROR")]
+    telling = [text for text in errors if not _NOISE.search(text)] or errors
+    told = "; ".join(dict.fromkeys(" ".join(text.split())[:300] for text in telling[:3]))
+    return told.rstrip(". ") or "no reason given"
+
+
+def warnings_of(messages: list[Message]) -> list[str]:
+    """Returns the log's warnings, each once, in order."""
+    texts = (m.text for m in messages if m.severity == "WARNING")
+    return list(dict.fromkeys(text for text in texts if not _NOISE.search(text)))
+
+
+_LOADED: dict[str, Loaded] = {}
+
+
+def _imported(flavour: Flavour) -> TensorRT:
+    try:
+        return cast("TensorRT", importlib.import_module(flavour.module))
+    except ModuleNotFoundError as err:
+        if err.name != flavour.module:
+            raise DmcpError(_broken(flavour, err)) from err
+        raise DmcpError(
+            f"{flavour.module} is not installed here: {flavour.install};"
+            " dmcp-deploy doctor shows what this machine has."
+        ) from err
+    except (ImportError, OSError) as err:
+        raise DmcpError(_broken(flavour, err)) from err
+
+
+def _broken(flavour: Flavour, err: Exception) -> str:
+    return (
+        f"{flavour.module} is installed and cannot be loaded ({err}): mend that installation;"
+        f" {flavour.install}."
+    )
+
+
+def _check_version(flavour: Flavour, version: str) -> None:
+    found = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if flavour.lowest <= found < flavour.below:
+        return
+    lowest, below = (".".join(map(str, v)) for v in (flavour.lowest, flavour.below))
+    raise DmcpError(
+        f"{flavour.module} {version} is installed, and versions from {lowest} to below {below} are"
+        " supported: install one of those."
+    )
