@@ -32,14 +32,10 @@ from dmcp_deploy.export.engine import EngineOptions, Origin, build_engine
 from dmcp_deploy.export.precisions import Evidence, convert, precision_path
 from dmcp_deploy.export.to_onnx import export_onnx
 from dmcp_deploy.export.verify import compare_outputs
-from dmcp_deploy.network.cost import Cost
-from dmcp_deploy.network.models import build_network
-from dmcp_deploy.network.slicing import slice_network
-from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.runtimes.device import Device, open_device
 from dmcp_deploy.runtimes.tensorrt import EngineSession
-from dmcp_deploy.search.fit import fit_widths, width_grid
-from dmcp_deploy.search.space import search_space
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 SIDE = 224
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -98,14 +94,11 @@ def _options() -> argparse.Namespace:
 
 def _networks(models: list[str]) -> Iterator[tuple[str, str, nn.Module]]:
     """Yields every network whole, and sliced uniformly to half of its multiply-adds."""
+    from variants import whole_and_half
+
     for model in models:
-        network = build_network(NetworkSpec(model, 1.0, 1000, (3, SIDE, SIDE)), seed=0)
-        space, cost = search_space(network), Cost(network)
-        units = fit_widths(
-            cost, width_grid(space, 8), space.full.astype(float), cost.full_macs // 2
-        )
-        yield model, "half", slice_network(network, space.widths(units)).eval()
-        yield model, "whole", network.model.eval()
+        for variant, net in whole_and_half(model, SIDE).items():
+            yield model, variant, net
 
 
 def _network(net: nn.Module, options: argparse.Namespace) -> dict[str, Any]:

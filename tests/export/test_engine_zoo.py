@@ -8,17 +8,14 @@ import numpy as np
 import pytest
 from torch import nn
 
+from benchmarks.variants import whole_and_half
 from dmcp_deploy.bench.onnx_cost import onnx_cost
 from dmcp_deploy.export.engine import EngineOptions, Origin, build_engine
 from dmcp_deploy.export.precisions import Evidence, convert, precision_path
 from dmcp_deploy.export.to_onnx import export_onnx
-from dmcp_deploy.network.cost import Cost
 from dmcp_deploy.network.models import build_network
-from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.runtimes.engine_record import EngineRecord
-from dmcp_deploy.search.fit import fit_widths, width_grid
-from dmcp_deploy.search.space import search_space
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed on this platform")
 pytestmark = pytest.mark.slow
@@ -73,15 +70,8 @@ def onnx_files(
 ) -> dict[str, Path]:
     """A network of the paper's table, whole and at half of its multiply-adds."""
     folder = tmp_path_factory.mktemp(request.param)
-    network = build_network(NetworkSpec(request.param, 1.0, 1000, (3, 224, 224)))
-    space, cost = search_space(network), Cost(network)
-    grid = width_grid(space, 8)
-    units = fit_widths(cost, grid, space.full.astype(float), cost.full_macs // 2)
-    half = slice_network(network, space.widths(units))
-    return {
-        "whole": exported(network.model, folder / "whole.onnx", 224),
-        "half": exported(half, folder / "half.onnx", 224),
-    }
+    nets = whole_and_half(request.param, 224)
+    return {name: exported(net, folder / f"{name}.onnx", 224) for name, net in nets.items()}
 
 
 def test_the_papers_networks_become_engines_in_their_precisions(
