@@ -10,6 +10,7 @@ the record says so and the rest is measured. The file is named after the GPU.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import re
 import statistics
@@ -109,7 +110,7 @@ def _network(net: nn.Module, options: argparse.Namespace) -> dict[str, Any]:
         for batch in map(int, options.batches.split(",")):
             images = np.random.default_rng(batch).standard_normal((batch, 3, SIDE, SIDE))
             images = images.astype(np.float32)
-            truth = net.cpu()(torch.from_numpy(images)).numpy()
+            truth = net(torch.from_numpy(images)).numpy()
             rows += [row | {"batch": batch} for row in _torch_rows(net, images, truth, options)]
             rows += [row | {"batch": batch} for row in _engine_rows(source, images, truth, options)]
     return {"macs": cost.macs, "params": cost.params, "rows": rows}
@@ -119,7 +120,8 @@ def _torch_rows(
     net: nn.Module, images: np.ndarray, truth: np.ndarray, options: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
     for precision, dtype in (("fp32", torch.float32), ("fp16", torch.float16)):
-        model = net.to("cuda", dtype, memory_format=torch.channels_last)
+        # A copy: what half precision has rounded does not come back.
+        model = copy.deepcopy(net).to("cuda", dtype, memory_format=torch.channels_last)
         given = torch.from_numpy(images).to("cuda", dtype, memory_format=torch.channels_last)
         logits = model(given).float().cpu().numpy()
         parity = compare_outputs(truth, logits).to_json()
@@ -127,7 +129,6 @@ def _torch_rows(
         eager = _time_torch(lambda m=model, x=given: m(x), options.rounds)
         yield {"what": f"torch {precision}", **parity, **eager}
         yield {"what": f"torch {precision}, graph", **_time_graph(model, given, options.rounds)}
-        net.float()
 
 
 def _time_torch(call: Callable[[], object], rounds: int) -> dict[str, Any]:

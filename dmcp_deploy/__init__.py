@@ -1,8 +1,8 @@
 """dmcp-deploy: search, slice and measure channel-pruned networks for edge GPUs.
 
 What the command line does, Python does with the same names: `dmcp_deploy.prune("mobilenet_v2",
-"211M")`, and `search`, `slice`, `train`, `export`, `bench`, `load` on a run directory; `groups` and
-`flops` for a network by name.
+"211M")`, and `search`, `slice`, `train`, `export`, `engine`, `bench`, `gate`, `load`,
+`write_report` on run directories; `groups` and `flops` for a network by name.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ _HOMES = {
     "prune": "pipeline",
     "slice": "pipeline",
     "train": "pipeline",
+    "engine": "pipeline",
+    "gate": "pipeline",
     "load": "pipeline",
     "groups": "listing",
     "flops": "listing",
+    "write_report": "report.write",
     "Compute": "request",
     "DmcpError": "errors",
 }

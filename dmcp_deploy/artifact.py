@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +26,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     new one and never a part. If the block raises, nothing is left behind.
 
     Raises:
-        DmcpError: The folder cannot be written to, or the disk is full.
+        DmcpError: The folder cannot be written to, a folder lies there, or the disk is full.
     """
     path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        os.close(handle)
-    except FileExistsError as err:
-        raise DmcpError(f"Cannot write {path}: {path.parent} is not a folder.") from err
-    except OSError as err:
-        raise DmcpError(f"Cannot write {path}: {err.strerror or err}.") from err
-    part = Path(name)
+    part = _make_part(path)
     try:
         yield part
         _flush(part)
@@ -46,6 +39,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise DmcpError(f"Cannot write {path}: {err.strerror or err}.") from err
     finally:
         part.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Checks that a file can be written, before the work whose result it shall hold.
+
+    Raises:
+        DmcpError: The folder cannot be written to, or a folder lies there.
+    """
+    _make_part(Path(path)).unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -96,6 +98,29 @@ def digest_file(path: Path) -> str:
         while chunk := file.read(1 << 20):
             sha.update(chunk)
     return f"sha256:{sha.hexdigest()}"
+
+
+def digest_files(paths: Iterable[Path]) -> str:
+    """Returns one digest of files that belong together; a single file's is its own."""
+    parts = [digest_file(path) for path in paths]
+    if len(parts) == 1:
+        return parts[0]
+    return f"sha256:{hashlib.sha256(' '.join(parts).encode()).hexdigest()}"
+
+
+def _make_part(path: Path) -> Path:
+    """Returns a new empty file beside a path."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+    except FileExistsError as err:
+        raise DmcpError(f"Cannot write {path}: {path.parent} is not a folder.") from err
+    except OSError as err:
+        raise DmcpError(f"Cannot write {path}: {err.strerror or err}.") from err
+    return Path(name)
 
 
 def _a(kind: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from dmcp_deploy import __version__
 from dmcp_deploy.cli_options import (
@@ -29,7 +30,7 @@ from dmcp_deploy.cli_options import (
 )
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.extras import missing_library
-from dmcp_deploy.registry import ONNX_RUNTIMES, near_matches
+from dmcp_deploy.registry import near_matches
 
 if TYPE_CHECKING:
     pass
@@ -82,13 +83,14 @@ def main() -> None:
 @search_options
 @bench_options
 @compute_options
-@click.option("--engine", "runtime", help="Build engines as well: tensorrt, tensorrt-rtx or auto.")
+@click.option("--engine", help="Build engines as well: tensorrt, tensorrt-rtx or auto.")
 @click.option("--engine-precision", default="fp16", show_default=True, help="As in fp16,int8.")
 def prune(
     batches: str,
     threads: int,
     seconds: float,
-    runtime: str | None,
+    runtime: str,
+    engine: str | None,
     engine_precision: str,
     **options: Any,
 ) -> None:
@@ -99,10 +101,15 @@ def prune(
     from dmcp_deploy import pipeline, summary
 
     sizes = batch_sizes(batches)
-    engines = {"runtime": runtime, "precisions": names_in(engine_precision), "batches": sizes}
+    engines = {"runtime": engine, "precisions": names_in(engine_precision), "batches": sizes}
     run = pipeline.prune(
-        bench_options={"batches": sizes, "threads": threads, "seconds": seconds},
-        engine_options=engines if runtime else None,
+        bench_options={
+            "batches": sizes,
+            "threads": threads,
+            "seconds": seconds,
+            "runtime": runtime,
+        },
+        engine_options=engines if engine else None,
         **library_options(options),
     )
     _print(summary.summarize(run))
@@ -215,40 +222,71 @@ def engine(
 @main.command()
 @click.argument("artifacts", nargs=-1, required=True, type=click.Path(path_type=Path))
 @bench_options
-@click.option(
-    "--runtime",
-    default="onnxruntime",
-    show_default=True,
-    help=f"What runs ONNX files: {' or '.join(ONNX_RUNTIMES)}.",
-)
 @click.option("--save", type=click.Path(path_type=Path), help="Write the record here as well.")
+@click.option(
+    "--baseline",
+    type=click.Path(path_type=Path),
+    help="Gate: compare with this record, saved earlier on this machine.",
+)
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    help="Gate: compare with this older artifact, measured now as well; 4 seconds at most.",
+)
+@click.option("--max-regress", help="Gate: the slowdown that is allowed; 5% if not given.")
+@click.option("--strict", is_flag=True, help="Gate: too noisy to tell is an error, exit code 1.")
+@click.pass_context
 def bench(
-    artifacts: tuple[Path, ...],
-    batches: str,
-    threads: int,
-    seconds: float,
-    runtime: str,
-    save: Path | None,
+    ctx: click.Context, /, artifacts: tuple[Path, ...], batches: str, strict: bool, **options: Any
 ) -> None:
     """Measure ONNX files, engines or run directories, interleaved.
 
-    An engine runs on the GPU, in the TensorRT that built it.
+    An engine runs on the GPU, in the TensorRT that built it. With --baseline or --against, exit
+    code 3 says that a network got slower than allowed.
     """
     from dmcp_deploy import pipeline
     from dmcp_deploy.bench.record import format_table
-    from dmcp_deploy.progress import TerminalProgress
-    from dmcp_deploy.request import Compute
 
-    record = pipeline.bench(
-        *artifacts,
-        batches=batch_sizes(batches),
-        threads=threads,
-        seconds=seconds,
-        runtime=runtime,
-        save=save,
-        compute=Compute(progress=TerminalProgress()),
-    )
-    click.echo(format_table(record))
+    if ctx.get_parameter_source("seconds") == ParameterSource.DEFAULT:
+        del options["seconds"]  # a gate has its own
+    limits = {key: options.pop(key) for key in ("baseline", "against", "max_regress")}
+    given = {key: value for key, value in limits.items() if value is not None}
+    shared = {"batches": batch_sizes(batches), "compute": compute_of({}), **options}
+    if {"baseline", "against"} & given.keys():
+        ctx.exit(_gate(artifacts, strict, {**given, **shared}))
+    if given or strict:
+        raise click.UsageError("--max-regress and --strict need --baseline or --against.", ctx)
+    click.echo(format_table(pipeline.bench(*artifacts, **shared)))
+
+
+def _gate(artifacts: tuple[Path, ...], strict: bool, options: dict[str, Any]) -> int:
+    """Prints what a gate finds and returns the exit code."""
+    from dmcp_deploy import pipeline
+    from dmcp_deploy.bench.gate import format_gate
+
+    result = pipeline.gate(*artifacts, **options)
+    click.echo(format_gate(result))
+    if result.is_regression:
+        return 3
+    return 1 if strict and result.is_noisy else 0
+
+
+@main.command()
+@click.argument("run_dirs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The file to write.")
+@click.option("--format", "form", default="html", show_default=True, help="html, md or json.")
+def report(run_dirs: tuple[Path, ...], out: Path | None, form: str) -> None:
+    """Show a run as a page, or several runs side by side.
+
+    The page goes to report.html in the run directory, that of several runs into the current
+    folder; Markdown and JSON are printed unless --out names a file.
+    """
+    from dmcp_deploy.report.write import report_text, write_report
+
+    if out is None and form != "html":
+        click.echo(report_text(run_dirs, form), nl=False)
+    else:
+        _print(str(write_report(run_dirs, out, form)))
 
 
 @main.command()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.registry import METHODS
+from dmcp_deploy.registry import METHODS, ONNX_RUNTIMES
 
 if TYPE_CHECKING:
     from dmcp_deploy.request import Compute
@@ -90,6 +90,12 @@ bench_options = _options(
     click.option("--batch", "batches", default="1", show_default=True, help="Sizes, as in 1,8."),
     click.option("--threads", default=0, show_default=True, help="0 leaves it to the runtime."),
     click.option("--seconds", default=10.0, show_default=True, help="Per batch size."),
+    click.option(
+        "--runtime",
+        default="onnxruntime",
+        show_default=True,
+        help=f"What runs ONNX files: {' or '.join(ONNX_RUNTIMES)}.",
+    ),
 )
 engine_options = _options(
     click.option(

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dmcp_deploy.artifact import digest_file
+from dmcp_deploy.artifact import check_writable, digest_file
 from dmcp_deploy.bench.onnx_cost import onnx_cost
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.export.engine import EngineOptions, Origin, build_engine, engine_name
-from dmcp_deploy.export.onnx_file import inspect_onnx
+from dmcp_deploy.export.engine import (
+    Origin,
+    build_engine,
+    check_fits,
+    engine_name,
+    gpu_of,
+    still_holds,
+)
+from dmcp_deploy.export.engine_options import EngineOptions
+from dmcp_deploy.export.onnx_file import OnnxFile, inspect_onnx
 from dmcp_deploy.export.precisions import (
     Evidence,
+    check_evidence,
     check_precisions,
     convert,
-    is_precision,
     precision_path,
     read_images,
 )
@@ -24,7 +32,7 @@ from dmcp_deploy.extras import is_installed
 from dmcp_deploy.progress import Progress
 from dmcp_deploy.rundir import RunDir
 from dmcp_deploy.runtimes.engine_record import EngineRecord
-from dmcp_deploy.runtimes.trt_flavours import FLAVOURS
+from dmcp_deploy.runtimes.trt_flavours import FLAVOURS, load_flavour
 
 FOLDER = "engines"
 
@@ -80,6 +88,17 @@ def installed_runtime() -> str:
     raise DmcpError(f"No TensorRT is installed here ({ways}).")
 
 
+def check_machine(request: EngineRequest) -> None:
+    """Checks that the engines of a request can be built on this machine.
+
+    Raises:
+        DmcpError: TensorRT does not load, or needs a GPU and there is none.
+    """
+    for runtime in {build.runtime for build in request.builds}:
+        load_flavour(runtime)
+        gpu_of(runtime)
+
+
 def engines_of_file(
     source: Path,
     folder: Path | None,
@@ -97,12 +116,30 @@ def engines_of_file(
     """
     evidence = read_images(calibration_data) if calibration_data is not None else None
     folder = source.parent / FOLDER if folder is None else folder
-    files = {p: _in_precision(source, folder, p, evidence) for p in request.precisions}
+    network = inspect_onnx(source)
+    for precision in request.precisions:
+        _check_precision(network, precision, evidence)
+    for precision in request.precisions:
+        _check_builds(replace(network, precision=precision), folder, request)
+    files = [_in_precision(network, folder, p, evidence) for p in request.precisions]
     return [
-        _built(file, folder, build, None, progress)
-        for file in files.values()
-        for build in request.builds
+        _built(file, folder, build, None, progress) for file in files for build in request.builds
     ]
+
+
+def check_run(run: RunDir, request: EngineRequest) -> None:
+    """Checks that a run's network can be built as asked, before it is converted and judged.
+
+    Raises:
+        DmcpError: It cannot.
+    """
+    source = run.file("model.onnx")
+    if not source.exists():
+        return
+    network = inspect_onnx(source)
+    for precision in request.precisions:
+        for build in request.builds:
+            check_fits(replace(network, precision=precision), build)
 
 
 def engines_of_run(
@@ -113,18 +150,14 @@ def engines_of_run(
     Raises:
         DmcpError: The run has no ONNX file in a precision, or the machine does not allow it.
     """
-    source = run.file("model.onnx")
-    engines = []
-    for precision in request.precisions:
-        file = precision_path(source, run.path, precision)
-        if not file.exists():
-            raise DmcpError(
-                f"{run.path} has no {file.name} yet: run dmcp-deploy export {run.path}"
-                f" --precision {precision} where torch and the data are."
-            )
-        for build in request.builds:
-            engines.append(_built_in_run(run, file, folder, build, progress))
-    return engines
+    files = {precision: _file_of_run(run, precision) for precision in request.precisions}
+    for file in files.values():
+        _check_builds(inspect_onnx(file), folder or run.file(FOLDER), request)
+    return [
+        _built_in_run(run, file, precision, folder, build, progress)
+        for precision, file in files.items()
+        for build in request.builds
+    ]
 
 
 def _batch_ranges(
@@ -143,17 +176,42 @@ def _batch_ranges(
     return [(smallest, best, largest)]
 
 
+def _check_builds(network: OnnxFile, folder: Path, request: EngineRequest) -> None:
+    """Checks all builds of a network before the first: one takes minutes on a board."""
+    for build in request.builds:
+        check_fits(network, build)
+        check_writable(folder / engine_name(network.path, network.precision, build))
+
+
+def _file_of_run(run: RunDir, precision: str) -> Path:
+    """Returns a run's network in a precision, if it is that of the network that lies there now."""
+    source = run.file("model.onnx")
+    file = precision_path(source, run.path, precision)
+    made = run.stages().get(f"precision {precision}", {}).get("inputs", {}).get(source.name)
+    remedy = f"run dmcp-deploy export {run.path} --precision {precision} where torch and the data"
+    if not file.exists():
+        raise DmcpError(f"{run.path} has no {file.name} yet: {remedy} are.")
+    # A board may have the converted file alone.
+    if file != source and made and source.exists() and digest_file(source) != made:
+        raise DmcpError(f"{file} was made of another {source.name}: {remedy} are.")
+    return file
+
+
 def _built_in_run(
-    run: RunDir, file: Path, folder: Path | None, build: EngineOptions, progress: Progress
+    run: RunDir,
+    file: Path,
+    precision: str,
+    folder: Path | None,
+    build: EngineOptions,
+    progress: Progress,
 ) -> Path:
     plan = run.file("plan.json")
     plan_digest = digest_file(plan) if plan.exists() else None
     if folder is not None:
         return _built(file, folder, build, plan_digest, progress)
-    precision = inspect_onnx(file).precision
     name = f"{FOLDER}/{engine_name(file, precision, build)}"
     stage = f"engine {name}"
-    if run.is_current(stage):
+    if run.is_current(stage) and _is_usable(run.file(name), build):
         return run.file(name)
     with run.stage(stage, [file.name], [name]) as figures:
         engine = _built(file, run.file(FOLDER), build, plan_digest, progress)
@@ -161,6 +219,15 @@ def _built_in_run(
         figures |= {"layer_precisions": dict(record.layer_precisions), "build_s": record.build_s}
         figures |= {"weight_bytes": record.weight_bytes, "engine_bytes": record.engine_bytes}
     return engine
+
+
+def _is_usable(engine: Path, build: EngineOptions) -> bool:
+    """Returns whether an engine is whole and would be built no other way today."""
+    try:
+        record = EngineRecord.load(engine)
+    except DmcpError:
+        return False
+    return still_holds(record, build)
 
 
 def _built(
@@ -171,14 +238,22 @@ def _built(
     return build_engine(file, folder, build, Origin(cost.macs, cost.params, plan_digest))[0]
 
 
-def _in_precision(source: Path, folder: Path, precision: str, evidence: Evidence | None) -> Path:
-    if is_precision(source, precision):
-        return source
-    found = inspect_onnx(source).precision
-    if found != "fp32":
+def _check_precision(network: OnnxFile, precision: str, evidence: Evidence | None) -> None:
+    if network.precision == precision:
+        return
+    if network.precision != "fp32":
         raise DmcpError(
-            f"{source} is {found} and cannot be turned into {precision}: give the FP32 file."
+            f"{network.path} is {network.precision} and cannot be turned into {precision}: give"
+            " the FP32 file."
         )
-    path = precision_path(source, folder, precision)
-    convert(source, path, precision, evidence)
+    check_evidence(network.path, precision, evidence)
+
+
+def _in_precision(
+    network: OnnxFile, folder: Path, precision: str, evidence: Evidence | None
+) -> Path:
+    if network.precision == precision:
+        return network.path
+    path = precision_path(network.path, folder, precision)
+    convert(network.path, path, precision, evidence)
     return path

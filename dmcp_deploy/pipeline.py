@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dmcp_deploy.artifact import check_writable
+from dmcp_deploy.artifact_names import artifact_files, named_files, old_and_new, run_files
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.extras import is_installed, require
 from dmcp_deploy.progress import NO_PROGRESS
@@ -16,9 +18,8 @@ from dmcp_deploy.rundir import RunDir
 if TYPE_CHECKING:
     from torch import nn
 
+    from dmcp_deploy.bench.gate import GateResult
     from dmcp_deploy.bench.record import BenchRecord
-
-ORIGINAL, PRUNED = "original", "pruned"
 
 _SEARCH_LIBRARIES = ("torch", "torchvision", "safetensors", "PIL")
 _ENGINE_LIBRARIES = ("onnx", "onnxruntime")
@@ -55,7 +56,7 @@ def prune(
     wanted = BenchOptions(**(bench_options or {}))
     compute = compute or Compute()
     if engine_options is not None:
-        _check_engine_options(engine_options)
+        _check_engine_options(**engine_options)
     run = search(model, flops, out=out, compute=compute, **options)
     for stage in (slice, train, export):
         stage(run.path, compute=compute)
@@ -153,11 +154,12 @@ def export(
         DmcpError: The network is not trained yet, or ONNX Runtime computes something else.
     """
     require(*_SEARCH_LIBRARIES, *_EXPORT_LIBRARIES)
-    from dmcp_deploy.export.precisions import check_precisions
+    from dmcp_deploy.export.precisions import check_precisions, check_request
     from dmcp_deploy.job import Job
     from dmcp_deploy.stages import run_export, run_precisions
 
     asked = check_precisions(precisions) if precisions else ()
+    check_request(asked, calibration)
     job = Job.resume(Path(run_dir), _joined(compute))
     run_export(job, batch, opset)
     run_precisions(job, asked, calibration)
@@ -175,8 +177,9 @@ def engine(
 ) -> list[Path]:
     """Builds TensorRT engines of an ONNX file, or of a run's pruned network; returns their paths.
 
-    Where torch is installed, precisions that a run has no ONNX file for are converted and judged
-    first; on a board they must have been made before.
+    Where torch and the other libraries of the search are installed, precisions that a run has no
+    ONNX file for are converted and judged first; on a board they must have been made before. Of
+    processes that torchrun has started, the first alone builds.
 
     Args:
         source: An ONNX file, or a run directory.
@@ -191,12 +194,18 @@ def engine(
         DmcpError: Something asked for cannot be had, or an engine is not in the precision.
     """
     require(*_ENGINE_LIBRARIES)
-    from dmcp_deploy.engines import engines_of_file, engines_of_run, make_engine_request
-    from dmcp_deploy.runtimes.trt_flavours import load_flavour
+    from dmcp_deploy.engines import (
+        check_machine,
+        check_run,
+        engines_of_file,
+        engines_of_run,
+        make_engine_request,
+    )
+    from dmcp_deploy.export.precisions import check_request
 
     source, folder = Path(source), Path(out) if out is not None else None
     request, compute = make_engine_request(**options), compute or Compute()
-    load_flavour(request.builds[0].runtime)  # before anything is converted
+    check_machine(request)  # before anything is converted
     if not source.is_dir():
         images = Path(calibration_data) if calibration_data is not None else None
         return engines_of_file(source, folder, request, images, compute.progress)
@@ -205,9 +214,14 @@ def engine(
             f"--calibration-data is for an ONNX file: the run {source} is calibrated on its own"
             " training images (--calibration N)."
         )
+    check_request(request.precisions, calibration)
     run = RunDir(source)
-    if is_installed("torch"):
-        _convert(run, request.precisions, calibration, compute)
+    check_run(run, request)
+    # A board's torch may come without the rest of what training needs.
+    if all(map(is_installed, _SEARCH_LIBRARIES)) and not _convert(
+        run, request.precisions, calibration, compute
+    ):
+        return []
     return engines_of_run(run, folder, request, compute.progress)
 
 
@@ -235,14 +249,62 @@ def bench(
         DmcpError: A file is missing, or the networks cannot be compared.
     """
     options, compute = BenchOptions(batches, threads, seconds, runtime), compute or Compute()
+    if save is not None:
+        check_writable(Path(save))
     paths = [Path(artifact) for artifact in artifacts]
     if len(paths) == 1 and paths[0].is_dir():
         record = _bench_run(RunDir(paths[0]), options, compute)
     else:
-        record = _measure(_artifact_files(paths), options, compute)
+        record = _measure(artifact_files(paths), options, compute)
     if save is not None:
         record.save(Path(save))
     return record
+
+
+def gate(
+    *artifacts: Path | str,
+    baseline: Path | str | None = None,
+    against: Path | str | None = None,
+    max_regress: str = "5%",
+    save: Path | str | None = None,
+    compute: Compute | None = None,
+    **options: Any,
+) -> GateResult:
+    """Returns whether networks got slower: than a stored record says, or than an older artifact.
+
+    Args:
+        *artifacts: As for `bench`; with `against` one, where a run stands for its pruned network.
+        baseline: A record that `bench` has saved.
+        against: An older artifact, measured now, interleaved with the new one.
+        max_regress: The slowdown that is allowed, such as "5%".
+        save: Where to write the record of what was measured; a run's own is left as it is.
+        compute: Where to report progress.
+        **options: Fields of `BenchOptions`; with `against`, `seconds` is the most, and 4.
+
+    Raises:
+        NotComparableError: The baseline was measured otherwise, or elsewhere.
+        DmcpError: A file is missing, or the networks cannot be compared.
+    """
+    from dmcp_deploy.bench import comparable, record
+    from dmcp_deploy.bench.gate import GATE_SECONDS, gate_against, parse_limit
+
+    limit, paths = parse_limit(max_regress), [Path(artifact) for artifact in artifacts]
+    if (baseline is None) == (against is None):
+        raise DmcpError("A gate needs either a baseline or an older artifact to measure against.")
+    if against is not None:
+        options = {"seconds": GATE_SECONDS, **options}
+    how = _how(BenchOptions(**options), compute or Compute())
+    if save is not None:
+        check_writable(Path(save))
+    if against is not None:
+        old, new = old_and_new(Path(against), paths)
+        result = gate_against(old, new, limit, **how)
+    else:
+        stored = record.BenchRecord.load(Path(str(baseline)))
+        result = comparable.gate_baseline(named_files(paths), stored, limit, **how)
+    if save is not None:
+        result.record.save(Path(save))
+    return result
 
 
 def load(run_dir: Path | str) -> nn.Module:
@@ -257,21 +319,29 @@ def load(run_dir: Path | str) -> nn.Module:
     return load_dense(Path(run_dir))
 
 
-def _convert(run: RunDir, precisions: Sequence[str], calibration: int, compute: Compute) -> None:
+def _convert(run: RunDir, precisions: Sequence[str], calibration: int, compute: Compute) -> bool:
+    """Converts a run's network to precisions; returns whether this process is the first."""
     from dmcp_deploy.job import Job
     from dmcp_deploy.stages import run_precisions
+    from dmcp_deploy.training.distributed import is_main
 
     run_precisions(Job.resume(run.path, _joined(compute)), precisions, calibration)
+    return is_main()
 
 
-def _check_engine_options(options: Mapping[str, Any]) -> None:
+def _check_engine_options(
+    *,
+    out: Path | str | None = None,
+    calibration: int = CALIBRATION_IMAGES,
+    **options: Any,
+) -> None:
     """Finds what is wrong with an engine's options before hours of training."""
-    from dmcp_deploy.engines import make_engine_request
-    from dmcp_deploy.runtimes.trt_flavours import load_flavour
+    from dmcp_deploy.engines import check_machine, make_engine_request
+    from dmcp_deploy.export.precisions import check_request
 
-    others = ("calibration", "calibration_data", "out")
-    request = make_engine_request(**{k: v for k, v in options.items() if k not in others})
-    load_flavour(request.builds[0].runtime)
+    request = make_engine_request(**options)
+    check_request(request.precisions, calibration)
+    check_machine(request)
 
 
 def _joined(compute: Compute | None) -> Compute:
@@ -284,7 +354,7 @@ def _joined(compute: Compute | None) -> Compute:
 
 
 def _bench_run(run: RunDir, options: BenchOptions, compute: Compute) -> BenchRecord:
-    files = _run_files(run.path)
+    files = run_files(run.path)
     run.request()  # what is no run is found before the measurement
     with run.stage("bench", ["model.onnx", "original.onnx"], ["bench.json"]) as figures:
         figures["asked"] = options.to_json()
@@ -296,38 +366,12 @@ def _bench_run(run: RunDir, options: BenchOptions, compute: Compute) -> BenchRec
 def _measure(files: Mapping[str, Path], options: BenchOptions, compute: Compute) -> BenchRecord:
     from dmcp_deploy.bench.measure import measure_artifacts
 
-    return measure_artifacts(
-        files,
-        batches=options.batches,
-        threads=options.threads,
-        seconds=options.seconds,
-        runtime=options.runtime,
-        progress=compute.progress,
-    )
+    return measure_artifacts(files, **_how(options, compute))
 
 
-def _artifact_files(artifacts: Sequence[Path]) -> dict[str, Path]:
-    """Returns name -> file; a run directory brings its original and its pruned network."""
-    files: dict[str, Path] = {}
-    for artifact in artifacts:
-        if not artifact.is_dir():
-            files[_free_name(artifact.stem, str(artifact), files)] = artifact
-            continue
-        for name, path in _run_files(artifact).items():
-            files[_free_name(f"{artifact.name}/{name}", f"{artifact}/{name}", files)] = path
-    return files
-
-
-def _run_files(folder: Path) -> dict[str, Path]:
-    for name in ("model.onnx", "original.onnx"):
-        if not (folder / name).exists():
-            raise DmcpError(f"{folder} has no {name} yet: run export first.")
-    return {ORIGINAL: folder / "original.onnx", PRUNED: folder / "model.onnx"}
-
-
-def _free_name(short: str, long: str, taken: Mapping[str, Path]) -> str:
-    numbered = (f"{long} ({number})" for number in range(2, len(taken) + 3))
-    return next(name for name in (short, long, *numbered) if name not in taken)
+def _how(options: BenchOptions, compute: Compute) -> dict[str, Any]:
+    """Returns how to measure, as the functions of the room take it."""
+    return {**vars(options), "progress": compute.progress}
 
 
 def _slug(text: str) -> str:

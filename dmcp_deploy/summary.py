@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.rundir import RunDir
 from dmcp_deploy.units import format_macs
@@ -13,7 +14,7 @@ from dmcp_deploy.units import format_macs
 def summarize(run: RunDir) -> str:
     """Returns what a run has reached so far: budget, equality, accuracy, latency."""
     lines = [_budget(run), *_accuracies(run), *_proofs(run), *precision_lines(run)]
-    lines += [engine_line(run.file(name)) for name in _engines(run)]
+    lines += [_engine(run.file(name)) for name in _engines(run)]
     if run.file("bench.json").exists():
         from dmcp_deploy.bench.record import BenchRecord, format_table
 
@@ -22,9 +23,12 @@ def summarize(run: RunDir) -> str:
 
 
 def precision_lines(run: RunDir) -> list[str]:
-    """Returns a line for every precision the run's ONNX file was converted to, or judged in."""
-    stages = run.stages()
-    found = [name.split()[1] for name in stages if name.startswith("precision ")]
+    """Returns a line for every precision the run's ONNX file was converted to, or judged in.
+
+    What was said of an ONNX file that another one has replaced is left out.
+    """
+    stages = [name for name in run.stages() if name.startswith("precision ")]
+    found = [name.split()[1] for name in stages if run.is_current(name)]
     return [_precision(name, run.figures(f"precision {name}")) for name in found]
 
 
@@ -49,9 +53,17 @@ def _precision(name: str, figures: dict[str, Any]) -> str:
     )
 
 
+def _engine(path: Path) -> str:
+    try:
+        return engine_line(path)
+    except DmcpError as err:
+        return str(err)
+
+
 def _engines(run: RunDir) -> list[str]:
-    stages = [name.partition(" ") for name in run.stages()]
-    return [rest for kind, _, rest in stages if kind == "engine" and run.file(rest).exists()]
+    """Returns the engines that were built of what lies in the run now."""
+    stages = [name.partition(" ") for name in run.stages() if run.is_current(name)]
+    return [rest for kind, _, rest in stages if kind == "engine"]
 
 
 def _budget(run: RunDir) -> str:

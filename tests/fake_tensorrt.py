@@ -6,6 +6,7 @@ addresses it is given; with the host-memory CUDA driver these are memory of this
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from enum import Enum
@@ -65,11 +66,31 @@ class Engine:
     def create_execution_context(self) -> Context:
         return Context(self)
 
+    def create_engine_inspector(self) -> Inspector:
+        return Inspector()
+
+    def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
+        return [(1, 3, 16, 16), (4, 3, 16, 16), (8, 3, 16, 16)]
+
     def get_tensor_name(self, index: int) -> str:
         return ("input", "logits")[index]
 
     def get_tensor_mode(self, name: str) -> TensorIOMode:
         return TensorIOMode.INPUT if name == "input" else TensorIOMode.OUTPUT
+
+
+class Inspector:
+    """Tells no types until it has a context with its shapes set, as with open shapes."""
+
+    execution_context: Context | None = None
+
+    def get_engine_information(self, format: object) -> str:
+        context = self.execution_context
+        known = context is not None and context._shape == (4, 3, 16, 16)
+        kind = "Half" if known else "N/A due to dynamic shapes"
+        tensors = [{"Name": "x", "Format/Datatype": kind}]
+        layer = {"Name": "conv", "LayerType": "CaskConvolution", "Inputs": tensors, "Outputs": []}
+        return json.dumps({"Layers": [layer], "Bindings": ["input", "logits"]})
 
 
 class Runtime:
@@ -90,5 +111,9 @@ class ILogger:
 def module() -> Any:
     """Returns what stands in for the imported module."""
     return SimpleNamespace(
-        __version__=VERSION, Runtime=Runtime, TensorIOMode=TensorIOMode, ILogger=ILogger
+        __version__=VERSION,
+        Runtime=Runtime,
+        TensorIOMode=TensorIOMode,
+        ILogger=ILogger,
+        LayerInformationFormat=SimpleNamespace(JSON=1),
     )

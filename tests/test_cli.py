@@ -20,7 +20,10 @@ from dmcp_deploy.cli import main
 from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.request import BenchOptions, Compute, RunOptions
 
-COMMANDS = ["bench", "export", "flops", "groups", "prune", "search", "slice", "train"]
+COMMANDS = [
+    *("bench", "doctor", "engine", "export", "flops", "groups"),
+    *("prune", "report", "search", "slice", "train"),
+]
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
@@ -52,9 +55,9 @@ def test_the_module_is_the_command() -> None:
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["prnue"], "There is no command 'prnue': choose one of bench, export,"),
+        (["prnue"], "There is no command 'prnue': choose one of bench, doctor,"),
         (["prnue"], "; did you mean prune?"),
-        (["zzz"], "prune, search, slice, train."),
+        (["zzz"], "prune, report, search, slice, train."),
         (["prune", "--flop", "1G"], "No such option '--flop'"),
         (["prune", "--flops", "1G"], "Missing option '--model'"),
         (["prune", "--model", "resnet18"], "Missing option '--flops'"),

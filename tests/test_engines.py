@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,12 @@ import pytest
 from tiny_onnx import write_tiny_net
 from tiny_runs import ENVIRONMENT, asked, refused, succeed
 
+from dmcp_deploy import pipeline
 from dmcp_deploy.artifact import digest_file
 from dmcp_deploy.bench.onnx_cost import onnx_cost
 from dmcp_deploy.rundir import RunDir
-from dmcp_deploy.runtimes.engine_record import EngineRecord
+from dmcp_deploy.runtimes.engine_record import EngineRecord, sidecar_path
+from dmcp_deploy.summary import summarize
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed on this platform")
 pytestmark = pytest.mark.xdist_group("run")
@@ -87,6 +90,66 @@ def test_a_missing_engine_is_built_again(run: Path, tmp_path: Path) -> None:
     lost.unlink()
     assert lost.name in succeed("engine", tmp_path / "run", *RTX, "--batch", "4")
     assert EngineRecord.load(lost).precision == "fp16"
+
+
+def changed_sidecar(engine: Path, **changes: object) -> None:
+    sidecar = sidecar_path(engine)
+    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda engine: changed_sidecar(engine, runtime_version="1.0.0.1"),
+        lambda engine: changed_sidecar(engine, gpu={"name": "Another GPU"}),
+        lambda engine: changed_sidecar(engine, options={"optimization_level": 5}),
+        lambda engine: sidecar_path(engine).unlink(),
+        lambda engine: sidecar_path(engine).write_text("{"),
+    ],
+    ids=["version", "gpu", "options", "no sidecar", "broken sidecar"],
+)
+def test_an_engine_that_could_not_be_run_is_built_again(
+    run: Path, tmp_path: Path, change: Callable[[Path], object]
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    engine = tmp_path / "run/engines/model.fp16.tensorrt-rtx.b1.sm86.engine"
+    truth = EngineRecord.load(engine)
+    change(engine)
+    succeed("engine", tmp_path / "run", *RTX, "--precision", "fp16")
+    found = EngineRecord.load(engine)
+    assert found.runtime_version == truth.runtime_version
+    assert found.gpu is None
+    assert found.options == truth.options
+
+
+def test_another_optimization_level_is_another_build(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    succeed("engine", tmp_path / "run", *RTX, "--optimization-level", 1)
+    engine = tmp_path / "run/engines/model.fp16.tensorrt-rtx.b1.sm86.engine"
+    assert EngineRecord.load(engine).options["optimization_level"] == 1
+
+
+def test_of_several_processes_the_first_alone_builds(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    monkeypatch.setattr("dmcp_deploy.training.distributed.rank", lambda: 1)
+    wanted = {"runtime": "tensorrt-rtx", "precisions": ["fp16"], "batches": [2]}
+    assert pipeline.engine(tmp_path / "run", **wanted) == []
+    assert not (tmp_path / "run/engines/model.fp16.tensorrt-rtx.b2.engine").exists()
+
+
+def test_a_summary_leaves_out_what_was_said_of_a_replaced_file(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run/engines/model.fp32.tensorrt-rtx.b1.sm86.engine.json").unlink()
+    told = summarize(RunDir(tmp_path / "run"))
+    assert "in fp16 on" in told
+    assert "model.fp16.tensorrt-rtx.b1.sm86.engine: layers" in told
+    assert "model.fp32.tensorrt-rtx.b1.sm86.engine has no sidecar" in told
+    (tmp_path / "run/model.onnx").write_bytes((run / "original.onnx").read_bytes())
+    told = summarize(RunDir(tmp_path / "run"))
+    assert "in fp16 on" not in told
+    assert "model.fp32" not in told
 
 
 def test_another_number_of_calibration_images_makes_another_network(
@@ -184,6 +247,58 @@ def test_bad_options_are_told_in_a_sentence(
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
 
 
+def test_all_builds_are_checked_before_the_first(tmp_path: Path) -> None:
+    source = write_tiny_net(tmp_path / "net.onnx", batch=4).path
+    told = refused("engine", source, *RTX, "--precision", "fp32", "--batch", "4,8")
+    assert "has the fixed batch size 4 and cannot be built for 8" in told
+    assert not list(tmp_path.rglob("*.engine"))
+
+
+def test_a_run_is_checked_before_it_is_converted(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    succeed("export", tmp_path / "run", "--batch", 4)
+    told = refused("engine", tmp_path / "run", *RTX, "--precision", "fp16", "--batch", "4,8")
+    assert "model.onnx has the fixed batch size 4 and cannot be built for 8" in told
+    assert not RunDir(tmp_path / "run").is_current("precision fp16")
+
+
+def test_all_precisions_are_checked_before_the_first_is_converted(tmp_path: Path) -> None:
+    source = write_tiny_net(tmp_path / "net.onnx").path
+    assert "int8 is calibrated on images" in refused(
+        "engine", source, *RTX, "--precision", "fp16,int8"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_a_place_that_cannot_be_written_to_is_found_before_the_conversion(tmp_path: Path) -> None:
+    source = write_tiny_net(tmp_path / "net.onnx").path
+    taken = tmp_path / "out/net.fp16.tensorrt-rtx.b1.sm86.engine"
+    taken.mkdir(parents=True)
+    told = refused("engine", source, *RTX, "--precision", "fp16", "--out", tmp_path / "out")
+    assert f"Cannot write {taken}: Is a directory" in told
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [taken.name]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no archive", b"\x93NUMPY\x01\x00v\x00{"])
+def test_what_is_no_array_is_told(tmp_path: Path, content: bytes) -> None:
+    source = write_tiny_net(tmp_path / "net.onnx").path
+    (tmp_path / "images.npy").write_bytes(content)
+    words = ("--precision", "int8", "--calibration-data", tmp_path / "images.npy")
+    assert "images.npy is no array" in refused("engine", source, *RTX, *words)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_no_images_are_too_few(run: Path, precision: str) -> None:
+    told = refused("export", run, "--precision", precision, "--calibration", 0)
+    assert "--calibration 0 must be 1 or more" in told or "There are 0 calibration" in told
+
+
+def test_a_record_that_cannot_be_saved_is_found_before_the_measurement(tmp_path: Path) -> None:
+    source = write_tiny_net(tmp_path / "net.onnx").path
+    told = refused("bench", source, "--seconds", 1e6, "--save", source / "record.json")
+    assert "Cannot write" in told
+
+
 @pytest.mark.parametrize(
     ("array", "message"),
     [
@@ -206,7 +321,7 @@ def test_calibration_images_are_never_unpickled(tmp_path: Path) -> None:
     source = write_tiny_net(tmp_path / "net.onnx").path
     np.save(tmp_path / "images.npy", np.array([{}], dtype=object), allow_pickle=True)
     words = ("--precision", "int8", "--calibration-data", tmp_path / "images.npy")
-    assert "images.npy is no NumPy array" in refused("engine", source, *RTX, *words)
+    assert "images.npy is no array" in refused("engine", source, *RTX, *words)
 
 
 def test_too_few_calibration_images_are_found_before_anything_else(run: Path) -> None:
@@ -254,6 +369,19 @@ def test_a_board_without_torch_builds_and_measures(tmp_path: Path) -> None:
     assert EngineRecord.load(engine).precision == "fp16"
     timed = on_a_board(tmp_path, "bench", source, "--seconds", 0.2)
     assert timed.returncode == 0, timed.stderr
+
+
+def test_a_board_builds_of_the_converted_file_alone(run: Path, tmp_path: Path) -> None:
+    board = tmp_path / "run"
+    board.mkdir()
+    for name in ("run.json", "plan.json", "model.fp16.onnx"):
+        shutil.copy(run / name, board)
+    done = on_a_board(tmp_path, "engine", board, *RTX, "--precision", "fp16")
+    assert done.returncode == 0, done.stderr
+    shutil.copy(run / "original.onnx", board / "model.onnx")
+    done = on_a_board(tmp_path, "engine", board, *RTX, "--precision", "fp16")
+    assert done.returncode == 1
+    assert "model.fp16.onnx was made of another model.onnx: run dmcp-deploy export" in done.stderr
 
 
 def test_a_board_without_torch_is_told_what_a_run_lacks(run: Path, tmp_path: Path) -> None:

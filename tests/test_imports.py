@@ -18,7 +18,18 @@ ROOT = Path(dmcp_deploy.__file__).parent
 
 #: Modules that any room may import; they import nothing but one another.
 BASE = {
-    *("artifact", "errors", "extras", "plan", "progress", "registry", "request", "rundir", "units"),
+    *(
+        "artifact",
+        "artifact_names",
+        "errors",
+        "extras",
+        "plan",
+        "progress",
+        "registry",
+        "request",
+        "rundir",
+        "units",
+    ),
 }
 
 #: What a run is made of, seen from the modules that string its stages together.
@@ -35,6 +46,7 @@ MAY_IMPORT = {
     "checks": {"training", "network"},
     "listing": {"network"},
     "summary": {"bench", "runtimes"},
+    "report": {"bench", "runtimes"},
     "resolve": {"training"},
     "job": {"search", "training", "network"},
     "stages": {*STAGES, "checks", "job"},
@@ -46,8 +58,9 @@ MAY_IMPORT = {
     "rooms": {"pipeline"},
     "__init__": set[str](),
     "cli_options": {"training"},
-    "cli": {*STAGES, "cli_options", "doctor", "pipeline", "listing", "summary"},
+    "cli": {*STAGES, "cli_options", "doctor", "pipeline", "listing", "report", "summary"},
     "__main__": {"cli"},
+    "pytest_plugin": {"bench", "pipeline"},
 }
 
 #: Packages that can be called as the stage of their name, by way of `rooms`.
@@ -55,7 +68,7 @@ CALLABLE = ("search", "export", "bench")
 
 #: Run on a device, where there is no torch.
 TORCH_FREE = (
-    *("bench", "doctor", "engines", "runtimes", "summary"),
+    *("bench", "doctor", "engines", "report", "runtimes", "summary"),
     *(f"export.{name}" for name in ("engine", "half_", "image_", "lower_precision")),
     *(f"export.{name}" for name in ("onnx_file", "precisions", "quantize", "verify")),
 )

@@ -51,11 +51,11 @@ def measure_artifacts(
             different inputs, or a batch size that a file does not take: all found before the
             first measurement. A network fails while it runs.
     """
-    _check_request(artifacts, batches, seconds)
-    opened = functools.partial(_open_sessions, artifacts, runtime, threads)
-    shape, runtimes = _check_files(batches, opened)
+    check_request(artifacts, batches, seconds)
+    opened = functools.partial(open_sessions, artifacts, runtime, threads)
+    shape, runtimes = check_files(batches, opened)
     known = {
-        name: _describe(name, Path(path), threads, runtimes[name])
+        name: describe(name, Path(path), threads, runtimes[name])
         for name, path in artifacts.items()
     }
     environment = read_environment()
@@ -70,7 +70,12 @@ def measure_artifacts(
     return BenchRecord(tuple(measured), environment, shape)
 
 
-def _check_request(artifacts: Mapping[str, Path], batches: Sequence[int], seconds: float) -> None:
+def check_request(artifacts: Mapping[str, Path], batches: Sequence[int], seconds: float) -> None:
+    """Checks what is asked of a measurement.
+
+    Raises:
+        DmcpError: There is nothing to measure, or a number makes no sense.
+    """
     if not artifacts:
         raise DmcpError("There is nothing to measure: give at least one ONNX file.")
     if not batches or min(batches) < 1:
@@ -79,7 +84,7 @@ def _check_request(artifacts: Mapping[str, Path], batches: Sequence[int], second
         raise DmcpError(f"The measuring time is {seconds} s and must be above zero.")
 
 
-def _check_files(
+def check_files(
     batches: Sequence[int], opened: _Opened
 ) -> tuple[tuple[int, int, int], dict[str, str]]:
     """Returns the images' (C, H, W), and what runs each network.
@@ -121,7 +126,12 @@ def _check_batches(name: str, session: Session, batches: Sequence[int]) -> None:
         )
 
 
-def _describe(name: str, path: Path, threads: int, runtime: str) -> dict[str, Any]:
+def describe(name: str, path: Path, threads: int, runtime: str) -> dict[str, Any]:
+    """Returns the fields of a `Measured` that do not depend on the measurement.
+
+    Raises:
+        DmcpError: The network has no multiply-adds to compare, or cannot be read.
+    """
     cost = EngineRecord.load(path) if is_engine(path) else onnx_cost(path)
     if cost.macs < 1:
         raise DmcpError(
@@ -165,7 +175,7 @@ def _time(
 
 
 @contextlib.contextmanager
-def _open_sessions(
+def open_sessions(
     artifacts: Mapping[str, Path], runtime: str, threads: int, last_first: bool = False
 ) -> Iterator[dict[str, Session]]:
     """Opens all networks, in either order; yields them in the order given."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dmcp_deploy.artifact import atomic_path, digest_file
+from dmcp_deploy.artifact import atomic_path, check_writable, digest_file
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.export.engine_layers import (
     Layer,
@@ -17,15 +17,15 @@ from dmcp_deploy.export.engine_layers import (
     layers_of_inspector,
     layers_of_log,
 )
+from dmcp_deploy.export.engine_options import EngineOptions
 from dmcp_deploy.export.onnx_file import OnnxFile, inspect_onnx
 from dmcp_deploy.export.quantize import preset_of
-from dmcp_deploy.registry import choose
 from dmcp_deploy.runtimes.device_driver import choose_device, read_driver
 from dmcp_deploy.runtimes.engine_record import EngineRecord
 from dmcp_deploy.runtimes.session import ENGINE_SUFFIX
 from dmcp_deploy.runtimes.trt_api import Builder, IBuilderConfig, INetworkDefinition
 from dmcp_deploy.runtimes.trt_flavours import (
-    Flavour,
+    TURING,
     Loaded,
     Message,
     find_flavour,
@@ -37,64 +37,8 @@ from dmcp_deploy.runtimes.trt_flavours import (
 _Made = TypeVar("_Made")
 
 _MEMORY = re.compile(r"^Total (Weights|Activation) Memory: (\d+) bytes")
-#: What Turing's tensor cores cannot compute, so that a build for it fails late.
-_TURING, _TURING_PRECISIONS = "sm75", ("fp16", "int8")
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """What an engine is built for; bad values raise DmcpError.
-
-    Attributes:
-        runtime: "tensorrt" or "tensorrt-rtx".
-        batches: The smallest, the best and the largest batch; three times the same number makes a
-            static engine, which is faster.
-        gpu_archs: RTX: the GPU architectures to build for, such as "sm86"; none: a portable
-            engine for all from Ampere on.
-        dla: The DLA core of a Jetson Orin to build for; layers it cannot take go to the GPU.
-        timing_cache: TensorRT: a file that keeps kernel timings from build to build.
-        workspace_bytes: Most scratch memory of a kernel; None leaves it to TensorRT.
-        optimization_level: 0 (quick build) to 5 (longest search); None leaves it to TensorRT.
-    """
-
-    runtime: str
-    batches: tuple[int, int, int] = (1, 1, 1)
-    gpu_archs: tuple[str, ...] = ()
-    dla: int | None = None
-    timing_cache: Path | None = None
-    workspace_bytes: int | None = None
-    optimization_level: int | None = None
-
-    def __post_init__(self) -> None:
-        flavour = find_flavour(self.runtime)
-        smallest, best, largest = self.batches
-        if not 1 <= smallest <= best <= largest:
-            raise DmcpError(
-                f"The batch sizes {smallest}, {best}, {largest} must be 1 or more and not fall."
-            )
-        _check_archs(flavour, self.gpu_archs)
-        if self.dla is not None and not flavour.has_dla:
-            raise DmcpError(f"--dla {self.dla}: {flavour.name} builds for no DLA; use tensorrt.")
-        if self.dla is not None and smallest != largest:
-            raise DmcpError(f"--dla {self.dla} needs a static batch: leave out --dynamic-batch.")
-        if self.timing_cache is not None and not flavour.has_timing_cache:
-            raise DmcpError(f"--timing-cache: {flavour.name} keeps none; leave it out.")
-        level = self.optimization_level
-        if level is not None and not 0 <= level <= 5:
-            raise DmcpError(f"--optimization-level {level} must lie in 0..5.")
-
-    @property
-    def is_static(self) -> bool:
-        """Whether the engine takes one batch size alone."""
-        return self.batches[0] == self.batches[2]
-
-    @property
-    def label(self) -> str:
-        """What tells this build from others of the same network: "tensorrt-rtx.b8.sm86-sm89"."""
-        batch = str(self.batches[0]) if self.is_static else "-".join(map(str, self.batches))
-        archs = ["-".join(self.gpu_archs)] if self.gpu_archs else []
-        dla = [f"dla{self.dla}"] if self.dla is not None else []
-        return ".".join([self.runtime, f"b{batch}", *archs, *dla])
+#: What RTX builds for Turing: anything else fails late.
+_TURING_PRECISIONS = ("fp16", "int8")
 
 
 @dataclass(frozen=True)
@@ -132,8 +76,8 @@ def build_engine(
     """
     network = inspect_onnx(onnx)
     loaded = load_flavour(options.runtime)
-    _check_fits(network, options, loaded.flavour)
-    gpu = None if loaded.flavour.targets else _gpu_here()
+    check_fits(network, options)
+    gpu = gpu_of(options.runtime)
     path = folder / engine_name(onnx, network.precision, options)
     # The file is opened first: a folder that cannot be written to is found before the build.
     with atomic_path(path) as part:
@@ -169,6 +113,7 @@ def build_engine(
         activation_bytes=memory.get("Activation"),
         build_s=round(seconds, 3),
         warnings=tuple(warnings_of(messages)),
+        onnx_weights=network.weight_files,
     )
     record.save(path)
     return path, record
@@ -178,6 +123,67 @@ def engine_name(onnx: Path, precision: str, options: EngineOptions) -> str:
     """Returns an engine's file name, in which a network's engines all differ."""
     stem = onnx.stem if f".{precision}" in onnx.stem else f"{onnx.stem}.{precision}"
     return f"{stem}.{options.label}{ENGINE_SUFFIX}"
+
+
+def check_fits(network: OnnxFile, options: EngineOptions) -> None:
+    """Checks what TensorRT would refuse late, or not refuse.
+
+    Args:
+        network: What is to be built; its precision may be the one it shall be converted to.
+        options: What it is to be built for.
+
+    Raises:
+        DmcpError: The file cannot be built for that.
+    """
+    flavour = find_flavour(options.runtime)
+    _image_shape(network)
+    _check_batch(network, options.batches)
+    if TURING in options.gpu_archs and network.precision not in _TURING_PRECISIONS:
+        raise DmcpError(
+            f"{network.path} is {network.precision}, and {flavour.name} builds for Turing"
+            f" ({TURING}) in {' and '.join(_TURING_PRECISIONS)}: use --precision fp16."
+        )
+    if network.precision in ("int8", "fp8") and preset_of(network.path) == "cpu":
+        raise DmcpError(
+            f"{network.path} was quantised for CPUs, and TensorRT takes symmetric scales alone:"
+            ' quantise it with the preset "tensorrt".'
+        )
+    if options.dla is not None and network.precision not in ("fp16", "int8"):
+        raise DmcpError(
+            f"{network.path} is {network.precision}, and a DLA computes in fp16 or int8: use"
+            " --precision fp16."
+        )
+
+
+def gpu_of(runtime: str) -> dict[str, str] | None:
+    """Returns the GPU that a runtime builds on and for; None if it builds ahead of time.
+
+    Raises:
+        DmcpError: It needs a GPU, and there is none, or no driver.
+    """
+    if find_flavour(runtime).targets:
+        return None
+    driver = read_driver()
+    device = choose_device(driver, 0)
+    capability = ".".join(map(str, device.compute_capability))
+    return {"name": device.name, "capability": capability, "driver": driver.version or "unknown"}
+
+
+def still_holds(record: EngineRecord, options: EngineOptions) -> bool:
+    """Returns whether an engine is what would be built here and now, by its record.
+
+    Raises:
+        DmcpError: TensorRT or its GPU is not there.
+    """
+    gpu, wanted = gpu_of(options.runtime), _further_options(options)
+    return (
+        record.runtime_version == load_flavour(options.runtime).version
+        and (record.gpu or {}).get("name") == (gpu or {}).get("name")
+        and record.batches == options.batches
+        and record.targets == options.gpu_archs
+        # Known timings change how long a build takes, and not what is asked of it.
+        and {**record.options, "timing_cache": None} == {**wanted, "timing_cache": None}
+    )
 
 
 class _Build:
@@ -255,7 +261,11 @@ class _Build:
 
     def _use_timings(self, config: IBuilderConfig, path: Path) -> None:
         """Starts from the timings in a file; those of another device or version are left out."""
-        known = path.read_bytes() if path.is_file() else b""
+        check_writable(path)
+        try:
+            known = path.read_bytes() if path.exists() else b""
+        except OSError as err:
+            raise DmcpError(f"Cannot read {path}: {err.strerror or err}.") from err
         for content in (known, b""):
             cache = config.create_timing_cache(content)
             if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
@@ -300,54 +310,13 @@ class _Build:
                 raise self._refuse(f"the GPU architecture {arch}")
 
 
-def _gpu_here() -> dict[str, str]:
-    """Returns the GPU that TensorRT builds on and for."""
-    driver = read_driver()
-    device = choose_device(driver, 0)
-    capability = ".".join(map(str, device.compute_capability))
-    return {"name": device.name, "capability": capability, "driver": driver.version or "unknown"}
-
-
-def _check_archs(flavour: Flavour, archs: Sequence[str]) -> None:
-    if archs and not flavour.targets:
-        raise DmcpError(
-            f"--gpu-arch {','.join(archs)}: {flavour.name} builds on the device itself and for"
-            " that device alone; leave it out."
-        )
-    for arch in archs:
-        choose("--gpu-arch", arch, flavour.targets)
-    if len(set(archs)) < len(archs):
-        raise DmcpError(f"--gpu-arch {','.join(archs)} names one twice: name each once.")
-    if _TURING in archs and len(archs) > 1:
-        raise DmcpError(
-            f"--gpu-arch {','.join(archs)}: Turing ({_TURING}) cannot share an engine with newer"
-            " architectures; build for it separately."
-        )
-
-
-def _check_fits(network: OnnxFile, options: EngineOptions, flavour: Flavour) -> None:
-    """Checks what TensorRT would refuse late, or not refuse."""
-    fixed, batches = network.input_shape[0], options.batches
+def _check_batch(network: OnnxFile, batches: tuple[int, int, int]) -> None:
+    fixed = network.batch
     if fixed is not None and batches != (fixed, fixed, fixed):
         raise DmcpError(
             f"{network.path} has the fixed batch size {fixed} and cannot be built for"
             f" {'-'.join(map(str, sorted(set(batches))))}: build it for {fixed}, or export it with"
             " an open batch size."
-        )
-    if _TURING in options.gpu_archs and network.precision not in _TURING_PRECISIONS:
-        raise DmcpError(
-            f"{network.path} is {network.precision}, and {flavour.name} builds for Turing"
-            f" ({_TURING}) in {' and '.join(_TURING_PRECISIONS)}: use --precision fp16."
-        )
-    if network.precision in ("int8", "fp8") and preset_of(network.path) == "cpu":
-        raise DmcpError(
-            f"{network.path} was quantised for CPUs, and TensorRT takes symmetric scales alone:"
-            ' quantise it with the preset "tensorrt".'
-        )
-    if options.dla is not None and network.precision not in ("fp16", "int8"):
-        raise DmcpError(
-            f"{network.path} is {network.precision}, and a DLA computes in fp16 or int8: use"
-            " --precision fp16."
         )
 
 
@@ -360,7 +329,7 @@ def _layers(loaded: Loaded, engine: bytes, messages: Sequence[Message]) -> list[
 def _inspected(loaded: Loaded, engine: bytes, messages: Sequence[Message]) -> list[Layer]:
     from dmcp_deploy.runtimes.tensorrt import inspect_engine
 
-    return layers_of_inspector(inspect_engine(loaded, engine, list(messages)))
+    return layers_of_inspector(inspect_engine(loaded, engine, messages))
 
 
 def _memory(messages: Sequence[Message]) -> dict[str, int]:

@@ -6,7 +6,6 @@ inputs that it silently converts: what it would not say is said here.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -23,7 +22,7 @@ from onnx.external_data_helper import (
     uses_external_data,
 )
 
-from dmcp_deploy.artifact import atomic_path, digest_file
+from dmcp_deploy.artifact import atomic_path, digest_files
 from dmcp_deploy.errors import DmcpError
 
 #: The operator sets that TensorRT documents: 9 to 20 for 10.0, 9 to 24 from 10.15 on.
@@ -61,6 +60,7 @@ class OnnxFile:
         output_name: The logits: the first output.
         precision: One of `PRECISIONS`, read from the graph: of its quantising operators, or else
             of the weights of its convolutions and linear layers.
+        weight_files: Names of the files of external weights, from the file's folder on.
     """
 
     path: Path
@@ -70,6 +70,7 @@ class OnnxFile:
     input_shape: tuple[int | None, int | None, int | None, int | None]
     output_name: str
     precision: str
+    weight_files: tuple[str, ...] = ()
 
     @property
     def batch(self) -> int | None:
@@ -105,7 +106,8 @@ def read_onnx(path: Path) -> tuple[ModelProto, OnnxFile]:
     check_graph(proto.SerializeToString() if weight_files else content, path)
     return proto, OnnxFile(
         path=path,
-        digest=_digest(path, weight_files),
+        digest=digest_files([path, *(path.parent / name for name in weight_files)]),
+        weight_files=weight_files,
         opset=opset,
         input_name=image.name,
         input_shape=shape,
@@ -310,8 +312,8 @@ def _size(dim: onnx.TensorShapeProto.Dimension) -> int | None:
     return dim.dim_value if dim.dim_value > 0 else None
 
 
-def _load_external_weights(proto: ModelProto, path: Path) -> list[Path]:
-    """Reads the weights that lie in other files, and returns these files."""
+def _load_external_weights(proto: ModelProto, path: Path) -> tuple[str, ...]:
+    """Reads the weights that lie in other files, and returns these files' names."""
     external = [ExternalDataInfo(t) for t in proto.graph.initializer if uses_external_data(t)]
     needed: dict[str, int] = {}
     for info in external:
@@ -325,7 +327,7 @@ def _load_external_weights(proto: ModelProto, path: Path) -> list[Path]:
         raise DmcpError(
             f"The weights of {path} cannot be read ({reason(err)}): export it as one file."
         ) from err
-    return [path.parent / location for location in sorted(needed)]
+    return tuple(sorted(needed))
 
 
 def _check_weight_file(path: Path, location: str, size: int) -> None:
@@ -337,13 +339,6 @@ def _check_weight_file(path: Path, location: str, size: int) -> None:
             f"{path} keeps its weights in {location}, which {state}: copy both files, or export"
             " the network as one file."
         )
-
-
-def _digest(path: Path, weight_files: Iterable[Path]) -> str:
-    parts = [digest_file(file) for file in (path, *weight_files)]
-    if len(parts) == 1:
-        return parts[0]
-    return f"sha256:{hashlib.sha256(' '.join(parts).encode()).hexdigest()}"
 
 
 def _precision(graph: GraphProto, types: dict[str, int], path: Path) -> str:

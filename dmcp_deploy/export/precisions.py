@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import zipfile
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.export.lower_precision import overflowing_activations, to_half
-from dmcp_deploy.export.onnx_file import inspect_onnx
-from dmcp_deploy.export.quantize import quantize_fp8, quantize_int8
+from dmcp_deploy.export.quantize import check_calibration, quantize_fp8, quantize_int8
 from dmcp_deploy.export.verify import compare_outputs, require_fidelity
 from dmcp_deploy.progress import Progress
 from dmcp_deploy.registry import choose
@@ -59,6 +59,18 @@ def check_precisions(names: Iterable[str]) -> tuple[str, ...]:
     return found
 
 
+def check_request(precisions: Collection[str], calibration: int) -> None:
+    """Checks the number of images that a run's network is converted with.
+
+    Raises:
+        DmcpError: It is none, or too small for a precision that is calibrated on them.
+    """
+    if set(precisions) & set(CALIBRATED):
+        check_calibration(calibration)
+    if precisions and calibration < 1:
+        raise DmcpError(f"--calibration {calibration} must be 1 or more.")
+
+
 def precision_path(source: Path, folder: Path, precision: str) -> Path:
     """Returns where a network in a precision lies: FP32 is the source itself."""
     return source if precision == "fp32" else folder / f"{source.stem}.{precision}.onnx"
@@ -78,12 +90,8 @@ def convert(source: Path, path: Path, precision: str, evidence: Evidence | None)
     """
     if precision == "fp32":
         return {}
-    if precision in CALIBRATED:
-        if evidence is None:
-            raise DmcpError(
-                f"--precision {precision} is calibrated on images, and there are none beside"
-                f" {source}: give --calibration-data FILE.npy, or the run directory."
-            )
+    check_evidence(source, precision, evidence)
+    if precision in CALIBRATED and evidence is not None:
         return _quantized(source, path, precision, evidence)
     figures: dict[str, Any] = {}
     if precision == "fp16" and evidence is not None:
@@ -96,6 +104,22 @@ def convert(source: Path, path: Path, precision: str, evidence: Evidence | None)
         "kept": kept,
         "flushed_weights": report.flushed_weights,
     }
+
+
+def check_evidence(source: Path, precision: str, evidence: Evidence | None) -> None:
+    """Checks that there are the images that a precision is calibrated on.
+
+    Raises:
+        DmcpError: There are none, or too few.
+    """
+    if precision not in CALIBRATED:
+        return
+    if evidence is None:
+        raise DmcpError(
+            f"--precision {precision} is calibrated on images, and there are none beside"
+            f" {source}: give --calibration-data FILE.npy, or the run directory."
+        )
+    check_calibration(len(evidence.calibration))
 
 
 def judge(path: Path, precision: str, evidence: Evidence, progress: Progress) -> dict[str, Any]:
@@ -140,8 +164,10 @@ def read_images(path: Path) -> Evidence:
         images = np.load(path, allow_pickle=False)
     except FileNotFoundError as err:
         raise DmcpError(f"There is no file of calibration images {path}.") from err
-    except (OSError, ValueError, EOFError) as err:
-        raise DmcpError(f"{path} is no NumPy array (.npy): {err}.") from err
+    except OSError as err:
+        raise DmcpError(f"Cannot read {path}: {err.strerror or err}.") from err
+    except (ValueError, EOFError, zipfile.BadZipFile) as err:
+        raise DmcpError(f"{path} is no array as numpy.save writes it (.npy).") from err
     if not isinstance(images, np.ndarray) or images.ndim != 4 or images.dtype != np.float32:
         found = f"{images.dtype} {list(images.shape)}" if hasattr(images, "dtype") else "an archive"
         raise DmcpError(
@@ -149,11 +175,6 @@ def read_images(path: Path) -> Evidence:
             " normalised as in training."
         )
     return Evidence(images)
-
-
-def is_precision(path: Path, precision: str) -> bool:
-    """Returns whether an ONNX file has a precision already."""
-    return inspect_onnx(path).precision == precision
 
 
 def _quantized(source: Path, path: Path, precision: str, evidence: Evidence) -> dict[str, Any]:

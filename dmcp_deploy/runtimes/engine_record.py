@@ -23,7 +23,7 @@ class EngineRecord:
         engine_digest: SHA-256 of the engine.
         engine_bytes: Its size.
         onnx: The name of the ONNX file it was built from.
-        onnx_digest: SHA-256 of that file.
+        onnx_digest: SHA-256 of that file, and of the files of its external weights.
         plan_digest: SHA-256 of the channel plan the network has; None if that is not known.
         macs: Multiply-adds for one image, counted in that file.
         params: Stored weights of that file.
@@ -42,6 +42,7 @@ class EngineRecord:
         activation_bytes: Bytes of activations, where the build log or the engine tells them.
         build_s: Seconds the build took.
         warnings: The build's warnings.
+        onnx_weights: Names of the files of external weights, from the ONNX file's folder on.
     """
 
     engine: str
@@ -66,6 +67,7 @@ class EngineRecord:
     activation_bytes: int | None
     build_s: float
     warnings: tuple[str, ...]
+    onnx_weights: tuple[str, ...] = ()
 
     def save(self, engine: Path) -> Path:
         """Writes the sidecar of an engine; returns its path."""
@@ -100,12 +102,16 @@ class EngineRecord:
     def _from_json(cls, path: Path) -> EngineRecord:
         content = read_artifact(path, KIND)
         try:
-            fields = {f.name: content[f.name] for f in dataclasses.fields(cls)}
-            for name in ("targets", "input_shape", "batches", "layers", "warnings"):
+            fields = {name: content[name] for name in _REQUIRED}
+            fields["onnx_weights"] = content.get("onnx_weights", [])
+            for name in ("targets", "input_shape", "batches", "layers", "warnings", "onnx_weights"):
                 fields[name] = tuple(fields[name])
             return cls(**fields)
         except (KeyError, TypeError) as err:
             raise DmcpError(f"{path} lacks or misstates {err}: build the engine again.") from err
+
+
+_REQUIRED = [f.name for f in dataclasses.fields(EngineRecord) if f.name != "onnx_weights"]
 
 
 def sidecar_path(engine: Path) -> Path:

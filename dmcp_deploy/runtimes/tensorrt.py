@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from dmcp_deploy.artifact import digest_file
+from dmcp_deploy.artifact import digest_files
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.runtimes.device import Device, DeviceBuffer, open_device
+from dmcp_deploy.runtimes.device_driver import CudaError
 from dmcp_deploy.runtimes.engine_record import EngineRecord
 from dmcp_deploy.runtimes.trt_api import ICudaEngine, IExecutionContext
-from dmcp_deploy.runtimes.trt_flavours import Loaded, Message, load_flavour, reasons
+from dmcp_deploy.runtimes.trt_flavours import (
+    TURING,
+    Loaded,
+    Message,
+    find_flavour,
+    load_flavour,
+    reasons,
+)
 from dmcp_deploy.units import format_bytes
 
 if TYPE_CHECKING:
@@ -21,9 +29,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _Made = TypeVar("_Made")
-
-#: Ahead-of-time engines without named targets run on these and newer, NVIDIA says.
-_PORTABLE_FROM = 80
 
 
 class EngineSession:
@@ -50,6 +55,7 @@ class EngineSession:
         check_onnx_unchanged(self.path, self.record)
         self._loaded = load_flavour(self.record.runtime)
         check_version(self.path, self.record, self._loaded.version)
+        self._loaded.log.take_latest()
         self._buffers: dict[int, _Buffers] = {}
         with ExitStack() as stack:
             self._device: Device = stack.enter_context(open_device(binding, ordinal))
@@ -75,6 +81,9 @@ class EngineSession:
 
     def _drop(self) -> None:
         """Lets go of what TensorRT holds, which must go before the CUDA context does."""
+        # A context must outlive its work; whatever failed there, leaving the device tells it.
+        with suppress(CudaError):
+            self._device.synchronize()
         self._buffers.clear()
         self.__dict__.pop("_context", None)
         self.__dict__.pop("_engine", None)
@@ -160,8 +169,9 @@ class EngineSession:
         return result
 
     def _failed(self, what: str) -> DmcpError:
+        told = reasons(self._loaded.log.take_latest())
         return DmcpError(
-            f"{self.path} cannot {what} on {self._device.name}: it may lack memory"
+            f"{self.path} cannot {what} on {self._device.name} ({told}): it may lack memory"
             f" ({format_bytes(self._device.memory_bytes)} in all), or the engine is damaged."
         )
 
@@ -190,7 +200,7 @@ def load_engine(loaded: Loaded, engine: bytes, name: str) -> ICudaEngine:
     return found
 
 
-def inspect_engine(loaded: Loaded, engine: bytes, messages: list[Message]) -> str:
+def inspect_engine(loaded: Loaded, engine: bytes, messages: Sequence[Message]) -> str:
     """Returns the layer information of an engine as JSON, from the GPU it was built on.
 
     Raises:
@@ -211,12 +221,14 @@ def check_onnx_unchanged(path: Path, record: EngineRecord) -> None:
     Raises:
         DmcpError: It has changed.
     """
-    for folder in (path.parent, path.parent.parent):
-        onnx = folder / record.onnx
-        if onnx.is_file() and digest_file(onnx) != record.onnx_digest:
-            raise DmcpError(
-                f"{onnx} has changed since {path} was built from it: build the engine again."
-            )
+    folders = path.absolute().parents[:2]
+    groups = [[folder / name for name in (record.onnx, *record.onnx_weights)] for folder in folders]
+    found = [group for group in groups if all(file.is_file() for file in group)]
+    # Another network of that name may lie in the one folder while the right one is in the other.
+    if found and all(digest_files(group) != record.onnx_digest for group in found):
+        raise DmcpError(
+            f"{found[0][0]} has changed since {path} was built from it: build the engine again."
+        )
 
 
 def check_version(path: Path, record: EngineRecord, version: str) -> None:
@@ -248,8 +260,13 @@ def check_gpu(path: Path, record: EngineRecord, device: Device) -> None:
     if built_on is not None:
         return
     arch = f"sm{capability[0]}{capability[1]}"
-    portable = not record.targets and 10 * capability[0] + capability[1] >= _PORTABLE_FROM
-    if arch not in record.targets and not portable:
+    supported = find_flavour(record.runtime).targets
+    if arch not in supported:
+        raise DmcpError(
+            f"{record.runtime} runs on {', '.join(supported)}, and {here} is {arch}: build the"
+            " engine there with --runtime tensorrt."
+        )
+    if arch not in (record.targets or set(supported) - {TURING}):
         built_for = ", ".join(record.targets) or "Ampere and newer"
         raise DmcpError(
             f"{path} was built for {built_for}, and {here} is {arch}: build it with"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, MutableSequence, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -65,8 +66,15 @@ FLAVOURS = {
     ),
 }
 
+#: The oldest target of RTX, which shares no engine with the others.
+TURING = "sm75"
+
 #: Messages that a machine without a GPU gets after every other error.
 _NOISE = re.compile(r"catchCudaError|CUDA initialization failure|Unable to determine GPU memory")
+#: The one verbose message that is kept: a board's build writes hundreds of thousands.
+_LAYERS = "Layers:"
+#: Messages kept outside of `collecting`, where a session may live for long.
+_LATEST = 100
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,8 @@ class TrtLog:
 
     def __init__(self, trt: Any) -> None:
         """Makes a logger of the module's own class."""
-        self._messages: list[Message] = []
+        self._latest: deque[Message] = deque(maxlen=_LATEST)
+        self._messages: MutableSequence[Message] = self._latest
 
         class Logger(trt.ILogger):  # type: ignore[misc]  # the bindings carry no types
             def __init__(self) -> None:
@@ -104,18 +113,26 @@ class TrtLog:
 
             def log(_, severity: Any, msg: str) -> None:  # noqa: N805 - `self` is the TrtLog
                 name = str(severity).rpartition(".")[2].upper()
-                self._messages.append(Message(name, msg))
+                if name != "VERBOSE" or msg.startswith(_LAYERS):
+                    self._messages.append(Message(name, msg))
 
         self.logger = cast("ILogger", Logger())
 
     @contextmanager
     def collecting(self) -> Iterator[list[Message]]:
         """Yields the list that gets the messages of the block."""
-        before, self._messages = self._messages, []
+        messages: list[Message] = []
+        before, self._messages = self._messages, messages
         try:
-            yield self._messages
+            yield messages
         finally:
             self._messages = before
+
+    def take_latest(self) -> list[Message]:
+        """Returns the latest messages outside of `collecting`, each call those since the last."""
+        latest = list(self._latest)
+        self._latest.clear()
+        return latest
 
 
 def find_flavour(name: str) -> Flavour:
@@ -136,13 +153,15 @@ def load_flavour(name: str) -> Loaded:
     flavour = find_flavour(name)
     if name not in _LOADED:
         trt = _imported(flavour)
-        version = str(trt.__version__)
+        version = getattr(trt, "__version__", "")
+        if not version:  # Python takes any folder of that name for a package
+            raise DmcpError(_broken(flavour, f"{list(getattr(trt, '__path__', []))} is none"))
         _check_version(flavour, version)
         _LOADED[name] = Loaded(flavour, trt, version, TrtLog(trt))
     return _LOADED[name]
 
 
-def reasons(messages: list[Message]) -> str:
+def reasons(messages: Sequence[Message]) -> str:
     """Returns what the log says went wrong, in a line; "no reason given" if it does not."""
     errors = [m.text for m in messages if m.severity in ("ERROR", "INTERNAL_ERROR")]
     telling = [text for text in errors if not _NOISE.search(text)] or errors
@@ -150,7 +169,7 @@ def reasons(messages: list[Message]) -> str:
     return told.rstrip(". ") or "no reason given"
 
 
-def warnings_of(messages: list[Message]) -> list[str]:
+def warnings_of(messages: Sequence[Message]) -> list[str]:
     """Returns the log's warnings, each once, in order."""
     texts = (m.text for m in messages if m.severity == "WARNING")
     return list(dict.fromkeys(text for text in texts if not _NOISE.search(text)))
@@ -173,7 +192,7 @@ def _imported(flavour: Flavour) -> TensorRT:
         raise DmcpError(_broken(flavour, err)) from err
 
 
-def _broken(flavour: Flavour, err: Exception) -> str:
+def _broken(flavour: Flavour, err: object) -> str:
     return (
         f"{flavour.module} is installed and cannot be loaded ({err}): mend that installation;"
         f" {flavour.install}."

@@ -68,7 +68,8 @@ CUresult cuDeviceTotalMem_v2(size_t *bytes, CUdevice device) {
 }
 CUresult cuDeviceGetAttribute(int *value, int attribute, CUdevice device) {
     CALL(cuDeviceGetAttribute);
-    *value = attribute == 75 ? 8 : attribute == 76 ? 7 : 0; /* compute capability 8.7 */
+    int capability = setting("DMCP_CUDA_CAPABILITY", 87);
+    *value = attribute == 75 ? capability / 10 : attribute == 76 ? capability % 10 : 0;
     return OK;
 }
 CUresult cuDevicePrimaryCtxRetain(struct Context **context, CUdevice device) {

@@ -23,6 +23,7 @@ from dmcp_deploy.export.engine import EngineOptions, Origin, build_engine
 from dmcp_deploy.export.lower_precision import to_half
 from dmcp_deploy.export.quantize import quantize_int8
 from dmcp_deploy.runtimes.engine_record import EngineRecord, sidecar_path
+from dmcp_deploy.runtimes.tensorrt import check_onnx_unchanged
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed on this platform")
 
@@ -74,6 +75,18 @@ def test_the_sidecar_tells_what_the_engine_was_built_from_and_for(tmp_path: Path
     # 8x3 and 5x8 weights in FP32, and what the runtime adds to them.
     assert record.weight_bytes is not None
     assert record.weight_bytes >= 4 * (24 + 40)
+
+
+def test_weights_in_another_file_belong_to_the_engine(tmp_path: Path) -> None:
+    source = write_tiny_net(tmp_path / "net.onnx", width=64).path
+    model = onnx.load(source)
+    onnx.save(model, source, save_as_external_data=True, location="net.data", size_threshold=0)
+    path, record = build_engine(source, tmp_path / "engines", RTX, ORIGIN)
+    assert record.onnx_weights == ("net.data",)
+    check_onnx_unchanged(path, record)
+    (tmp_path / "net.data").write_bytes(bytes((tmp_path / "net.data").stat().st_size))
+    with pytest.raises(DmcpError, match=r"net\.onnx has changed since"):
+        check_onnx_unchanged(path, record)
 
 
 def test_a_wider_network_has_more_weight_bytes(tmp_path: Path) -> None:
@@ -147,6 +160,7 @@ def test_turing_takes_no_fp32(tmp_path: Path) -> None:
         ({"batches": (8, 4, 1)}, "The batch sizes 8, 4, 1 must be 1 or more and not fall"),
         ({"dla": 0}, "--dla 0: tensorrt-rtx builds for no DLA"),
         ({"runtime": "tensorrt", "dla": 0, "batches": (1, 2, 4)}, "--dla 0 needs a static batch"),
+        ({"runtime": "tensorrt", "dla": -1}, "--dla -1 must be the number of a core"),
         ({"timing_cache": Path("x")}, "--timing-cache: tensorrt-rtx keeps none"),
         ({"optimization_level": 6}, "--optimization-level 6 must lie in 0..5"),
     ],
@@ -253,6 +267,7 @@ from pathlib import Path
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.export.engine import EngineOptions, Origin, build_engine
 options = EngineOptions("tensorrt-rtx", gpu_archs=("sm86",))
+ORIGIN = Origin(macs=6184, params=64)
 try:
     while True:
         build_engine(Path(sys.argv[1]), Path(sys.argv[2]), options, ORIGIN)

@@ -13,14 +13,15 @@ from engine_files import RECORD, write_engine
 from host_cuda import build_driver, run_python
 from tiny_onnx import write_tiny_net
 
-from dmcp_deploy.artifact import digest_file
+from dmcp_deploy.artifact import digest_file, digest_files
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.runtimes.tensorrt import EngineSession, check_version
+from dmcp_deploy.runtimes.tensorrt import EngineSession, check_onnx_unchanged, check_version
 
 pytest.importorskip("cuda.bindings.driver", reason="cuda-python is not installed")
 
 START = """
-import sys
+import os, sys
+os.environ.setdefault("DMCP_CUDA_CAPABILITY", "86")  # a GPU that RTX supports
 import fake_tensorrt
 sys.modules["tensorrt_rtx"] = sys.modules["tensorrt"] = fake_tensorrt.module()
 import numpy as np
@@ -123,11 +124,66 @@ with EngineSession(path) as session:
     assert told.endswith("{}\n")
 
 
+def test_a_failure_tells_what_tensorrt_logged_and_nothing_older(
+    tmp_path: Path, driver: Path
+) -> None:
+    code = """
+from dmcp_deploy.runtimes.trt_flavours import load_flavour
+logger = load_flavour("tensorrt-rtx").log.logger
+logger.log("Severity.ERROR", "long ago")
+with EngineSession(path) as session:
+    for number in range(1000):
+        logger.log("Severity.VERBOSE", "chatter")
+        logger.log("Severity.INFO", "chatter")
+    logger.log("Severity.ERROR", "no kernel image")
+    assert len(load_flavour("tensorrt-rtx").log._latest) == 100
+    session.run(np.zeros((1, 3, 16, 16), np.float32))
+"""
+    told = run(driver, portable(tmp_path, b"fails"), code)
+    assert "cannot run on" in told
+    assert "(no kernel image)" in told
+    assert "long ago" not in told
+    assert told.endswith("{}\n")
+
+
+def test_a_folder_named_as_tensorrt_is_none(tmp_path: Path, driver: Path) -> None:
+    code = f"""
+from dmcp_deploy.runtimes.trt_flavours import load_flavour
+del sys.modules["tensorrt"]
+sys.path.insert(0, {str(tmp_path)!r})
+load_flavour("tensorrt")
+"""
+    (tmp_path / "tensorrt").mkdir()
+    assert "tensorrt is installed and cannot be loaded" in run(driver, portable(tmp_path), code)
+
+
 def test_an_engine_for_other_gpus_is_refused(tmp_path: Path, driver: Path) -> None:
     path, _ = write_engine(tmp_path, targets=("sm120", "sm121"))
     told = run(driver, path, "EngineSession(path)")
     assert "was built for sm120, sm121, and" in told
-    assert "build it with --gpu-arch sm" in told
+    assert "is sm86: build it with --gpu-arch sm86" in told
+
+
+@pytest.mark.parametrize("capability", ["87", "90"])
+def test_a_gpu_that_rtx_does_not_support_is_told_what_does(
+    tmp_path: Path, driver: Path, capability: str
+) -> None:
+    code = f"""
+os.environ["DMCP_CUDA_CAPABILITY"] = "{capability}"
+EngineSession(path)
+"""
+    told = run(driver, portable(tmp_path), code)
+    assert f"is sm{capability}: build the engine there with --runtime tensorrt" in told
+
+
+def test_a_portable_engine_is_none_for_turing(tmp_path: Path, driver: Path) -> None:
+    code = """
+os.environ["DMCP_CUDA_CAPABILITY"] = "75"
+EngineSession(path)
+"""
+    told = run(driver, portable(tmp_path), code)
+    assert "was built for Ampere and newer" in told
+    assert "--gpu-arch sm75" in told
 
 
 def test_an_engine_built_on_another_gpu_is_refused(tmp_path: Path, driver: Path) -> None:
@@ -147,6 +203,18 @@ EngineSession(path)
     assert "was built on Orin, and this is" in run(driver, path, code)
 
 
+def test_the_layers_of_an_engine_with_open_shapes_are_read_at_its_best_shape(
+    tmp_path: Path, driver: Path
+) -> None:
+    code = """
+from dmcp_deploy.export.engine_layers import layers_of_inspector
+from dmcp_deploy.runtimes.tensorrt import inspect_engine
+from dmcp_deploy.runtimes.trt_flavours import load_flavour
+print(layers_of_inspector(inspect_engine(load_flavour("tensorrt-rtx"), b"vtrt", []))[0].precision)
+"""
+    assert run(driver, portable(tmp_path), code).splitlines()[0] == "fp16"
+
+
 def test_a_machine_without_a_driver_is_told_in_one_sentence(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     import tensorrt_rtx
@@ -162,6 +230,30 @@ def test_an_engine_of_a_changed_onnx_file_is_refused(tmp_path: Path) -> None:
     write_tiny_net(source, width=9)
     with pytest.raises(DmcpError, match=r"net\.onnx has changed since .* was built from it"):
         EngineSession(path)
+
+
+def test_weights_in_another_file_belong_to_the_onnx_file(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(b"graph")
+    (tmp_path / "net.data").write_bytes(b"weights")
+    digest = digest_files([tmp_path / "net.onnx", tmp_path / "net.data"])
+    path, record = write_engine(tmp_path, onnx_digest=digest, onnx_weights=("net.data",))
+    check_onnx_unchanged(path, record)
+    (tmp_path / "net.data").write_bytes(b"others")
+    with pytest.raises(DmcpError, match=r"net\.onnx has changed since"):
+        check_onnx_unchanged(path, record)
+
+
+def test_another_network_of_the_same_name_above_the_right_one_is_no_change(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "engines").mkdir()
+    source = write_tiny_net(tmp_path / "engines/net.onnx").path
+    write_tiny_net(tmp_path / "net.onnx", width=9)
+    path, record = write_engine(tmp_path / "engines", onnx_digest=digest_file(source))
+    check_onnx_unchanged(path, record)
+    source.unlink()
+    with pytest.raises(DmcpError, match=r"net\.onnx has changed since"):
+        check_onnx_unchanged(path, record)
 
 
 def test_another_version_is_refused() -> None:

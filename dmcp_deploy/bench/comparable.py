@@ -1,0 +1,178 @@
+"""The latency gate against a stored record: whether it compares, and what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dmcp_deploy.bench.decision import decide_unpaired
+from dmcp_deploy.bench.environment import read_environment
+from dmcp_deploy.bench.gate import GateResult, GateRow
+from dmcp_deploy.bench.measure import measure_artifacts
+from dmcp_deploy.bench.record import BenchRecord, Measured
+from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.progress import NO_PROGRESS, Progress
+
+#: Fields of the environment that make the device.
+_DEVICE = ("machine", "cpu", "cores")
+
+
+class NotComparableError(DmcpError):
+    """Two records that say nothing about one another, and what differs."""
+
+
+def gate_baseline(
+    artifacts: Mapping[str, Path],
+    baseline: BenchRecord,
+    limit: float,
+    *,
+    batches: Sequence[int],
+    threads: int,
+    runtime: str = "onnxruntime",
+    seconds: float,
+    progress: Progress = NO_PROGRESS,
+) -> GateResult:
+    """Returns whether networks are slower than a stored record says they were.
+
+    Args:
+        artifacts: Name -> ONNX file or engine; the names are the record's.
+        baseline: The stored record.
+        limit: Slowdown that is allowed: 0.05 for 5%.
+        batches: Images per call, as in the record.
+        threads: Threads on a CPU, as in the record.
+        runtime: What runs ONNX files: "onnxruntime" or "openvino".
+        seconds: Measuring time for each batch size.
+        progress: Told of every second that has passed.
+
+    Raises:
+        NotComparableError: Another device, runtime, precision, input shape, number of threads,
+            other networks or batch sizes.
+        DmcpError: As `measure_artifacts` does.
+    """
+    check_request(baseline, read_environment(), list(artifacts), batches, threads)
+    now = measure_artifacts(
+        artifacts,
+        batches=batches,
+        threads=threads,
+        runtime=runtime,
+        seconds=seconds,
+        progress=progress,
+    )
+    return compare_with_baseline(baseline, now, limit)
+
+
+def compare_with_baseline(baseline: BenchRecord, now: BenchRecord, limit: float) -> GateResult:
+    """Returns whether the networks of a record are slower than those of an older one.
+
+    Raises:
+        NotComparableError: See `gate_baseline`.
+    """
+    _check_comparable(baseline, now)
+    before = {(item.name, item.batch): item for item in baseline.measured}
+    rows = [_compare(before[item.name, item.batch], item, limit) for item in now.measured]
+    notes = [
+        f"The baseline was taken at {baseline.environment.get('taken_at', 'a time unknown')}: what"
+        " the machine drifted since then is part of the ratio; --against OLD measures both now."
+    ]
+    if changed := _changes_between(baseline, now):
+        notes.append(f"Not the same as for the baseline: {'; '.join(changed)}.")
+    return GateResult(tuple(rows), limit, tuple(notes), now)
+
+
+def check_request(
+    baseline: BenchRecord,
+    environment: Mapping[str, Any],
+    names: Sequence[str],
+    batches: Sequence[int],
+    threads: int,
+) -> None:
+    """Finds before a measurement that it will not compare with a baseline.
+
+    Raises:
+        NotComparableError: It will not, and what differs.
+    """
+    before = _setting(baseline)
+    asked = {
+        **{key: environment.get(key) for key in _DEVICE},
+        "networks": sorted(names),
+        "batches": sorted(set(batches)),
+        "threads": [threads],
+    }
+    _refuse_differences({key: before[key] for key in asked}, asked)
+
+
+def _check_comparable(baseline: BenchRecord, now: BenchRecord) -> None:
+    """Finds that a measurement does not compare with a baseline.
+
+    Raises:
+        NotComparableError: Another device, runtime, precision, input shape, number of threads,
+            other networks or batch sizes.
+    """
+    _refuse_differences(_setting(baseline), _setting(now))
+
+
+def _changes_between(baseline: BenchRecord, now: BenchRecord) -> list[str]:
+    """Returns what may explain a difference: versions and settings that are not the same."""
+    before, after = (_changeable(record.environment) for record in (baseline, now))
+    versions = [_versions(record.measured) for record in (baseline, now)]
+    return [
+        f"{key}: {old} then, {new} now"
+        for key, old, new in (
+            *((key, before.get(key), after.get(key)) for key in sorted({*before, *after})),
+            ("runtime", *versions),
+        )
+        if old != new
+    ]
+
+
+def _compare(before: Measured, now: Measured, limit: float) -> GateRow:
+    decision = decide_unpaired(before.samples_ms, now.samples_ms, limit)
+    return GateRow(now.name, now.batch, before.median_ms, now.median_ms, decision)
+
+
+def _setting(record: BenchRecord) -> dict[str, Any]:
+    """Returns what two records must have in common."""
+    return {
+        **{key: record.environment.get(key) for key in _DEVICE},
+        "networks": sorted({item.name for item in record.measured}),
+        "batches": sorted(record.batches),
+        "number of rows": len(record.measured),
+        "threads": sorted({item.threads for item in record.measured}),
+        "runtime": sorted({_without_version(item.runtime) for item in record.measured}),
+        "input shape": list(record.input_shape),
+    }
+
+
+def _refuse_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    different = [
+        f"{key} was {_show(before[key])} and is {_show(value)}"
+        for key, value in now.items()
+        if before[key] != value
+    ]
+    if different:
+        raise NotComparableError(
+            f"Not comparable with the baseline: {', '.join(different)}; measure as the baseline"
+            " was, or save a new one with --save."
+        )
+
+
+def _show(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "unknown" if value is None else str(value)
+
+
+def _changeable(environment: Mapping[str, Any]) -> dict[str, Any]:
+    libraries = environment.get("libraries")
+    known = dict(libraries) if isinstance(libraries, Mapping) else {}
+    return {**known, "governor": environment.get("governor")}
+
+
+def _versions(measured: Iterable[Measured]) -> str:
+    return ", ".join(dict.fromkeys(item.runtime for item in measured))
+
+
+def _without_version(runtime: str) -> str:
+    """Returns "tensorrt fp16" of "tensorrt 10.3.0 fp16": a new version is what a gate watches."""
+    return " ".join(word for word in runtime.split() if not word[0].isdigit())

@@ -1,0 +1,254 @@
+"""The latency gate: a network against an older one, both measured now, and judged."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dmcp_deploy.bench.decision import (
+    LEAST_LOADS,
+    REGRESSION,
+    Decision,
+    Load,
+    decide_by_loads,
+)
+from dmcp_deploy.bench.environment import read_environment
+from dmcp_deploy.bench.measure import (
+    check_files,
+    check_request,
+    describe,
+    open_sessions,
+)
+from dmcp_deploy.bench.ratio import NOISY
+from dmcp_deploy.bench.record import BenchRecord, Measured
+from dmcp_deploy.bench.timing import time_interleaved
+from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.progress import NO_PROGRESS, Progress
+from dmcp_deploy.runtimes.session import Session
+
+#: Most seconds for each batch size, loading included; a clear case takes a quarter of it.
+GATE_SECONDS = 4.0
+
+_IMAGE_SEED = 0
+_PART_S = 0.1
+_WARMUP_S = 0.02
+_LIMIT = re.compile(r"(?P<number>\d{1,4}(\.\d{1,6})?)\s*%")
+
+_HEAD = ("network", "batch", "before ms", "now ms", "ratio [99%]", "verdict")
+#: What helps where the verdict is "too noisy to tell".
+ADVICE = (
+    "Too noisy to tell: allow more --seconds, or stop what else runs on the machine; a ratio very"
+    " near the limit stays so."
+)
+
+#: A context that holds the old and the new network loaded, the new one first if asked to.
+Opened = Callable[[bool], contextlib.AbstractContextManager[tuple["Call", "Call"]]]
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class GateRow:
+    """One network at one batch size, before and now.
+
+    Attributes:
+        name: The network.
+        batch: Images per call.
+        before_ms: Median latency of the old file, or of the stored record.
+        now_ms: Median latency of the new one.
+        decision: Their ratio, its 99% interval and the verdict.
+    """
+
+    name: str
+    batch: int
+    before_ms: float
+    now_ms: float
+    decision: Decision
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """What a gate found.
+
+    Attributes:
+        rows: Every network at every batch size.
+        limit: The slowdown that is allowed: 0.05 for 5%.
+        notes: What to know when reading the ratios.
+        record: All samples that were taken.
+    """
+
+    rows: tuple[GateRow, ...]
+    limit: float
+    notes: tuple[str, ...]
+    record: BenchRecord
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether any network is slower than allowed, for certain."""
+        return any(row.decision.verdict == REGRESSION for row in self.rows)
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether any network may be slower than allowed or not."""
+        return any(row.decision.verdict == NOISY for row in self.rows)
+
+
+def parse_limit(text: str) -> float:
+    """Returns the slowdown that a text such as "5%" allows: 0.05.
+
+    Raises:
+        DmcpError: The text is no percentage above zero.
+    """
+    match = _LIMIT.fullmatch(text.strip())
+    if match is None or float(match["number"]) == 0:
+        raise DmcpError(
+            f"The allowed slowdown {text!r} is not understood: write a percentage above zero, such"
+            " as 5%."
+        )
+    return float(match["number"]) / 100
+
+
+def gate_against(
+    old: tuple[str, Path],
+    new: tuple[str, Path],
+    limit: float,
+    *,
+    batches: Sequence[int],
+    threads: int,
+    runtime: str = "onnxruntime",
+    seconds: float = GATE_SECONDS,
+    progress: Progress = NO_PROGRESS,
+) -> GateResult:
+    """Returns whether a network is slower than an older one, both measured now, interleaved.
+
+    Both are loaded anew several times, in alternating order, until the ratio's interval lies on
+    one side of the limit or the time is over.
+
+    Args:
+        old: Name and file of the network to compare with.
+        new: Name and file of the network that is judged; another name.
+        limit: Slowdown that is allowed: 0.05 for 5%.
+        batches: Images per call.
+        threads: Threads on a CPU; 0 leaves the number to the runtime.
+        runtime: What runs ONNX files: "onnxruntime" or "openvino".
+        seconds: Most time for each batch size, loading included; eight loads are always made.
+        progress: Told of every batch size that is judged.
+
+    Raises:
+        DmcpError: As `measure_artifacts` does.
+    """
+    artifacts = dict((old, new))
+    check_request(artifacts, batches, seconds)
+    opened = functools.partial(open_sessions, artifacts, runtime, threads)
+    shape, runtimes = check_files(batches, opened)
+    known = {
+        name: describe(name, path, threads, runtimes[name]) for name, path in artifacts.items()
+    }
+    environment = read_environment()
+    rows, measured = [], []
+    with progress.task("latency gate", total=len(set(batches)), unit="batch") as bar:
+        for batch in dict.fromkeys(batches):
+            race = Race(_sessions_opened(opened, (batch, *shape)), seconds)
+            decision = decide_by_loads(race.loads(), limit)
+            pair = [
+                Measured(**known[name], batch=batch, samples_ms=tuple(samples))
+                for name, samples in zip(artifacts, (race.old_ms, race.new_ms), strict=True)
+            ]
+            rows.append(GateRow(new[0], batch, pair[0].median_ms, pair[1].median_ms, decision))
+            measured += pair
+            bar.advance()
+    record = BenchRecord(tuple(measured), environment, shape)
+    note = f"Both were measured now, side by side, and so is the ratio taken; before is {old[0]}."
+    return GateResult(tuple(rows), limit, (note,), record)
+
+
+def format_gate(result: GateResult) -> str:
+    """Returns what a gate found as a plain text table, and how to read it."""
+    cells = [_HEAD, *(_cells(row) for row in result.rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [_line(row, widths) for row in cells]
+    lines.append(f"Allowed is a slowdown of {result.limit * 100:g}%; intervals are of 99%.")
+    lines += result.notes
+    if result.is_noisy:
+        lines.append(ADVICE)
+    return "\n".join(lines)
+
+
+class Race:
+    """An old and a new network, loaded and measured again and again.
+
+    Attributes:
+        old_ms: All samples of the old one so far.
+        new_ms: All samples of the new one.
+    """
+
+    def __init__(self, opened: Opened, seconds: float) -> None:
+        self._opened, self._seconds = opened, seconds
+        self.old_ms: list[float] = []
+        self.new_ms: list[float] = []
+
+    def loads(self) -> Iterator[Load]:
+        """Yields the samples of load after load, eight at least, until the time is over.
+
+        Loads come in pairs of either order. Between two loads nothing stays loaded.
+        """
+        start, made = time.perf_counter(), 0
+        while made < LEAST_LOADS or made % 2 or self._has_time(start, made):
+            old_ms, new_ms = self._measure(new_first=made % 2 == 1)
+            self.old_ms += old_ms
+            self.new_ms += new_ms
+            made += 1
+            yield old_ms, new_ms
+
+    def _has_time(self, start: float, made: int) -> bool:
+        """Returns whether another pair of loads ends in time, if it takes as long as the others."""
+        elapsed = time.perf_counter() - start
+        return elapsed * (made + 2) / made <= self._seconds
+
+    def _measure(self, new_first: bool) -> Load:
+        start = time.perf_counter()
+        with self._opened(new_first) as (old, new):
+            load_s = time.perf_counter() - start
+            # As long as the loading takes, so that half the time is measuring, if eight still fit.
+            part_s = max(_PART_S, min(load_s, self._seconds / LEAST_LOADS - load_s))
+            samples = time_interleaved({"old": old, "new": new}, seconds=part_s, warmup_s=_WARMUP_S)
+        return samples["old"], samples["new"]
+
+
+def _sessions_opened(
+    opened: Callable[..., contextlib.AbstractContextManager[Mapping[str, Session]]],
+    shape: tuple[int, int, int, int],
+) -> Opened:
+    import numpy as np
+
+    images = np.random.default_rng(_IMAGE_SEED).standard_normal(shape, dtype=np.float32)
+
+    @contextlib.contextmanager
+    def calls(new_first: bool) -> Iterator[tuple[Call, Call]]:
+        with opened(last_first=new_first) as sessions:
+            old, new = (functools.partial(item.run, images) for item in sessions.values())
+            yield old, new
+
+    return calls
+
+
+def _cells(row: GateRow) -> tuple[str, ...]:
+    found = row.decision
+    return (
+        row.name,
+        str(row.batch),
+        f"{row.before_ms:.3f}",
+        f"{row.now_ms:.3f}",
+        f"{found.ratio:.3f} [{found.low:.3f}, {found.high:.3f}]",
+        found.verdict,
+    )
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    name, *numbers, verdict = cells
+    padded = [cell.rjust(width) for cell, width in zip(numbers, widths[1:-1], strict=True)]
+    return "  ".join([name.ljust(widths[0]), *padded, verdict])

@@ -1,0 +1,92 @@
+"""The report as JSON values: what is derived, beside the raw figures of every step."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dmcp_deploy.bench.record import BenchRecord, Comparison, Measured, compare
+from dmcp_deploy.report.facts import RunFacts
+from dmcp_deploy.report.pareto import candidates, comparable, frontier
+
+
+def content(runs: Sequence[RunFacts]) -> dict[str, Any]:
+    """Returns the report of one run or several; a figure that is not finite is null."""
+    placed = candidates(runs)
+    timed = comparable(placed)
+    whole = {
+        "runs": [_run(facts) for facts in runs],
+        "pareto": {
+            "macs": [item.name for item in frontier(placed, lambda item: item.macs)],
+            "latency": [
+                item.name
+                for item in frontier(timed, lambda i: i.latency.median_ms if i.latency else 0.0)
+            ],
+        },
+    }
+    return {key: _plain(value) for key, value in whole.items()}
+
+
+def _run(facts: RunFacts) -> dict[str, Any]:
+    plan = facts.plan
+    met = None if plan is None or plan.budget_macs is None else plan.macs <= plan.budget_macs
+    return {
+        "name": facts.name,
+        "path": str(facts.path),
+        "request": facts.request.to_json(),
+        "versions": facts.versions,
+        "stage_seconds": facts.stage_seconds,
+        "budget_met": met,
+        "plan": None if plan is None else plan.to_json(),
+        "search": None if facts.search is None else dataclasses.asdict(facts.search),
+        "search_steps": facts.search_steps,
+        "train_steps": facts.train_steps,
+        "accuracies": [dataclasses.asdict(item) for item in facts.accuracies],
+        "majority_share": facts.majority_share,
+        "parities": [dataclasses.asdict(item) for item in facts.parities],
+        "unjudged": facts.unjudged,
+        "bench": None if facts.bench is None else _bench(facts.bench),
+        "engines": [_engine(dataclasses.asdict(item)) for item in facts.engines],
+        "commands": facts.commands,
+        "missing": {part: dataclasses.asdict(lack) for part, lack in facts.lacks.items()},
+        "stale": facts.stale,
+    }
+
+
+def _bench(record: BenchRecord) -> dict[str, Any]:
+    measured = []
+    for batch in record.batches:
+        first, *others = record.at_batch(batch)
+        found = compare(record, batch)
+        measured += [_measured(first, None)]
+        measured += [_measured(*pair) for pair in zip(others, found, strict=True)]
+    return {
+        "input": record.input_shape,
+        "environment": record.environment,
+        "measured": measured,
+    }
+
+
+def _measured(item: Measured, found: Comparison | None) -> dict[str, Any]:
+    shown = (
+        *("name", "path", "digest", "macs", "params", "batch", "runtime", "threads"),
+        *("median_ms", "p90_ms", "p99_ms", "mean_ms", "cov", "throughput_per_s"),
+    )
+    own = {name: getattr(item, name) for name in shown}
+    ratios = None if found is None else dataclasses.asdict(found)
+    return {**own, "samples": len(item.samples_ms), "against_first": ratios}
+
+
+def _engine(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key != "layers"}
+
+
+def _plain(value: Any) -> Any:
+    """Returns JSON values; RFC 8259 has no word for what is not finite."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

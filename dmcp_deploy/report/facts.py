@@ -1,0 +1,139 @@
+"""What a report tells of a run, read and checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dmcp_deploy.bench.record import BenchRecord
+from dmcp_deploy.plan import ChannelPlan
+from dmcp_deploy.request import RunRequest
+from dmcp_deploy.runtimes.engine_record import EngineRecord
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A network's accuracy on the validation images.
+
+    Attributes:
+        what: Which network, at which point of the run.
+        top1: In [0, 1].
+        loss: Cross entropy.
+        images: Images it was taken on.
+        image_size: Their side in pixels.
+    """
+
+    what: str
+    top1: float
+    loss: float
+    images: int
+    image_size: int
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far one form of the network is from the one it was made of.
+
+    Attributes:
+        what: Which forms were compared.
+        max_abs: Largest difference of two logits.
+        max_rel: That, in units of the largest logit.
+        top1_agreement: Share of the images on which both give the same answer.
+        snr_db: Signal-to-noise ratio of the logits; None where it was not taken.
+        top1: Accuracy of the form in [0, 1]; None where it was not taken.
+        images: Images the accuracy was taken on.
+    """
+
+    what: str
+    max_abs: float
+    max_rel: float
+    top1_agreement: float
+    snr_db: float | None = None
+    top1: float | None = None
+    images: int | None = None
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search tells beside its plan.
+
+    Attributes:
+        expected_macs: Expected multiply-adds at its end; None for a method without them.
+        probabilities: For every searched group the probability to keep each step, given that
+            the step before is kept.
+        groups: The names of those groups.
+    """
+
+    expected_macs: int | None
+    probabilities: tuple[tuple[float, ...], ...]
+    groups: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Lack:
+    """A part that a run does not have yet.
+
+    Attributes:
+        what: What is missing, in one sentence.
+        command: What makes it.
+    """
+
+    what: str
+    command: str
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A run, as far as it has come.
+
+    Attributes:
+        name: What the run is called in the report; no two runs share it.
+        path: Its directory, as it was given.
+        request: What was asked of it.
+        versions: Library -> version, of its last stage.
+        stage_seconds: Stage -> how long it took, for the stages done.
+        plan: The channel plan; None before the end of the search.
+        search: What else the search found; None before its end.
+        search_steps: Figures of every step of the search.
+        train_steps: Figures of every step of the training.
+        accuracies: In the order in which they were taken.
+        majority_share: Accuracy of always giving the most frequent class.
+        parities: In the order in which they were taken.
+        unjudged: Precision -> why it has no parity.
+        bench: The latency record; None before the measurement.
+        engines: Those recorded whose files lie here.
+        commands: What makes the run again, in order.
+        lacks: Part of the report -> what it lacks.
+        stale: Stages done on files that have been replaced since.
+    """
+
+    name: str
+    path: Path
+    request: RunRequest
+    versions: Mapping[str, str]
+    stage_seconds: Mapping[str, float]
+    plan: ChannelPlan | None
+    search: Search | None
+    search_steps: tuple[Mapping[str, Any], ...]
+    train_steps: tuple[Mapping[str, Any], ...]
+    accuracies: tuple[Accuracy, ...]
+    majority_share: float | None
+    parities: tuple[Parity, ...]
+    unjudged: Mapping[str, str]
+    bench: BenchRecord | None
+    engines: tuple[EngineRecord, ...]
+    commands: tuple[str, ...]
+    lacks: Mapping[str, Lack]
+    stale: tuple[str, ...]
+
+    @property
+    def final_accuracy(self) -> Accuracy | None:
+        """The trained network's accuracy, at the deployed size where it was taken there."""
+        trained = [item for item in self.accuracies if item.what.startswith(TRAINED)]
+        return trained[-1] if trained else None
+
+
+#: How the trained network's accuracies are called.
+TRAINED = "pruned, trained"

@@ -1,0 +1,232 @@
+"""Run directory -> what a report tells of it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dmcp_deploy.artifact import digest_file, read_artifact
+from dmcp_deploy.bench.record import BenchRecord
+from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.plan import ChannelPlan
+from dmcp_deploy.report.facts import TRAINED, Accuracy, Lack, Parity, RunFacts, Search
+from dmcp_deploy.report.reproduce import run_command, run_commands
+from dmcp_deploy.request import RunRequest
+from dmcp_deploy.rundir import KIND, RunDir
+from dmcp_deploy.runtimes.engine_record import EngineRecord
+
+_ENGINE = "engine "
+_PRECISION = "precision "
+
+
+def gather_all(folders: Sequence[Path]) -> list[RunFacts]:
+    """Returns what there is to tell of several runs, each under a name of its own.
+
+    Raises:
+        DmcpError: A folder holds no run or a damaged file, or is given twice.
+    """
+    places = [folder.resolve() for folder in folders]
+    for folder, place in zip(folders, places, strict=True):
+        if places.count(place) > 1:
+            raise DmcpError(f"The run {folder} is given twice: name each run once.")
+    short = [place.name for place in places]
+    unique = len(set(short)) == len(short)
+    names = short if unique else [str(place) for place in places]
+    return [gather(folder, name) for folder, name in zip(folders, names, strict=True)]
+
+
+def gather(folder: Path, name: str) -> RunFacts:
+    """Returns what there is to tell of a run.
+
+    Raises:
+        DmcpError: The folder holds no run, or one of its files is damaged.
+    """
+    run = RunDir(folder)
+    request, stages = run.request(), run.stages()
+    try:
+        return _facts(run, name, request, stages)
+    except (KeyError, TypeError, ValueError, AttributeError) as err:
+        raise DmcpError(f"{run.file('run.json')} lacks or misstates {err}.") from err
+
+
+def _facts(run: RunDir, name: str, request: RunRequest, stages: Mapping[str, Any]) -> RunFacts:
+    figures = {stage: dict(record["figures"]) for stage, record in stages.items()}
+    path, record = run.file("plan.json"), run.file("bench.json")
+    plan = ChannelPlan.load(path) if path.exists() else None
+    bench = BenchRecord.load(record) if record.exists() else None
+    engines = tuple(EngineRecord.load(file) for file in _engine_files(run, stages))
+    versions = dict(read_artifact(run.file("run.json"), KIND)["versions"])
+    majority = figures.get("train", {}).get("majority_share")
+    return RunFacts(
+        name=name,
+        path=run.path,
+        request=request,
+        versions=versions,
+        stage_seconds={stage: float(item["seconds"]) for stage, item in stages.items()},
+        plan=plan,
+        search=_search(figures["search"], plan) if "search" in figures else None,
+        search_steps=_read_steps(run.file("metrics/search.jsonl")),
+        train_steps=_read_steps(run.file("metrics/train.jsonl")),
+        accuracies=tuple(_accuracies(figures)),
+        majority_share=None if majority is None else float(majority),
+        parities=tuple(_parities(figures)),
+        unjudged=_unjudged(figures),
+        bench=bench,
+        engines=engines,
+        commands=run_commands(request, run.path, figures, engines),
+        lacks=_lacks(run, request, stages, engines),
+        stale=tuple(stage for stage, item in stages.items() if _is_stale(run, item["inputs"])),
+    )
+
+
+def _engine_files(run: RunDir, stages: Mapping[str, Any]) -> list[Path]:
+    """Returns the engines of a run that lie here; a copy of a run may have come without."""
+    files = [run.file(name.removeprefix(_ENGINE)) for name in stages if name.startswith(_ENGINE)]
+    return [file for file in files if file.exists()]
+
+
+def _search(figures: Mapping[str, Any], plan: ChannelPlan | None) -> Search:
+    rows = tuple(tuple(float(p) for p in row) for row in figures.get("probabilities", ()))
+    expected = figures.get("expected_macs")
+    return Search(None if expected is None else int(expected), rows, _row_names(rows, plan))
+
+
+def _row_names(rows: Sequence[Sequence[float]], plan: ChannelPlan | None) -> tuple[str, ...]:
+    """Returns the groups the rows belong to; numbers where pinned groups leave that open."""
+    if plan is not None and len(plan.groups) == len(rows):
+        return tuple(plan.groups)
+    return tuple(f"searched group {number}" for number in range(1, len(rows) + 1))
+
+
+def _read_steps(path: Path) -> tuple[Mapping[str, Any], ...]:
+    """Returns the reports of a metrics file; a last line cut off by a kill is passed over."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    except (OSError, ValueError) as err:
+        raise DmcpError(f"Cannot read the metrics {path}: {err}.") from err
+    return tuple(
+        step for number, line in enumerate(lines, 1) if (step := _step(path, number, line))
+    )
+
+
+def _step(path: Path, number: int, line: str) -> dict[str, Any] | None:
+    try:
+        content = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(content, dict) or not all(_is_number(v) for v in content.values()):
+        raise DmcpError(
+            f"Line {number} of the metrics {path} does not hold a step's figures: delete that line."
+        )
+    return content if "step" in content else None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _accuracies(figures: Mapping[str, Mapping[str, Any]]) -> list[Accuracy]:
+    places = [
+        ("full network after the search", "search", "full_accuracy"),
+        ("pruned, before its training", "slice", "accuracy"),
+        (TRAINED, "train", "accuracy"),
+        (f"{TRAINED}, at the deployed size", "train", "deployed_accuracy"),
+    ]
+    found = ((what, figures.get(stage, {}).get(key)) for what, stage, key in places)
+    return [
+        Accuracy(
+            what,
+            float(item["top1"]),
+            float(item["loss"]),
+            int(item["images"]),
+            int(item["image_size"]),
+        )
+        for what, item in found
+        if item is not None
+    ]
+
+
+def _parities(figures: Mapping[str, Mapping[str, Any]]) -> list[Parity]:
+    export = figures.get("export", {})
+    found = [
+        ("sliced network and supernet at its widths", figures.get("slice", {})),
+        ("pruned ONNX file and torch", export.get("model", {})),
+        ("original ONNX file and torch", export.get("original", {})),
+        *(
+            (f"{_precision(stage)} ONNX file and torch", figures[stage])
+            for stage in _judged(figures)
+        ),
+    ]
+    return [_parity(what, item) for what, item in found if "parity" in item]
+
+
+def _parity(what: str, figures: Mapping[str, Any]) -> Parity:
+    parity, top1, snr = figures["parity"], figures.get("top1"), figures["parity"].get("snr_db")
+    return Parity(
+        what,
+        float(parity["max_abs"]),
+        float(parity["max_rel"]),
+        float(parity["top1_agreement"]),
+        None if snr is None else float(snr),
+        None if top1 is None else float(top1),
+        None if top1 is None else int(figures["images"]),
+    )
+
+
+def _unjudged(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    return {
+        _precision(stage): str(figures[stage].get("unchecked", "it was not judged"))
+        for stage in _judged(figures)
+        if "parity" not in figures[stage]
+    }
+
+
+def _judged(figures: Mapping[str, Any]) -> list[str]:
+    return [stage for stage in figures if stage.startswith(_PRECISION)]
+
+
+def _precision(stage: str) -> str:
+    return stage.removeprefix(_PRECISION)
+
+
+def _lacks(
+    run: RunDir, request: RunRequest, stages: Mapping[str, Any], engines: Sequence[EngineRecord]
+) -> dict[str, Lack]:
+    """Returns part of the report -> what it lacks, and the command that makes it."""
+    search = run_command("search", request, run.path)
+    built = any(stage.startswith(_ENGINE) for stage in stages)
+    table: list[tuple[str, bool, str, str]] = [
+        ("plan", run.file("plan.json").exists(), "There is no channel plan yet.", search),
+        ("search", "search" in stages, "The search has not come to its end.", search),
+        ("slice", "slice" in stages, "The network is not sliced yet.", "slice"),
+        ("train", "train" in stages, "The pruned network is not trained to the end yet.", "train"),
+        ("export", "export" in stages, "Nothing is exported to ONNX yet.", "export"),
+        ("bench", run.file("bench.json").exists(), "No latency is measured yet.", "bench"),
+        (
+            "precisions",
+            bool(_judged(stages)),
+            "No lower precision is judged yet.",
+            "export --precision fp32,fp16,bf16,int8",
+        ),
+        (
+            "engines",
+            bool(engines),
+            "The engines are not in this copy of the run." if built else "No engine is built yet.",
+            "engine --precision fp16",
+        ),
+    ]
+    place = shlex.quote(str(run.path))
+    return {
+        part: Lack(what, made if made is search else f"dmcp-deploy {made} {place}")
+        for part, there, what, made in table
+        if not there
+    }
+
+
+def _is_stale(run: RunDir, inputs: Mapping[str, str]) -> bool:
+    """Returns whether a file that a stage read is another one now."""
+    files = ((run.file(name), digest) for name, digest in inputs.items())
+    return any(file.is_file() and digest_file(file) != digest for file, digest in files)

@@ -1,0 +1,282 @@
+"""The parts of a run's page: charts and tables, or what is missing and how to make it."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterator
+from itertools import accumulate
+from operator import mul
+
+from dmcp_deploy.bench.record import BenchRecord, compare
+from dmcp_deploy.report import tables
+from dmcp_deploy.report.charts import (
+    COLOURS,
+    Labels,
+    Point,
+    Series,
+    bar_chart,
+    line_chart,
+    scatter_chart,
+)
+from dmcp_deploy.report.curves import curve, level, means_note, thinned, with_trend
+from dmcp_deploy.report.facts import RunFacts, Search
+from dmcp_deploy.report.markup import esc, fold, scroll_box, table_html
+from dmcp_deploy.report.reproduce import recipe_file
+from dmcp_deploy.report.scale import percent
+from dmcp_deploy.units import format_macs
+
+_STEP = "step"
+
+
+def run_sections(facts: RunFacts, key: str) -> str:
+    """Returns all that is told of a run; `key` starts the ids of its parts."""
+    parts = [
+        ("Budget and channels", _channels(facts, key)),
+        ("The search", _search(facts, key)),
+        ("Training", _training(facts, key)),
+        ("Latency", _latency(facts, key)),
+        ("Parity and precision", _parity(facts)),
+        ("Engines", _engines(facts)),
+        ("Environment", table_html(tables.environment_table(facts), caption=False)),
+        ("How to reproduce", _reproduce(facts)),
+    ]
+    return tiles(facts) + "".join(
+        f'<section aria-label="{esc(title)}"><h3>{esc(title)}</h3>{body}</section>'
+        for title, body in parts
+    )
+
+
+def tiles(facts: RunFacts) -> str:
+    """Returns the figures that a reader looks for first."""
+    shown = "".join(
+        f'<div class="tile {kind}"><dt>{esc(name)}</dt><dd>{esc(value)}<small>{esc(note)}</small>'
+        "</dd></div>"
+        for name, value, note, kind in _tiles(facts)
+    )
+    stale = "".join(
+        f'<p class="notice">Stage {esc(stage)} was done on a file that has been replaced since;'
+        " <code>prune</code> on this run does it again.</p>"
+        for stage in facts.stale
+    )
+    return f'<dl class="tiles">{shown}</dl>{stale}'
+
+
+def _tiles(facts: RunFacts) -> Iterator[tuple[str, str, str, str]]:
+    plan, accuracy, bench = facts.plan, facts.final_accuracy, facts.bench
+    if plan is not None:
+        note = f"of {format_macs(plan.full_macs)} multiply-adds"
+        yield "Network", format_macs(plan.macs), note, ""
+        if plan.budget_macs is not None:
+            met = plan.macs <= plan.budget_macs
+            share = f"{plan.macs / plan.budget_macs:.2%} of {format_macs(plan.budget_macs)}"
+            yield "Budget", "met" if met else "missed", share, "good" if met else "bad"
+    if accuracy is not None:
+        note = f"on {accuracy.images} images at {accuracy.image_size} px"
+        yield "Top-1", f"{accuracy.top1:.2%}", note, ""
+    if bench is not None:
+        batch = bench.batches[0]
+        first, *others = bench.at_batch(batch)
+        for item, found in zip(others[:1], compare(bench, batch), strict=False):
+            note = f"{found.latency_ratio:.2f} of {first.name}'s time: {found.verdict}"
+            yield f"Latency, batch {batch}", f"{item.median_ms:.2f} ms", note, ""
+        full = f" of {format_macs(first.params)}" if others else ""
+        yield "Parameters", format_macs((others or [first])[0].params), full.strip(), ""
+    elif plan is not None:
+        yield "Parameters", format_macs(plan.params), "", ""
+
+
+def _channels(facts: RunFacts, key: str) -> str:
+    plan = facts.plan
+    if plan is None:
+        return _lacks(facts, "plan")
+    names, keeps = list(plan.groups), list(plan.groups.values())
+    kept = [keep.width for keep in keeps]
+    count = sum(keep.width < keep.size for keep in keeps)
+    words = f"{count} of {len(names)} groups are narrower than in {plan.network.model}."
+    if plan.budget_macs is not None:
+        words = (
+            f"{format_macs(plan.macs)} of the budget's {format_macs(plan.budget_macs)}"
+            f" multiply-adds ({plan.macs / plan.budget_macs:.2%}). {words}"
+        )
+    group = "channel group, from input to output"
+    absolute = bar_chart(
+        Labels(f"{key}-channels", "Channels kept per group", words, group, "channels"),
+        names,
+        [("original", [keep.size for keep in keeps]), ("kept", kept)],
+    )
+    note = f"Widths are multiples of {plan.align} where the group is larger."
+    share = bar_chart(
+        Labels(f"{key}-shares", "Share kept", note, group, "of the original's channels"),
+        names,
+        [("original", [1.0] * len(names)), ("kept", [k.width / k.size for k in keeps])],
+        percent,
+    )
+    return f'<div class="pair">{absolute}{share}</div>'
+
+
+def _search(facts: RunFacts, key: str) -> str:
+    steps, charts = facts.search_steps, []
+    if share := curve(steps, "expected_share"):
+        budget = level("the budget", 1.0, share, 1)
+        found = facts.search
+        end = (
+            f" It ended at {format_macs(found.expected_macs)}."
+            if found and found.expected_macs
+            else ""
+        )
+        text = f"Expected multiply-adds as a share of the budget.{end}"
+        labels = Labels(f"{key}-expected", "Expected FLOPs", text, _STEP, "E[MACs] / budget")
+        charts.append(line_chart(labels, [Series("expected", share)], [budget], percent))
+    losses = [*with_trend("shared weights", curve(steps, "loss"))]
+    if architecture := curve(steps, "arch_loss"):
+        losses += with_trend("architecture", architecture, 1)
+    if losses[0].points:
+        text = "Loss of the shared weights, and of the network gated by the probabilities."
+        text += means_note(len(steps))
+        labels = Labels(f"{key}-search-loss", "Loss in the search", text, _STEP, "loss")
+        charts.append(line_chart(labels, losses))
+    table = ""
+    if facts.search is not None and facts.search.probabilities:
+        table = _probabilities(facts.search)
+    elif facts.search is not None and not charts:
+        table = f"<p>The method {esc(facts.request.method)} trains nothing and has no curves.</p>"
+    return f'{_lacks(facts, "search")}<div class="pair">{"".join(charts)}</div>{table}'
+
+
+def _probabilities(found: Search) -> str:
+    """Returns the marginal probabilities at the end of the search as a table with shades."""
+    rows = [list(accumulate(row, mul)) for row in found.probabilities]
+    columns = max(map(len, rows))
+    body = ""
+    for name, row in zip(found.groups, rows, strict=True):
+        cells = "".join(
+            f'<td style="--m:{m:.4f}" class="heat {_shade(m)}">{m:.2f}</td>' for m in row
+        )
+        gap = "<td></td>" * (columns - len(row))
+        body += f'<tr><th scope="row">{esc(name)}</th>{cells}{gap}</tr>'
+    head = "".join(f'<th scope="col">{number}</th>' for number in range(1, columns + 1))
+    title = "Probabilities at the end of the search"
+    table = (
+        f'<table class="heats"><thead><tr><th scope="col">group</th>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table>"
+    )
+    return (
+        f"<h4>{title}</h4><p>The probability to keep a group's channels up to each of its steps;"
+        f" the channels before step 1 are always kept.</p>{scroll_box(title, table)}"
+    )
+
+
+def _shade(m: float) -> str:
+    """Returns where the colour of text has to change for its contrast, in either theme."""
+    return "high" if m > 0.8 else "mid" if m > 0.6 else ""
+
+
+def _training(facts: RunFacts, key: str) -> str:
+    steps, charts = facts.train_steps, []
+    losses = curve(steps, "loss")
+    if losses:
+        text = f"Loss of every batch over {len(steps)} steps.{means_note(len(steps))}"
+        labels = Labels(f"{key}-loss", "Loss", text, _STEP, "loss")
+        charts.append(line_chart(labels, with_trend("training batches", losses)))
+    if top1 := curve(steps, "top1"):
+        levels = []
+        if facts.final_accuracy is not None:
+            name = f"validation at the end, {facts.final_accuracy.top1:.2%}"
+            levels.append(level(name, facts.final_accuracy.top1, top1, 2))
+        if facts.majority_share is not None:
+            name = f"most frequent class, {facts.majority_share:.2%}"
+            levels.append(level(name, facts.majority_share, top1, 1))
+        text = "Top-1 of every training batch, augmented; levels are on the validation images."
+        labels = Labels(f"{key}-top1", "Accuracy", text, _STEP, "top-1")
+        lines = with_trend("training batches", top1)
+        charts.append(line_chart(labels, lines, levels, percent))
+    table = table_html(tables.accuracy_table(facts)) if facts.accuracies else ""
+    lost = sum(not math.isfinite(step.get("loss", 0.0)) for step in steps)
+    if lost:
+        table += f'<p class="notice">{lost} steps reported a loss that is no finite number.</p>'
+    return f'{_lacks(facts, "train")}<div class="pair">{"".join(charts)}</div>{table}'
+
+
+def _latency(facts: RunFacts, key: str) -> str:
+    if facts.bench is None:
+        return _lacks(facts, "bench")
+    charts = _latency_chart(facts.bench, key) + _rounds_chart(facts.bench, key)
+    table = table_html(tables.bench_table(facts.bench), caption=False)
+    return f'<div class="pair">{charts}</div>{table}'
+
+
+def _latency_chart(record: BenchRecord, key: str) -> str:
+    text = (
+        "Time and multiply-adds as ratios to the first network's, with the 95% interval. On the"
+        " ideal line, time falls as much as the multiply-adds do; above it, time lags behind."
+    )
+    first = record.measured[0]
+    points = [Point(first.name, 1.0, 1.0, ("reference of every batch",))]
+    for number, batch in enumerate(record.batches):
+        base, *others = record.at_batch(batch)
+        for item, found in zip(others, compare(record, batch), strict=True):
+            tip = (
+                f"{item.median_ms:.3f} ms against {base.median_ms:.3f} ms, batch {batch}",
+                f"latency ratio {found.latency_ratio:.3f}"
+                f" [{found.latency_low:.3f}, {found.latency_high:.3f}]",
+                f"FLOPs ratio {found.flops_ratio:.3f}, efficiency {found.efficiency:.3f}",
+                found.verdict,
+            )
+            ends = (found.latency_low, found.latency_high)
+            place = (found.flops_ratio, found.latency_ratio)
+            points.append(Point(item.name, *place, tip, number % COLOURS, *ends))
+    ideal = Series("ideal: as much faster as smaller", ((0.0, 0.0), (1.0, 1.0)), 3, "dash")
+    labels = Labels(f"{key}-latency", "Latency against FLOPs", text, "FLOPs ratio", "latency ratio")
+    groups = [f"batch {batch}" for batch in record.batches]
+    return scatter_chart(labels, points, [ideal], groups, zero=(True, True))
+
+
+def _rounds_chart(record: BenchRecord, key: str) -> str:
+    batch = record.batches[0]
+    found = record.at_batch(batch)
+    lines = [
+        line
+        for number, item in enumerate(found[:COLOURS])
+        for line in with_trend(item.name, thinned(tuple(enumerate(item.samples_ms))), number)
+    ]
+    load = record.environment.get("load_average")
+    text = f"Every call at batch {batch}, network by network in turn."
+    text += means_note(len(found[0].samples_ms))
+    if load:
+        text += f" The machine's load was {load[0]} when it began."
+    labels = Labels(f"{key}-rounds", "Latency round by round", text, "round", "ms")
+    return line_chart(labels, lines)
+
+
+def _parity(facts: RunFacts) -> str:
+    rows = facts.parities or facts.unjudged
+    table = table_html(tables.parity_table(facts), caption=False) if rows else ""
+    return table + "".join(_lacks(facts, part) for part in ("slice", "export", "precisions"))
+
+
+def _engines(facts: RunFacts) -> str:
+    if not facts.engines:
+        return _lacks(facts, "engines")
+    return table_html(tables.engines_table(facts.engines), caption=False)
+
+
+def _reproduce(facts: RunFacts) -> str:
+    commands = "\n".join(map(_command, facts.commands))
+    recipe = fold("recipe.json", f"<pre>{esc(recipe_file(facts.request))}</pre>")
+    asked = fold("Settings and stages", table_html(tables.request_table(facts), caption=False))
+    note = "Save the recipe below as <code>recipe.json</code>, then run:"
+    return f"<p>{note}</p><pre>{commands}</pre>{recipe}{asked}"
+
+
+def _command(text: str) -> str:
+    """Returns a command that is broken into lines between its words alone."""
+    words = (shlex.quote(word) for word in shlex.split(text))
+    return " ".join(f'<span class="word">{esc(word)}</span>' for word in words)
+
+
+def _lacks(facts: RunFacts, part: str) -> str:
+    lack = facts.lacks.get(part)
+    if lack is None:
+        return ""
+    return f'<p class="notice">{esc(lack.what)} To make it: <code>{esc(lack.command)}</code></p>'

@@ -1,0 +1,217 @@
+"""The page, the Markdown and the JSON of runs whose figures are known."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from report_runs import KEPT, NETWORK, STAGES, edit, make_run
+
+from dmcp_deploy.report.charts import Labels, Point, scatter_chart
+from dmcp_deploy.report.markup import Table, script_json, table_html
+from dmcp_deploy.report.write import report_text
+
+_VOID = {"meta", "line", "path", "rect", "circle", "br"}
+
+
+class Page(HTMLParser):
+    """The elements of a page: open ones are closed in order, ids stand once."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.words = ""
+        self.scripts: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        found = dict(attrs)
+        self.ids += [found["id"] or ""] if "id" in found else []
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in _VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script":
+            self.scripts.append(data)
+        elif self.open and self.open[-1] != "style":
+            self.words += data
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "run")
+
+
+def test_the_page_holds_every_part_of_a_finished_run(run: Path) -> None:
+    page = Page(report_text([run]))
+    charts = ("channels", "shares", "expected", "search-loss", "loss", "top1", "latency", "rounds")
+    assert {f"run1-{name}" for name in charts} <= set(page.ids)
+    assert len(set(page.ids)) == len(page.ids)
+    for shown in ("95.00% of 200", "75.00%", "6.750", "31.2 dB", "51 int8, 1 fp32", "a cpu"):
+        assert shown in page.words, shown
+
+
+def test_the_page_asks_for_nothing_beside_itself(run: Path) -> None:
+    text = report_text([run])
+    assert Page(text).addresses == []
+    assert "default-src 'none'" in text.replace("&#x27;", "'")
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttp", text)
+    # The one address is the name of SVG's elements, which nothing is read from.
+    assert set(re.findall(r"https?://[\w./]+", text)) == {"http://www.w3.org/2000/svg"}
+
+
+def test_the_same_run_gives_the_same_page(run: Path) -> None:
+    assert report_text([run]) == report_text([run])
+
+
+@pytest.mark.parametrize("upto", STAGES)
+def test_a_run_of_any_state_has_a_page_that_says_what_is_missing(upto: str, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", upto=upto)
+    page = Page(report_text([folder]))
+    report = json.loads(report_text([folder], "json"))["runs"][0]
+    for lack in report["missing"].values():
+        assert lack["what"] in page.words
+        assert lack["command"] in page.words
+    assert ("run1-latency" in page.ids) == (upto not in STAGES[:4])
+
+
+def test_a_budget_that_is_missed_is_said_to_be(tmp_path: Path) -> None:
+    words = Page(report_text([make_run(tmp_path / "run", macs=210)])).words
+    assert "missed105.00% of 200" in words
+
+
+def test_a_training_that_diverged_is_drawn_as_far_as_it_goes(run: Path) -> None:
+    steps = [{"step": 0, "loss": 1.0}, {"step": 1, "loss": 2.0}, {"step": 2, "loss": math.nan}]
+    lines = "".join(f"{json.dumps(step)}\n" for step in steps)
+    (run / "metrics/train.jsonl").write_text(lines)
+    page = Page(report_text([run]))
+    assert "1 steps reported a loss that is no finite number" in page.words
+    assert "run1-loss" in page.ids
+    report = json.loads(report_text([run], "json"))
+    assert [step["loss"] for step in report["runs"][0]["train_steps"]] == [1.0, 2.0, None]
+
+
+EVIL = """</script><img src=x onerror=alert(1)>"'&"""
+
+
+def test_nothing_of_a_run_becomes_markup(tmp_path: Path) -> None:
+    network = replace(NETWORK, model=EVIL)
+    folder = make_run(tmp_path / "<b>run&amp;", network=network, data=EVIL, method="dmcp")
+    edit(folder / "bench.json", "measured", 1, "name", value=EVIL)
+    edit(folder / "bench.json", "environment", value={"cpu": EVIL})
+    edit(folder / "run.json", "stages", "precision bf16", "figures", "unchecked", value=EVIL)
+    edit(folder / "plan.json", "groups", EVIL, value={"size": 8, "keep": 4})
+    page = Page(report_text([folder]))
+    assert not {"img", "b"} & set(page.tags)
+    assert page.words.count(EVIL) > 5
+    assert any(EVIL in mark[2] for text in marks(page) for mark in json.loads(text))
+
+
+def marks(page: Page) -> list[str]:
+    """Returns the charts' JSON; the last script is the page's own."""
+    return page.scripts[:-1]
+
+
+def test_what_is_pointed_at_shows_the_records_values(run: Path) -> None:
+    page = Page(report_text([run]))
+    found = [json.loads(text) for text in marks(page)]
+    groups = [mark[2] for mark in found[0]]
+    assert groups == [f"{name}\noriginal {s}\nkept {k}" for name, (s, k) in KEPT.items()]
+    losses = next(m for m in found if "step 3\ntraining batches 0.5" in [mark[2] for mark in m])
+    assert [mark[0] for mark in losses] == pytest.approx([0, 100 / 3, 200 / 3, 100], abs=1e-3)
+
+
+def test_several_runs_stand_side_by_side(tmp_path: Path) -> None:
+    folders = [
+        make_run(tmp_path / "small", macs=100, top1=0.7, median_ms=4.0),
+        make_run(tmp_path / "large", macs=190, top1=0.75, median_ms=6.0),
+        make_run(tmp_path / "board", macs=190, top1=0.74, median_ms=1.0, cpu="a board"),
+        make_run(tmp_path / "begun", upto="search"),
+    ]
+    page = Page(report_text(folders))
+    assert {"pareto-latency", "pareto-macs", "run1", "run2", "run3", "run4"} <= set(page.ids)
+    assert len(set(page.ids)) == len(page.ids)
+    assert page.addresses == ["#run1", "#run2", "#run3", "#run4"]
+    assert "Not measured on the same device, or not at all: board." in page.words
+    assert "Not trained to the end yet: begun." in page.words
+    pareto = json.loads(report_text(folders, "json"))["pareto"]
+    assert pareto == {"macs": ["small", "large"], "latency": ["small", "large"]}
+
+
+def test_runs_of_which_none_is_trained_have_no_pareto_plot(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / name, upto="search") for name in ("a", "b")]
+    page = Page(report_text(folders))
+    assert not {"pareto-latency", "pareto-macs"} & set(page.ids)
+    assert "Not trained to the end yet: a, b." in page.words
+
+
+def test_the_json_tells_what_the_records_do(run: Path) -> None:
+    report = json.loads(report_text([run], "json"))
+    assert (report["kind"], report["schema_version"]) == ("report", 1)
+    facts = report["runs"][0]
+    assert facts["budget_met"] is True
+    assert facts["plan"]["groups"]["stem"] == {"size": 32, "keep": 24}
+    base, pruned = facts["bench"]["measured"]
+    assert (base["median_ms"], base["against_first"]) == (11.25, None)
+    assert pruned["against_first"]["latency_ratio"] == pytest.approx(0.6)
+    assert pruned["against_first"]["efficiency"] == pytest.approx(190 / 400 / 0.6)
+
+
+def test_the_markdown_holds_tables_and_commands(run: Path) -> None:
+    text = report_text([run], "md")
+    assert "95.00% of the budget, which is met" in text
+    assert "| pruned, trained | 75.00% | 0.5000 | 40 | 64 |" in text
+    assert "\n    dmcp-deploy prune --model mobilenet_v2 --flops 200 " in text
+    widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table_lines(text, "Latency")}
+    assert widths == {14}
+
+
+def table_lines(text: str, title: str) -> list[str]:
+    part = text.partition(f"## {title}\n\n")[2]
+    return part.partition("\n\n")[0].splitlines()
+
+
+def test_markup_in_markdown_is_text(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    edit(folder / "bench.json", "measured", 1, "name", value="a|b <img> `c`\n# d")
+    text = report_text([folder], "md")
+    assert r"| a\|b \<img\> \`c\` \# d | 1 |" in text
+
+
+def test_columns_of_numbers_are_set_flush_right() -> None:
+    table = Table("t", ("a", "b", "c"), (("x", "1.5", "2 ms"), ("y", "", "none")))
+    assert [table.is_numeric(i) for i in range(3)] == [False, True, False]
+    assert '<td class="n">1.5</td>' in table_html(table)
+
+
+def test_json_cannot_close_its_script() -> None:
+    text = script_json(["</script>", "<!--", "&", "\u2028"])
+    assert not set("<>&\u2028") & set(text)
+    assert json.loads(text) == ["</script>", "<!--", "&", "\u2028"]
+
+
+def test_of_many_points_no_names_are_drawn() -> None:
+    labels = Labels("k", "t", "w", "x", "y")
+    points = [Point(f"name-{i}", float(i), float(i), ()) for i in range(13)]
+    assert 'class="name"' in scatter_chart(labels, points[:12])
+    assert 'class="name"' not in scatter_chart(labels, points)
