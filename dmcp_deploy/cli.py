@@ -187,7 +187,9 @@ def export(
 @main.command()
 @click.argument("source", type=click.Path(path_type=Path))
 @engine_options
-@calibration_option
+@click.option(
+    "--calibration", type=int, help="Images INT8 and FP8 are calibrated on; 64 if not done before."
+)
 @data_options
 def engine(
     source: Path,
@@ -195,7 +197,7 @@ def engine(
     batch: str,
     dynamic_batch: str | None,
     gpu_arch: str,
-    calibration: int,
+    calibration: int | None,
     **options: Any,
 ) -> None:
     """Build TensorRT engines of an ONNX file, or of a run's pruned network.

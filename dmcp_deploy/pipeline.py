@@ -170,7 +170,7 @@ def engine(
     source: Path | str,
     *,
     out: Path | str | None = None,
-    calibration: int = CALIBRATION_IMAGES,
+    calibration: int | None = None,
     calibration_data: Path | str | None = None,
     compute: Compute | None = None,
     **options: Any,
@@ -184,7 +184,8 @@ def engine(
     Args:
         source: An ONNX file, or a run directory.
         out: Folder of the engines; by default "engines" beside the ONNX file.
-        calibration: Training images of the run that "int8" and "fp8" are calibrated on.
+        calibration: Training images of the run that "int8" and "fp8" are calibrated on; None takes
+            what the run has calibrated before, and 64 where there is nothing yet.
         calibration_data: Calibration images for an ONNX file: float32 [N, C, H, W], as .npy.
         compute: Device and progress.
         **options: What `engines.make_engine_request` takes: runtime, precisions, batches,
@@ -214,7 +215,7 @@ def engine(
             f"--calibration-data is for an ONNX file: the run {source} is calibrated on its own"
             " training images (--calibration N)."
         )
-    check_request(request.precisions, calibration)
+    check_request(request.precisions, _count(calibration))
     run = RunDir(source)
     check_run(run, request)
     # A board's torch may come without the rest of what training needs.
@@ -319,7 +320,9 @@ def load(run_dir: Path | str) -> nn.Module:
     return load_dense(Path(run_dir))
 
 
-def _convert(run: RunDir, precisions: Sequence[str], calibration: int, compute: Compute) -> bool:
+def _convert(
+    run: RunDir, precisions: Sequence[str], calibration: int | None, compute: Compute
+) -> bool:
     """Converts a run's network to precisions; returns whether this process is the first."""
     from dmcp_deploy.job import Job
     from dmcp_deploy.stages import run_precisions
@@ -332,7 +335,7 @@ def _convert(run: RunDir, precisions: Sequence[str], calibration: int, compute: 
 def _check_engine_options(
     *,
     out: Path | str | None = None,
-    calibration: int = CALIBRATION_IMAGES,
+    calibration: int | None = None,
     **options: Any,
 ) -> None:
     """Finds what is wrong with an engine's options before hours of training."""
@@ -340,8 +343,12 @@ def _check_engine_options(
     from dmcp_deploy.export.precisions import check_request
 
     request = make_engine_request(**options)
-    check_request(request.precisions, calibration)
+    check_request(request.precisions, _count(calibration))
     check_machine(request)
+
+
+def _count(calibration: int | None) -> int:
+    return CALIBRATION_IMAGES if calibration is None else calibration
 
 
 def _joined(compute: Compute | None) -> Compute:

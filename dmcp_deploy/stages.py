@@ -24,6 +24,7 @@ from dmcp_deploy.network.models import build_network
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.network.supernet import Supernet
 from dmcp_deploy.plan import ChannelPlan
+from dmcp_deploy.request import CALIBRATION_IMAGES
 from dmcp_deploy.runtimes.onnxruntime import OnnxSession
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.run import search_plan
@@ -118,13 +119,14 @@ def run_export(job: Job, batch: int | None, opset: int) -> None:
     wait_for_all()
 
 
-def run_precisions(job: Job, precisions: Sequence[str], calibration: int) -> None:
+def run_precisions(job: Job, precisions: Sequence[str], calibration: int | None) -> None:
     """Converts a run's ONNX file to other precisions, and judges each by the validation images.
 
     Args:
         job: The run; its ONNX file is exported.
         precisions: Of "fp32", "fp16", "bf16", "int8", "fp8".
-        calibration: Training images that INT8 and FP8 are calibrated on.
+        calibration: Training images that INT8 and FP8 are calibrated on; None keeps what has been
+            calibrated before, on however many.
 
     Raises:
         DmcpError: There is no ONNX file, it cannot be converted, or the result is further from
@@ -134,12 +136,13 @@ def run_precisions(job: Job, precisions: Sequence[str], calibration: int) -> Non
     if not source.exists():
         raise DmcpError(f"{job.run.path} has no model.onnx yet: run export first.")
     wanted = [name for name in precisions if not _is_converted(job, name, calibration)]
+    count = CALIBRATION_IMAGES if calibration is None else calibration
     if any(name in CALIBRATED for name in wanted):
-        check_calibration(min(calibration, len(job.data.train)))
+        check_calibration(min(count, len(job.data.train)))
     if wanted and is_main():
-        evidence = _evidence(job, calibration)
+        evidence = _evidence(job, count)
         for name in wanted:
-            _convert(job, source, name, calibration, evidence)
+            _convert(job, source, name, count, evidence)
     wait_for_all()
 
 
@@ -275,10 +278,11 @@ def _export(
     }
 
 
-def _is_converted(job: Job, precision: str, calibration: int) -> bool:
+def _is_converted(job: Job, precision: str, calibration: int | None) -> bool:
     stage = f"precision {precision}"
     asked = job.run.figures(stage).get("asked")
-    return job.run.is_current(stage) and asked == _asked(precision, calibration)
+    wanted = asked if calibration is None else _asked(precision, calibration)
+    return job.run.is_current(stage) and asked == wanted
 
 
 def _asked(precision: str, calibration: int) -> dict[str, int]:

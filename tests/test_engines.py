@@ -169,6 +169,17 @@ def test_export_tells_what_the_precisions_are_worth(run: Path, tmp_path: Path) -
     assert "dB from the trained network" in summary
 
 
+def test_what_has_been_calibrated_is_kept_unless_another_number_is_given(
+    run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    succeed("export", tmp_path / "run", "--precision", "int8", "--calibration", 40)
+    before = digest_file(tmp_path / "run/model.int8.onnx")
+    succeed("engine", tmp_path / "run", *RTX, "--precision", "int8")
+    assert digest_file(tmp_path / "run/model.int8.onnx") == before
+    assert RunDir(tmp_path / "run").figures("precision int8")["calibration_images"] == 40
+
+
 def test_prune_builds_engines_when_it_is_asked_to(
     finished_run: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:

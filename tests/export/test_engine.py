@@ -283,7 +283,9 @@ def test_a_full_disk_leaves_no_engine_behind(tmp_path: Path) -> None:
     source = write_tiny_net(tmp_path / "net.onnx").path
     done = subprocess.run(
         [sys.executable, "-c", BUILD, str(source), str(tmp_path / "engines"), "once"],
-        # The engine has some 40 kB: writing stops half-way, as on a disk that is full.
+        # The engine has some 40 kB: writing stops half-way, as on a disk that is full. So would the
+        # writing of compiled modules, which later tests would then fail to read.
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
         capture_output=True,
         text=True,
