@@ -121,12 +121,25 @@ def _fix_batch(graph: GraphProto, path: Path) -> int:
     first, *others = inputs[0].type.tensor_type.shape.dim
     if not all(dim.dim_value for dim in others):
         raise DmcpError(f"{path} leaves the image size open: export it with a fixed one.")
-    first.dim_value = first.dim_value or 1
-    # Shapes noted for the open axis would contradict the fixed one.
-    del graph.value_info[:]
-    for value in graph.output:
-        value.type.tensor_type.ClearField("shape")
-    return int(first.dim_value)
+    if first.dim_value:
+        return int(first.dim_value)
+    symbol, first.dim_value = str(first.dim_param), 1
+    if symbol:
+        # The exporter knows shapes that inference does not find again, such as a gather's.
+        _fix_symbol(graph, symbol, 1)
+    else:
+        # Shapes noted for the open axis would contradict the fixed one.
+        del graph.value_info[:]
+        for value in graph.output:
+            value.type.tensor_type.ClearField("shape")
+    return 1
+
+
+def _fix_symbol(graph: GraphProto, symbol: str, size: int) -> None:
+    for value in (*graph.value_info, *graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param == symbol:
+                dim.dim_value = size
 
 
 def _infer_shapes(model: ModelProto) -> dict[str, tuple[int, ...]]:
