@@ -45,7 +45,6 @@ OTHERS = (
     "timm:ghostnet_100",
     "timm:hrnet_w18_small",
     "timm:mobilenetv4_conv_small",
-    "timm:mobileone_s0",
     "timm:repvgg_a0",
 )
 
