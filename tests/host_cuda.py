@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import hashlib
 import os
 import shutil
@@ -31,6 +32,16 @@ KINDS = ("allocations", "pinned", "streams", "events", "graphs", "executables", 
 def cache_folder(name: str) -> Path:
     """Returns this user's folder of what is built once for many test runs."""
     return Path(tempfile.gettempdir()) / f"dmcp-deploy-tests-{os.getuid()}" / name
+
+
+@contextlib.contextmanager
+def one_at_a_time(name: str) -> Iterator[None]:
+    """Keeps other test processes out while something is made that all of them use."""
+    lock = cache_folder(f"{name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def build_driver(*flags: str) -> Path:

@@ -16,7 +16,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from host_cuda import build_driver, cache_folder
+from host_cuda import build_driver, cache_folder, one_at_a_time
 
 RELEASE = "2026.1"
 
@@ -28,6 +28,12 @@ OFFLINE = ("No matching distribution found", "NewConnectionError", "ConnectTimeo
 
 
 def build_pycuda() -> Path:
+    """Returns a folder to lead the module search path, in which pycuda lies."""
+    with one_at_a_time("pycuda"):
+        return _build_pycuda()
+
+
+def _build_pycuda() -> Path:
     """Returns a folder to lead the module search path, in which pycuda lies."""
     headers = toolkit_headers()
     key = hashlib.sha256(f"{RELEASE} {sys.version} {headers}".encode()).hexdigest()[:16]

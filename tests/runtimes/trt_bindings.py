@@ -16,6 +16,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from host_cuda import one_at_a_time
+
 from dmcp_deploy.artifact import atomic_path
 
 DISTRIBUTION = "tensorrt-cu12-bindings"
@@ -65,6 +67,11 @@ def read_binding(version: str, cache: Path) -> Binding:
     Raises:
         UnavailableError: No index was reached, there is no wheel for this Python, or no compiler.
     """
+    with one_at_a_time("trt-bindings"):
+        return _read_binding(version, cache)
+
+
+def _read_binding(version: str, cache: Path) -> Binding:
     known = cache / f"{version}-{sys.implementation.cache_tag}.json"
     if not known.is_file():
         with atomic_path(known) as part:
