@@ -19,7 +19,7 @@ from dmcp_deploy.export.engine import (
     still_holds,
 )
 from dmcp_deploy.export.engine_options import EngineOptions
-from dmcp_deploy.export.onnx_file import OnnxFile, inspect_onnx
+from dmcp_deploy.export.onnx_file import OnnxFile, inspect_onnx, require_fp32
 from dmcp_deploy.export.precisions import (
     Evidence,
     check_evidence,
@@ -241,11 +241,7 @@ def _built(
 def _check_precision(network: OnnxFile, precision: str, evidence: Evidence | None) -> None:
     if network.precision == precision:
         return
-    if network.precision != "fp32":
-        raise DmcpError(
-            f"{network.path} is {network.precision} and cannot be turned into {precision}: give"
-            " the FP32 file."
-        )
+    require_fp32(network)
     check_evidence(network.path, precision, evidence)
 
 

@@ -50,7 +50,7 @@ def gate_baseline(
             other networks or batch sizes.
         DmcpError: As `measure_artifacts` does.
     """
-    check_request(baseline, read_environment(), list(artifacts), batches, threads)
+    _check_asked(baseline, read_environment(), list(artifacts), batches, threads)
     now = measure_artifacts(
         artifacts,
         batches=batches,
@@ -80,7 +80,7 @@ def compare_with_baseline(baseline: BenchRecord, now: BenchRecord, limit: float)
     return GateResult(tuple(rows), limit, tuple(notes), now)
 
 
-def check_request(
+def _check_asked(
     baseline: BenchRecord,
     environment: Mapping[str, Any],
     names: Sequence[str],

@@ -19,7 +19,6 @@ from dmcp_deploy.export.engine_layers import (
 )
 from dmcp_deploy.export.engine_options import EngineOptions
 from dmcp_deploy.export.onnx_file import OnnxFile, inspect_onnx
-from dmcp_deploy.export.quantize import preset_of
 from dmcp_deploy.runtimes.device_driver import choose_device, read_driver
 from dmcp_deploy.runtimes.engine_record import EngineRecord
 from dmcp_deploy.runtimes.session import ENGINE_SUFFIX
@@ -143,7 +142,7 @@ def check_fits(network: OnnxFile, options: EngineOptions) -> None:
             f"{network.path} is {network.precision}, and {flavour.name} builds for Turing"
             f" ({TURING}) in {' and '.join(_TURING_PRECISIONS)}: use --precision fp16."
         )
-    if network.precision in ("int8", "fp8") and preset_of(network.path) == "cpu":
+    if network.precision in ("int8", "fp8") and network.preset == "cpu":
         raise DmcpError(
             f"{network.path} was quantised for CPUs, and TensorRT takes symmetric scales alone:"
             ' quantise it with the preset "tensorrt".'

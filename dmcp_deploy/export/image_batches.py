@@ -25,12 +25,23 @@ def image_batches(file: OnnxFile, images: npt.NDArray[np.float32]) -> list[npt.N
         DmcpError: The images do not fit the file's input.
     """
     _check_images(file, images)
-    size = file.batch or OPEN_BATCH
-    missing = -len(images) % size if file.batch else 0
+    if file.batch:
+        return filled_batches(images, file.batch)
+    whole = np.ascontiguousarray(images)
+    return [whole[start : start + OPEN_BATCH] for start in range(0, len(whole), OPEN_BATCH)]
+
+
+def filled_batches(images: npt.NDArray[np.float32], size: int) -> list[npt.NDArray[np.float32]]:
+    """Returns images in batches of one size; the last is filled up with the first images.
+
+    Args:
+        images: [N, C, H, W], float32, N of 1 or more.
+        size: Images in a batch.
+    """
     # `resize` repeats the images as often as the size asks for.
-    filler = np.resize(images, (missing, *images.shape[1:]))
-    whole = np.ascontiguousarray(np.concatenate([images, filler]) if missing else images)
-    return [whole[start : start + size] for start in range(0, len(whole), size)]
+    count = len(images) + -len(images) % size
+    whole = np.resize(images, (count, *images.shape[1:]))
+    return [whole[start : start + size] for start in range(0, count, size)]
 
 
 def _check_images(file: OnnxFile, images: npt.NDArray[np.float32]) -> None:

@@ -34,6 +34,9 @@ LARGEST_BYTES = 2**31 - 1
 _SMALL_TENSOR = 1024
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 
+#: Where a file notes which kind of runtime it was quantised for.
+PRESET_KEY = "dmcp_deploy.quantization"
+
 _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _FLOATS: dict[int, str] = {
     TensorProto.FLOAT: "fp32",
@@ -60,6 +63,7 @@ class OnnxFile:
         output_name: The logits: the first output.
         precision: One of `PRECISIONS`, read from the graph: of its quantising operators, or else
             of the weights of its convolutions and linear layers.
+        preset: What it was quantised for: "tensorrt" or "cpu"; None if not by this package.
         weight_files: Names of the files of external weights, from the file's folder on.
     """
 
@@ -70,6 +74,7 @@ class OnnxFile:
     input_shape: tuple[int | None, int | None, int | None, int | None]
     output_name: str
     precision: str
+    preset: str | None = None
     weight_files: tuple[str, ...] = ()
 
     @property
@@ -113,6 +118,7 @@ def read_onnx(path: Path) -> tuple[ModelProto, OnnxFile]:
         input_shape=shape,
         output_name=proto.graph.output[0].name,
         precision=_precision(proto.graph, tensor_types(proto, path), path),
+        preset=next((p.value for p in proto.metadata_props if p.key == PRESET_KEY), None),
     )
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.export.image_batches import filled_batches
 from dmcp_deploy.export.lower_precision import overflowing_activations, to_half
+from dmcp_deploy.export.onnx_file import PRECISIONS
 from dmcp_deploy.export.quantize import check_calibration, quantize_fp8, quantize_int8
 from dmcp_deploy.export.verify import compare_outputs, require_fidelity
 from dmcp_deploy.progress import Progress
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     Images = npt.NDArray[np.float32]
     Labels = npt.NDArray[np.int64]
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 #: What needs images to be made.
 CALIBRATED = ("int8", "fp8")
 #: What ONNX Runtime has no kernels for on a CPU.
@@ -206,11 +207,7 @@ def _logits(session: OnnxSession, images: Images) -> npt.NDArray[np.float32]:
     import numpy as np
 
     fixed = session.input_shape[0]
-    if fixed is None or fixed == len(images):
+    if fixed is None:
         return session.run(images)
-    parts = []
-    for start in range(0, len(images), fixed):
-        part = images[start : start + fixed]
-        filled = part[np.arange(fixed) % len(part)]
-        parts.append(session.run(np.ascontiguousarray(filled))[: len(part)])
-    return np.concatenate(parts)
+    parts = [session.run(batch) for batch in filled_batches(images, fixed)]
+    return np.concatenate(parts)[: len(images)]

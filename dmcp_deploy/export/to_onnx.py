@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import io
-import logging
 import re
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +14,7 @@ from torch import nn
 
 from dmcp_deploy.artifact import atomic_path, digest_file
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.export.quiet import quiet
 from dmcp_deploy.network.trace import evaluating
 
 if TYPE_CHECKING:
@@ -102,7 +99,7 @@ def _build(
     model: nn.Module, input_shape: tuple[int, int, int], batch: int | None, opset: int
 ) -> tuple[ModelProto, bool]:
     """Returns the checked graph, and whether it is the simplified one."""
-    with evaluating(model), torch.no_grad(), _quiet():
+    with evaluating(model), torch.no_grad(), quiet():
         example = _example_input(model, input_shape, batch)
         exported = _export(model, example, batch, opset)
         _check_graph(exported, batch, input_shape, opset)
@@ -258,21 +255,3 @@ def _reason(err: BaseException) -> str:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", str(err)).strip()
     line = plain.splitlines()[0] if plain else type(err).__name__
     return line[:200].rstrip(" .:")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences what the exporter and onnxsim print, warn and log."""
-    disabled = logging.root.manager.disable
-    sink = io.StringIO()
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(sink),
-        contextlib.redirect_stderr(sink),
-    ):
-        warnings.simplefilter("ignore")
-        logging.disable(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            logging.disable(disabled)

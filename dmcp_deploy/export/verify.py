@@ -51,10 +51,8 @@ class Tolerance:
     least_top1_agreement: float
 
 
-#: What a sound network keeps. Measured on a pretrained EfficientNet-Lite0 with photographs: FP16
-#: 47 dB and every image's top-1, INT8 per channel 15.5 dB and 95 %, INT8 per tensor (broken, with
-#: depthwise convolutions) 6.4 dB and 65 %. BF16 has 3 bits less than FP16, some 18 dB; FP8 has
-#: 3 bits of mantissa left.
+#: What a sound network keeps, with room; figures of trained networks stand in docs/engines.md. The
+#: limits for FP32, BF16 and FP8 are judgement.
 TOLERANCES: dict[str, Tolerance] = {
     "fp32": Tolerance(1e-4, 80.0, 0.99),
     "fp16": Tolerance(0.05, 35.0, 0.97),

@@ -18,7 +18,7 @@ from dmcp_deploy.artifact import digest_file
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.export.lower_precision import to_half
 from dmcp_deploy.export.onnx_file import inspect_onnx
-from dmcp_deploy.export.quantize import preset_of, quantize_fp8, quantize_int8
+from dmcp_deploy.export.quantize import quantize_fp8, quantize_int8
 from dmcp_deploy.export.verify import compare_outputs, require_fidelity
 from dmcp_deploy.runtimes.onnxruntime import OnnxSession
 
@@ -94,10 +94,10 @@ def test_the_cpu_gets_unsigned_activations_and_quantised_biases(tmp_path):
 
 def test_presets_are_told_apart_and_metadata_survives(tmp_path):
     source = write_mixed_net(tmp_path / "net.onnx", metadata={"model": "mixed"})
-    assert preset_of(source) is None
+    assert inspect_onnx(source).preset is None
     for preset in ("tensorrt", "cpu"):
         report = quantize_int8(source, tmp_path / f"{preset}.onnx", IMAGES, preset)
-        assert report.preset == preset_of(report.path) == preset
+        assert report.preset == inspect_onnx(report.path).preset == preset
         props = {item.key: item.value for item in onnx.load_model(report.path).metadata_props}
         assert props == {"model": "mixed", "dmcp_deploy.quantization": preset}
 
@@ -125,7 +125,7 @@ def test_fp8_is_computed_as_onnx_defines_it(tmp_path):
     report = quantize_fp8(source, tmp_path / "fp8.onnx", IMAGES)
     assert inspect_onnx(report.path).precision == "fp8"
     assert (report.precision, report.preset, report.method) == ("fp8", "tensorrt", "distribution")
-    assert (len(report.quantized), preset_of(report.path)) == (WEIGHTED, "tensorrt")
+    assert (len(report.quantized), inspect_onnx(report.path).preset) == (WEIGHTED, "tensorrt")
     found = ReferenceEvaluator(str(report.path)).run(None, {"input": IMAGES[:8]})[0]
     assert 20 < compare_outputs(logits(source, IMAGES[:8]), found).snr_db < 50
 

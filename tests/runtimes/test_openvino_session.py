@@ -22,17 +22,6 @@ def images(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
 
 
-@pytest.mark.parametrize("threads", [0, 1])
-@pytest.mark.parametrize("batch", [1, 5])
-def test_logits_are_those_computed_by_hand(tmp_path, threads, batch):
-    net = write_tiny_net(tmp_path / "net.onnx")
-    x = images(batch, 3, 16, 16)
-    with OpenVinoSession(net.path, threads) as session:
-        logits = session.run(x)
-    assert logits.dtype == np.float32
-    np.testing.assert_allclose(logits, net.logits(x), rtol=1e-4, atol=1e-5)
-
-
 def test_it_computes_what_onnx_runtime_computes_at_a_fixed_batch(tmp_path):
     net = write_tiny_net(tmp_path / "fixed.onnx", batch=4, width=64)
     x = images(4, 3, 16, 16)
@@ -51,27 +40,9 @@ def test_logits_outlive_the_next_run_and_images_may_be_strided(tmp_path):
     np.testing.assert_allclose(first, net.logits(strided), rtol=1e-4, atol=1e-5)
 
 
-def test_the_input_shape_tells_what_is_open(tmp_path):
-    write_tiny_net(tmp_path / "open.onnx")
-    write_tiny_net(tmp_path / "fixed.onnx", batch=4, size=8)
-    write_tiny_net(tmp_path / "any_size.onnx", size="side")
-    shapes = {}
-    for name in ("open", "fixed", "any_size"):
-        with OpenVinoSession(tmp_path / f"{name}.onnx") as session:
-            shapes[name] = session.input_shape
-    assert shapes == {
-        "open": (None, 3, 16, 16),
-        "fixed": (4, 3, 8, 8),
-        "any_size": (None, 3, None, None),
-    }
-
-
-def test_a_session_ends_with_its_block(tmp_path):
-    net = write_tiny_net(tmp_path / "net.onnx")
-    with OpenVinoSession(net.path) as session:
-        session.run(images(1, 3, 16, 16))
-    with pytest.raises(AssertionError, match="closed"):
-        session.run(images(1, 3, 16, 16))
+def test_a_session_that_has_ended_tells_no_precision(tmp_path):
+    with OpenVinoSession(write_tiny_net(tmp_path / "net.onnx").path) as session:
+        assert session.executed_precision == "fp32"
     with pytest.raises(AssertionError, match="closed"):
         _ = session.executed_precision
 
@@ -137,42 +108,6 @@ def test_quantised_layers_count_as_int8(tmp_path):
     with OpenVinoSession(tmp_path / "int8.onnx", 1) as session:
         assert session.layer_precisions == {"int8": 1}
         assert session.executed_precision == "fp32"
-
-
-@pytest.mark.parametrize(
-    "x",
-    [images(1, 4, 16, 16), images(1, 3, 8, 8), images(3, 16, 16), np.zeros((1, 3, 16, 16))],
-    ids=["channels", "size", "rank", "float64"],
-)
-def test_images_that_do_not_fit_are_one_sentence(tmp_path, capfd, x):
-    net = write_tiny_net(tmp_path / "net.onnx")
-    with OpenVinoSession(net.path, 1) as session:
-        with pytest.raises(DmcpError, match=r"does not run on") as caught:
-            session.run(x)
-        session.run(images(1, 3, 16, 16))
-    assert "\n" not in str(caught.value)
-    assert "src/" not in str(caught.value)
-    assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize("content", [b"", b"garbage", b"\x08\x0a" * 50, None])
-def test_a_file_that_is_no_onnx_is_one_sentence(tmp_path, capfd, content):
-    path = tmp_path / "net.onnx"
-    if content is not None:
-        path.write_bytes(content)
-    expected = "cannot be loaded as ONNX" if content is not None else "There is no ONNX file"
-    with pytest.raises(DmcpError, match=expected) as caught:
-        OpenVinoSession(path)
-    assert "\n" not in str(caught.value)
-    assert capfd.readouterr() == ("", "")
-
-
-def test_a_truncated_file_is_one_sentence(tmp_path, capfd):
-    net = write_tiny_net(tmp_path / "net.onnx", width=64)
-    net.path.write_bytes(net.path.read_bytes()[:-200])
-    with pytest.raises(DmcpError, match="cannot be loaded as ONNX"):
-        OpenVinoSession(net.path)
-    assert capfd.readouterr() == ("", "")
 
 
 def test_an_operator_it_does_not_know_is_named(tmp_path, capfd):
