@@ -6,13 +6,20 @@ import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.runtimes.device_binding import Binding, Release, load_binding, pick_binding
+from dmcp_deploy.runtimes.device_binding import (
+    Binding,
+    GraphCalls,
+    Release,
+    load_binding,
+    pick_binding,
+)
 from dmcp_deploy.runtimes.device_driver import (
     CudaError,
     DeviceInfo,
@@ -103,7 +110,6 @@ class Device:
         compute_capability: (8, 7) for Orin.
         memory_bytes: All of its memory.
         driver: NVIDIA's driver.
-        supports_graphs: Whether `capture` works: with cuda-python alone.
     """
 
     def __init__(self, binding: Binding, info: DeviceInfo, driver: DriverInfo) -> None:
@@ -114,12 +120,17 @@ class Device:
         self.compute_capability = info.compute_capability
         self.memory_bytes = info.memory_bytes
         self.driver = driver
-        self.supports_graphs = binding.supports_graphs
+        self._graphs = binding.graphs
         self._binding = binding
         self._stream: Any = None
         self._releases: dict[object, Release] = {}
         self._exit: ExitStack | None = None
         self._state = "not entered"
+
+    @property
+    def supports_graphs(self) -> bool:
+        """Whether `capture` works: with cuda-python alone."""
+        return self._graphs is not None
 
     @property
     def driver_version(self) -> str:
@@ -274,18 +285,18 @@ class Device:
             DmcpError: The binding has no graphs, or CUDA cannot record the work.
         """
         self._check_open()
-        if not self.supports_graphs:
+        if self._graphs is None:
             raise DmcpError(
                 f"{self.binding} has no CUDA graphs: pip install cuda-python, and choose it."
             )
-        made, release = self._binding.capture(enqueue, self._stream)
-        graph = Graph(lambda: self._launch(made))
+        made, release = self._graphs.capture(enqueue, self._stream)
+        graph = Graph(partial(self._launch, self._graphs, made))
         self._releases[graph] = release
         return graph
 
-    def _launch(self, made: Any) -> None:
+    def _launch(self, graphs: GraphCalls, made: Any) -> None:
         self._check_open()
-        self._binding.launch(made, self._stream)
+        graphs.launch(made, self._stream)
 
     def _release_all(self) -> None:
         """Frees the newest first, whatever fails on the way."""

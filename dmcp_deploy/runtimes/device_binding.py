@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 Release = Callable[[], None]
 
 
+class GraphCalls(Protocol):
+    """CUDA graphs, of a library that has them."""
+
+    def capture(self, enqueue: Callable[[], None], stream: Any) -> tuple[Any, Release]:
+        """Returns what a call enqueues, as a graph ready to be launched."""
+
+    def launch(self, graph: Any, stream: Any) -> None:
+        """Enqueues a graph."""
+
+
 class Binding(Protocol):
     """CUDA as the device layer sees it: calls in the context of one thread.
 
@@ -28,12 +38,12 @@ class Binding(Protocol):
     Attributes:
         name: As in BINDINGS.
         cuda_version: The CUDA it was built for, as (13, 0).
-        supports_graphs: Whether `capture` and `launch` work.
+        graphs: CUDA graphs; None where the library, or its release, has none.
     """
 
     name: str
     cuda_version: tuple[int, int]
-    supports_graphs: bool
+    graphs: GraphCalls | None
 
     def open(self, ordinal: int) -> None:
         """Retains a device's primary context and makes it current; all or nothing."""
@@ -73,12 +83,6 @@ class Binding(Protocol):
 
     def elapsed_ms(self, start: Any, end: Any) -> float:
         """Waits for the second event and returns the time between both."""
-
-    def capture(self, enqueue: Callable[[], None], stream: Any) -> tuple[Any, Release]:
-        """Returns what a call enqueues, as a graph ready to be launched."""
-
-    def launch(self, graph: Any, stream: Any) -> None:
-        """Enqueues a graph."""
 
 
 @dataclass(frozen=True)

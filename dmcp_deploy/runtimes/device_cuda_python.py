@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.runtimes.device_binding import Release
+from dmcp_deploy.runtimes.device_binding import GraphCalls, Release
 from dmcp_deploy.runtimes.device_driver import CudaError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class CudaPythonBinding:
         version: int = self._cuda.CUDA_VERSION
         self.cuda_version = (version // 1000, version % 1000 // 10)
         # Before 12, cuGraphInstantiate took other arguments.
-        self.supports_graphs = version >= 12000
+        self.graphs: GraphCalls | None = self if version >= 12000 else None
         self._device: Any = None
 
     def open(self, ordinal: int) -> None:

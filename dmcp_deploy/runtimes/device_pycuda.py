@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dmcp_deploy.runtimes.device_binding import Release
+from dmcp_deploy.runtimes.device_binding import GraphCalls, Release
 from dmcp_deploy.runtimes.device_driver import CudaError, current_context, pop_context, push_context
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ class PycudaBinding:
     """See `device_binding.Binding`."""
 
     name = "pycuda"
-    supports_graphs = False
+    graphs: GraphCalls | None = None
 
     def __init__(self) -> None:
         """Imports the library, without `pycuda.autoinit`: that makes a context of its own.
@@ -112,14 +112,6 @@ class PycudaBinding:
         with self._errors():
             end[0].synchronize()
             return float(start[0].time_till(end[0]))
-
-    def capture(self, enqueue: Callable[[], None], stream: Any) -> tuple[Any, Release]:
-        """Is never called: `supports_graphs` is False."""
-        raise NotImplementedError
-
-    def launch(self, graph: Any, stream: Any) -> None:
-        """Is never called: `supports_graphs` is False."""
-        raise NotImplementedError
 
     def _let_go(self) -> None:
         context, handle = self._context, int(self._context.handle)
