@@ -11,7 +11,8 @@ DEMO_ARGS ?= --out runs/demo
 
 # One thread a worker, so that JOBS workers share the cores instead of fighting for them.
 # loadgroup keeps tests marked xdist_group (those that share an expensive fixture) in one worker.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadgroup
+# A worker that dies ends the run: replaced, it can leave the others waiting for ever.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadgroup --max-worker-restart 0
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

@@ -16,6 +16,9 @@ from dmcp_deploy.request import RunRequest
 
 KIND = "run"
 
+#: Metrics of this name and a group's: the share of its channels that a search expects to keep.
+KEPT = "kept/"
+
 #: What a stage's record holds.
 _RECORD = {"seconds", "inputs", "outputs", "figures"}
 

@@ -81,6 +81,8 @@ def _write_steps(folder: Path, done: tuple[str, ...]) -> None:
         {"step": i, "loss": 2.0, "arch_loss": 1.5, "expected_share": 1.3 - 0.1 * i}
         for i in (1, 2, 3)
     ]
+    for step, share in ((1, 1.0), (3, 0.75)):
+        search[step] |= {"kept/stem": share, "kept/block.1": share / 2, "kept/last": 1.0}
     _write_lines(folder / "metrics/search.jsonl", search)
     if "train" in done:
         train = [{"step": i, "loss": loss, "top1": 0.25 * i} for i, loss in enumerate(LOSSES)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +64,15 @@ class Search:
         probabilities: For every searched group the probability to keep each step, given that
             the step before is kept.
         groups: The names of those groups.
+        kept_at: Steps at which it was told what each group was expected to keep.
+        kept: Group -> the share of its channels, in [0, 1], at each of these steps.
     """
 
     expected_macs: int | None
     probabilities: tuple[tuple[float, ...], ...]
     groups: tuple[str, ...]
+    kept_at: tuple[int, ...] = ()
+    kept: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.report.facts import TRAINED, Accuracy, Lack, Parity, RunFacts, Search
 from dmcp_deploy.report.reproduce import run_command, run_commands
 from dmcp_deploy.request import RunRequest
-from dmcp_deploy.rundir import KIND, RunDir
+from dmcp_deploy.rundir import KEPT, KIND, RunDir
 from dmcp_deploy.runtimes.engine_record import EngineRecord
 
 _ENGINE = "engine "
@@ -60,6 +60,7 @@ def _facts(run: RunDir, name: str, request: RunRequest, stages: Mapping[str, Any
     engines = tuple(EngineRecord.load(file) for file in _engine_files(run, stages))
     versions = dict(read_artifact(run.file("run.json"), KIND)["versions"])
     majority = figures.get("train", {}).get("majority_share")
+    steps = _read_steps(run.file("metrics/search.jsonl"))
     return RunFacts(
         name=name,
         path=run.path,
@@ -67,8 +68,8 @@ def _facts(run: RunDir, name: str, request: RunRequest, stages: Mapping[str, Any
         versions=versions,
         stage_seconds={stage: float(item["seconds"]) for stage, item in stages.items()},
         plan=plan,
-        search=_search(figures["search"], plan) if "search" in figures else None,
-        search_steps=_read_steps(run.file("metrics/search.jsonl")),
+        search=_search(figures["search"], plan, steps) if "search" in figures else None,
+        search_steps=steps,
         train_steps=_read_steps(run.file("metrics/train.jsonl")),
         accuracies=tuple(_accuracies(figures)),
         majority_share=None if majority is None else float(majority),
@@ -88,14 +89,28 @@ def _engine_files(run: RunDir, stages: Mapping[str, Any]) -> list[Path]:
     return [file for file in files if file.exists()]
 
 
-def _search(figures: Mapping[str, Any], plan: ChannelPlan | None) -> Search:
+def _search(
+    figures: Mapping[str, Any], plan: ChannelPlan | None, steps: Sequence[Mapping[str, Any]]
+) -> Search:
     rows = tuple(tuple(float(p) for p in row) for row in figures.get("probabilities", ()))
     expected = figures.get("expected_macs")
-    return Search(None if expected is None else int(expected), rows, _row_names(rows, plan))
+    named = figures.get("groups")
+    names = tuple(map(str, named)) if named is not None else _row_names(rows, plan)
+    if len(names) != len(rows):
+        raise ValueError(f"{len(rows)} rows of probabilities for {len(names)} groups")
+    told = [step for step in steps if any(name.startswith(KEPT) for name in step)]
+    groups = [name for name in (told[0] if told else {}) if name.startswith(KEPT)]
+    return Search(
+        None if expected is None else int(expected),
+        rows,
+        names,
+        tuple(int(step["step"]) for step in told),
+        {name.removeprefix(KEPT): tuple(float(step[name]) for step in told) for name in groups},
+    )
 
 
 def _row_names(rows: Sequence[Sequence[float]], plan: ChannelPlan | None) -> tuple[str, ...]:
-    """Returns the groups the rows belong to; numbers where pinned groups leave that open."""
+    """Returns the groups the rows belong to, for a record that does not name them."""
     if plan is not None and len(plan.groups) == len(rows):
         return tuple(plan.groups)
     return tuple(f"searched group {number}" for number in range(1, len(rows) + 1))

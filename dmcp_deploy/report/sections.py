@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterator
-from itertools import accumulate
-from operator import mul
 
 from dmcp_deploy.bench.record import BenchRecord, compare
 from dmcp_deploy.report import tables
@@ -20,10 +18,12 @@ from dmcp_deploy.report.charts import (
     scatter_chart,
 )
 from dmcp_deploy.report.curves import curve, level, means_note, thinned, with_trend
-from dmcp_deploy.report.facts import RunFacts, Search
-from dmcp_deploy.report.markup import esc, fold, scroll_box, table_html
+from dmcp_deploy.report.facts import RunFacts
+from dmcp_deploy.report.lacks import lack_notice
+from dmcp_deploy.report.markup import esc, fold, table_html
 from dmcp_deploy.report.reproduce import recipe_file
 from dmcp_deploy.report.scale import percent
+from dmcp_deploy.report.search_part import search_part
 from dmcp_deploy.units import format_macs
 
 _STEP = "step"
@@ -33,7 +33,7 @@ def run_sections(facts: RunFacts, key: str) -> str:
     """Returns all that is told of a run; `key` starts the ids of its parts."""
     parts = [
         ("Budget and channels", _channels(facts, key)),
-        ("The search", _search(facts, key)),
+        ("The search", search_part(facts, key)),
         ("Training", _training(facts, key)),
         ("Latency", _latency(facts, key)),
         ("Parity and precision", _parity(facts)),
@@ -89,7 +89,7 @@ def _tiles(facts: RunFacts) -> Iterator[tuple[str, str, str, str]]:
 def _channels(facts: RunFacts, key: str) -> str:
     plan = facts.plan
     if plan is None:
-        return _lacks(facts, "plan")
+        return lack_notice(facts, "plan")
     names, keeps = list(plan.groups), list(plan.groups.values())
     kept = [keep.width for keep in keeps]
     count = sum(keep.width < keep.size for keep in keeps)
@@ -115,63 +115,6 @@ def _channels(facts: RunFacts, key: str) -> str:
     return f'<div class="pair">{absolute}{share}</div>'
 
 
-def _search(facts: RunFacts, key: str) -> str:
-    steps, charts = facts.search_steps, []
-    if share := curve(steps, "expected_share"):
-        budget = level("the budget", 1.0, share, 1)
-        found = facts.search
-        end = (
-            f" It ended at {format_macs(found.expected_macs)}."
-            if found and found.expected_macs
-            else ""
-        )
-        text = f"Expected multiply-adds as a share of the budget.{end}"
-        labels = Labels(f"{key}-expected", "Expected FLOPs", text, _STEP, "E[MACs] / budget")
-        charts.append(line_chart(labels, [Series("expected", share)], [budget], percent))
-    losses = [*with_trend("shared weights", curve(steps, "loss"))]
-    if architecture := curve(steps, "arch_loss"):
-        losses += with_trend("architecture", architecture, 1)
-    if losses[0].points:
-        text = "Loss of the shared weights, and of the network gated by the probabilities."
-        text += means_note(len(steps))
-        labels = Labels(f"{key}-search-loss", "Loss in the search", text, _STEP, "loss")
-        charts.append(line_chart(labels, losses))
-    table = ""
-    if facts.search is not None and facts.search.probabilities:
-        table = _probabilities(facts.search)
-    elif facts.search is not None and not charts:
-        table = f"<p>The method {esc(facts.request.method)} trains nothing and has no curves.</p>"
-    return f'{_lacks(facts, "search")}<div class="pair">{"".join(charts)}</div>{table}'
-
-
-def _probabilities(found: Search) -> str:
-    """Returns the marginal probabilities at the end of the search as a table with shades."""
-    rows = [list(accumulate(row, mul)) for row in found.probabilities]
-    columns = max(map(len, rows))
-    body = ""
-    for name, row in zip(found.groups, rows, strict=True):
-        cells = "".join(
-            f'<td style="--m:{m:.4f}" class="heat {_shade(m)}">{m:.2f}</td>' for m in row
-        )
-        gap = "<td></td>" * (columns - len(row))
-        body += f'<tr><th scope="row">{esc(name)}</th>{cells}{gap}</tr>'
-    head = "".join(f'<th scope="col">{number}</th>' for number in range(1, columns + 1))
-    title = "Probabilities at the end of the search"
-    table = (
-        f'<table class="heats"><thead><tr><th scope="col">group</th>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table>"
-    )
-    return (
-        f"<h4>{title}</h4><p>The probability to keep a group's channels up to each of its steps;"
-        f" the channels before step 1 are always kept.</p>{scroll_box(title, table)}"
-    )
-
-
-def _shade(m: float) -> str:
-    """Returns where the colour of text has to change for its contrast, in either theme."""
-    return "high" if m > 0.8 else "mid" if m > 0.6 else ""
-
-
 def _training(facts: RunFacts, key: str) -> str:
     steps, charts = facts.train_steps, []
     losses = curve(steps, "loss")
@@ -195,12 +138,12 @@ def _training(facts: RunFacts, key: str) -> str:
     lost = sum(not math.isfinite(step.get("loss", 0.0)) for step in steps)
     if lost:
         table += f'<p class="notice">{lost} steps reported a loss that is no finite number.</p>'
-    return f'{_lacks(facts, "train")}<div class="pair">{"".join(charts)}</div>{table}'
+    return f'{lack_notice(facts, "train")}<div class="pair">{"".join(charts)}</div>{table}'
 
 
 def _latency(facts: RunFacts, key: str) -> str:
     if facts.bench is None:
-        return _lacks(facts, "bench")
+        return lack_notice(facts, "bench")
     charts = _latency_chart(facts.bench, key) + _rounds_chart(facts.bench, key)
     table = table_html(tables.bench_table(facts.bench), caption=False)
     return f'<div class="pair">{charts}</div>{table}'
@@ -252,12 +195,12 @@ def _rounds_chart(record: BenchRecord, key: str) -> str:
 def _parity(facts: RunFacts) -> str:
     rows = facts.parities or facts.unjudged
     table = table_html(tables.parity_table(facts), caption=False) if rows else ""
-    return table + "".join(_lacks(facts, part) for part in ("slice", "export", "precisions"))
+    return table + "".join(lack_notice(facts, part) for part in ("slice", "export", "precisions"))
 
 
 def _engines(facts: RunFacts) -> str:
     if not facts.engines:
-        return _lacks(facts, "engines")
+        return lack_notice(facts, "engines")
     return table_html(tables.engines_table(facts.engines), caption=False)
 
 
@@ -273,10 +216,3 @@ def _command(text: str) -> str:
     """Returns a command that is broken into lines between its words alone."""
     words = (shlex.quote(word) for word in shlex.split(text))
     return " ".join(f'<span class="word">{esc(word)}</span>' for word in words)
-
-
-def _lacks(facts: RunFacts, part: str) -> str:
-    lack = facts.lacks.get(part)
-    if lack is None:
-        return ""
-    return f'<p class="notice">{esc(lack.what)} To make it: <code>{esc(lack.command)}</code></p>'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -63,7 +64,7 @@ class OpenVinoSession:
         ov = _library()
         model = _read(ov, self.path)
         self._shape = _sizes(model, self.path)
-        self._compiled: Any = _compile(ov, model, self)
+        self._compiled: Any = _compile(model, self)
         self._request: Any = self._compiled.create_infer_request()
 
     def __enter__(self) -> OpenVinoSession:
@@ -178,7 +179,7 @@ def _sizes(model: Any, path: Path) -> list[int | str]:
     raise other_interface(path, list(map("{} {} {}".format, names, types, shapes)))
 
 
-def _compile(ov: ModuleType, model: Any, session: OpenVinoSession) -> Any:
+def _compile(model: Any, session: OpenVinoSession) -> Any:
     options: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
@@ -188,11 +189,22 @@ def _compile(ov: ModuleType, model: Any, session: OpenVinoSession) -> Any:
     if session.threads:
         options["INFERENCE_NUM_THREADS"] = session.threads
     try:
-        return ov.Core().compile_model(model, "CPU", options)
+        return _core().compile_model(model, "CPU", options)
     except RuntimeError as err:
         raise DmcpError(
             f"OpenVINO cannot compile {session.path} for the CPU: {_reason(err)}."
         ) from err
+
+
+@functools.cache
+def _core() -> Any:
+    """Returns OpenVINO's entry, one for the life of the process.
+
+    Its plugin gives the thread another stack for signal handlers, and takes it back when it goes.
+    Of two that do not go in the reverse order of their coming, the thread is left with a stack
+    that is freed: the next signal then kills the process.
+    """
+    return _library().Core()
 
 
 def _reason(err: Exception) -> str:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dmcp_deploy.network.supernet import Supernet
+from dmcp_deploy.rundir import KEPT
 from dmcp_deploy.search import markov
 from dmcp_deploy.search.architecture import Architecture, budget_loss
 from dmcp_deploy.search.fit import fit_widths
@@ -23,6 +24,9 @@ from dmcp_deploy.training.distributed import average_gradients, rank, world_size
 from dmcp_deploy.training.loop import run_loop, step_seed
 from dmcp_deploy.training.optimizer import set_lr, weight_optimizer
 from dmcp_deploy.training.sandwich import sandwich_gradients
+
+#: How often in stage 2 the metrics tell what every group is expected to keep.
+_SNAPSHOTS = 40
 
 
 def search(problem: SearchProblem) -> SearchResult:
@@ -133,7 +137,18 @@ class DmcpTask:
         task = self.task_loss(batch)
         budget = budget_loss(self.architecture.expected_macs(), self._problem.budget_macs)
         share = self.architecture.move(task + self._problem.recipe.budget_weight * budget, lr)
-        return {"arch_loss": float(task.detach()), "expected_share": share}
+        figures = {"arch_loss": float(task.detach()), "expected_share": share}
+        every = max(1, (self._steps - first) // _SNAPSHOTS)
+        if (step - first) % every == 0 or step + 1 == self._steps:
+            figures |= self._kept_shares()
+        return figures
+
+    def _kept_shares(self) -> dict[str, float]:
+        """Returns for every group the share of its channels that it is expected to keep."""
+        space = self._problem.space
+        shares = self.architecture.expected_units().detach().cpu().numpy() / space.full
+        names = (f"{KEPT}{name}" for name in space.names)
+        return dict(zip(names, shares.tolist(), strict=True))
 
     def _narrow_networks(self, step: int) -> list[np.ndarray]:
         """Returns the widths of the narrowest and the random networks of a step.
@@ -161,6 +176,7 @@ def _read_plan(problem: SearchProblem, task: DmcpTask) -> SearchResult:
     figures: dict[str, object] = {
         "expected_macs": round(expected),
         "expected_share": round(expected / problem.budget_macs, 4),
+        "groups": list(problem.space.names),
         "probabilities": [
             [round(p, 4) for p in row[: int(n)]]
             for row, n in zip(probabilities.tolist(), problem.space.count, strict=True)

@@ -25,7 +25,7 @@ class Task(Protocol):
     """What a loop repeats: one step, and the state that it changes."""
 
     def step(self, step: int, batch: Batch) -> Mapping[str, float]:
-        """Does one step and returns its figures."""
+        """Does one step and returns its figures; a bar leaves out those named "A/B"."""
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns everything that steps change."""
@@ -111,7 +111,7 @@ def _steps(
             torch.manual_seed(step_seed(settings.seed, step))
             figures = task.step(step, batch)
             _check_finite(figures, step, settings.title)
-            bar.advance(**figures)
+            bar.advance(**{name: value for name, value in figures.items() if "/" not in name})
             metrics.write(step, figures)
             last = step + 1 == settings.steps
             if last or time.monotonic() - saved_at >= settings.checkpoint_s:

@@ -27,6 +27,8 @@ def test_a_finished_run_is_told_whole(tmp_path: Path) -> None:
     assert facts.search is not None
     assert facts.search.probabilities == ((0.5, 0.5), (1.0, 0.25), (1.0, 1.0))
     assert facts.search.groups == tuple(KEPT)
+    assert facts.search.kept_at == (1, 3)
+    assert facts.search.kept == {"stem": (1.0, 0.75), "block.1": (0.5, 0.375), "last": (1.0, 1.0)}
     assert [p.what for p in facts.parities][-1] == "int8 ONNX file and torch"
     assert facts.parities[-1].snr_db == 31.25
     assert facts.unjudged == {"bf16": "no bf16 on a CPU"}
@@ -88,6 +90,10 @@ def test_rows_of_pinned_groups_are_missing_so_rows_are_numbered(tmp_path: Path) 
     search = gather(folder, "run").search
     assert search is not None
     assert search.groups == ("searched group 1",)
+    edit(folder / "run.json", *FIGURES, "groups", value=["stem"])
+    named = gather(folder, "run").search
+    assert named is not None
+    assert named.groups == ("stem",)
 
 
 FIGURES = ("stages", "search", "figures")
@@ -103,6 +109,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a figure of words": (
         lambda p: edit(p / "run.json", *FIGURES, "probabilities", value=[["a"]]),
         "run.json lacks or misstates could not convert",
+    ),
+    "more names than rows": (
+        lambda p: edit(p / "run.json", *FIGURES, "groups", value=["stem"]),
+        "run.json lacks or misstates 3 rows of probabilities for 1 groups",
     ),
     "figures of a number": (
         lambda p: edit(p / "run.json", *FIGURES, value=3),

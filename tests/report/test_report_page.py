@@ -67,7 +67,15 @@ def test_the_page_holds_every_part_of_a_finished_run(run: Path) -> None:
     charts = ("channels", "shares", "expected", "search-loss", "loss", "top1", "latency", "rounds")
     assert {f"run1-{name}" for name in charts} <= set(page.ids)
     assert len(set(page.ids)) == len(page.ids)
-    for shown in ("95.00% of 200", "75.00%", "6.750", "31.2 dB", "51 int8, 1 fp32", "a cpu"):
+    for shown in (
+        "95.00% of 200",
+        "75.00%",
+        "6.750",
+        "31.2 dB",
+        "51 int8, 1 fp32",
+        "a cpu",
+        "0.38",
+    ):
         assert shown in page.words, shown
 
 

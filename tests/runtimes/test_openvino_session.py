@@ -96,6 +96,35 @@ def test_a_processor_without_bf16_is_found_out(tmp_path):
     assert (asked, executed) == ("bf16", "fp32")
 
 
+ENDED_IN_ORDER_OF_LOADING = """
+import gc
+import os
+import signal
+import sys
+from pathlib import Path
+
+from dmcp_deploy.runtimes.openvino import OpenVinoSession
+
+heard = []
+signal.signal(signal.SIGUSR1, lambda *_: heard.append("signal"))
+first, second = (OpenVinoSession(Path(sys.argv[1]), 1) for _ in range(2))
+for session in (first, second):
+    with session:
+        pass
+del first, second, session
+gc.collect()
+os.kill(os.getpid(), signal.SIGUSR1)
+print(*heard)
+"""
+
+
+def test_a_process_lives_through_a_signal_when_sessions_end_in_any_order(tmp_path):
+    net = write_tiny_net(tmp_path / "net.onnx")
+    command = [sys.executable, "-c", ENDED_IN_ORDER_OF_LOADING, str(net.path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "signal\n"), done.stderr
+
+
 def test_threads_are_those_asked_for(tmp_path):
     net = write_tiny_net(tmp_path / "net.onnx")
     with OpenVinoSession(net.path, 1) as session:

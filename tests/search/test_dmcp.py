@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import accumulate
+from operator import mul
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,11 @@ from torch import Tensor
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.plan import NetworkSpec
+from dmcp_deploy.rundir import KEPT
 from dmcp_deploy.search import dmcp
 from dmcp_deploy.search.dmcp import DmcpTask
 from dmcp_deploy.search.problem import SearchProblem, SearchResult
+from dmcp_deploy.search.space import SearchSpace
 from dmcp_deploy.training.data import Batch
 from dmcp_deploy.training.metrics import read_metrics
 from dmcp_deploy.training.weights import read_tensors
@@ -98,6 +102,27 @@ def test_a_short_search_takes_the_expected_macs_into_the_band(tmp_path):
     # Not uniform scaling: the groups have gone their own ways.
     shares = [result.widths[g.name] / g.size for g in problem.network.prunable]
     assert max(shares) - min(shares) > 0.05
+
+
+def test_the_metrics_tell_what_every_group_was_expected_to_keep(undisturbed):
+    problem, result = undisturbed
+    reports = read_metrics(problem.folder / "metrics/search.jsonl")
+    told = [
+        {name.removeprefix(KEPT): value for name, value in report.items() if KEPT in name}
+        for report in reports
+    ]
+    assert [bool(shares) for shares in told] == ["arch_loss" in report for report in reports]
+    assert list(told[-1]) == list(problem.space.names) == result.figures["groups"]
+    # The budget takes channels away, and the last report is the state that the plan is read of.
+    assert 0 < sum(told[-1].values()) < len(told[-1])
+    rows = zip(result.figures["probabilities"], *vars_of(problem.space), strict=True)
+    for share, (row, minimum, step, full) in zip(told[-1].values(), rows, strict=True):
+        expected = minimum + step * sum(accumulate(row, mul))
+        assert share == pytest.approx(expected / full, abs=1e-3)
+
+
+def vars_of(space: SearchSpace) -> tuple[list[int], list[int], list[int]]:
+    return space.minimum.tolist(), space.step.tolist(), space.full.tolist()
 
 
 def final_state(problem: SearchProblem) -> Mapping[str, Tensor]:

@@ -1,0 +1,114 @@
+"""What a search did on its way: expected cost, losses, and what every group was going to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from operator import mul
+
+from dmcp_deploy.report.charts import Labels, Series, line_chart
+from dmcp_deploy.report.curves import curve, level, means_note, with_trend
+from dmcp_deploy.report.facts import RunFacts, Search
+from dmcp_deploy.report.lacks import lack_notice
+from dmcp_deploy.report.markup import esc, scroll_box
+from dmcp_deploy.report.scale import percent
+from dmcp_deploy.units import format_macs
+
+_STEP = "step"
+#: More columns than this do not fit a page.
+_MOST_COLUMNS = 14
+
+
+def search_part(facts: RunFacts, key: str) -> str:
+    """Returns the search's curves and tables; `key` starts the ids of its charts."""
+    charts = [*_expected_chart(facts, key), *_loss_chart(facts, key)]
+    tables = _on_the_way(facts.search)
+    if facts.search is not None and facts.search.probabilities:
+        tables += _at_the_end(facts.search)
+    elif facts.search is not None and not charts:
+        tables = f"<p>The method {esc(facts.request.method)} trains nothing and has no curves.</p>"
+    return f'{lack_notice(facts, "search")}<div class="pair">{"".join(charts)}</div>{tables}'
+
+
+def _expected_chart(facts: RunFacts, key: str) -> list[str]:
+    share = curve(facts.search_steps, "expected_share")
+    if not share:
+        return []
+    found = facts.search
+    reached = found.expected_macs if found else None
+    end = f" It ended at {format_macs(reached)}." if reached else ""
+    text = f"Expected multiply-adds as a share of the budget.{end}"
+    labels = Labels(f"{key}-expected", "Expected FLOPs", text, _STEP, "E[MACs] / budget")
+    budget = level("the budget", 1.0, share, 1)
+    return [line_chart(labels, [Series("expected", share)], [budget], percent)]
+
+
+def _loss_chart(facts: RunFacts, key: str) -> list[str]:
+    steps = facts.search_steps
+    losses = [*with_trend("shared weights", curve(steps, "loss"))]
+    if architecture := curve(steps, "arch_loss"):
+        losses += with_trend("architecture", architecture, 1)
+    if not losses[0].points:
+        return []
+    text = "Loss of the shared weights, and of the network gated by the probabilities."
+    text += means_note(len(steps))
+    labels = Labels(f"{key}-search-loss", "Loss in the search", text, _STEP, "loss")
+    return [line_chart(labels, losses)]
+
+
+def _on_the_way(found: Search | None) -> str:
+    """Returns the share of its channels that every group was expected to keep, step by step."""
+    if found is None or not found.kept_at:
+        return ""
+    chosen = _spread(range(len(found.kept_at)))
+    head = [str(found.kept_at[place]) for place in chosen]
+    rows = [(name, [shares[place] for place in chosen]) for name, shares in found.kept.items()]
+    return _heats(
+        "Channels expected to be kept, through the search",
+        "The share of its channels that every group was expected to keep, by step.",
+        head,
+        rows,
+    )
+
+
+def _at_the_end(found: Search) -> str:
+    """Returns the marginal probabilities at the end of the search."""
+    rows = [list(accumulate(row, mul)) for row in found.probabilities]
+    return _heats(
+        "Probabilities at the end of the search",
+        "The probability to keep a group's channels up to each of its steps; the channels before"
+        " step 1 are always kept.",
+        [str(number) for number in range(1, max(map(len, rows)) + 1)],
+        list(zip(found.groups, rows, strict=True)),
+    )
+
+
+def _heats(
+    title: str, note: str, head: Sequence[str], rows: Sequence[tuple[str, Sequence[float]]]
+) -> str:
+    """Returns shares in [0, 1], a row for each group, as a table with shades."""
+    columns = "".join(f'<th scope="col">{esc(text)}</th>' for text in head)
+    body = "".join(
+        f'<tr><th scope="row">{esc(name)}</th>{"".join(map(_heat, row))}'
+        f"{'<td></td>' * (len(head) - len(row))}</tr>"
+        for name, row in rows
+    )
+    table = (
+        f'<table class="heats"><thead><tr><th scope="col">group</th>{columns}</tr></thead>'
+        f"<tbody>{body}</tbody></table>"
+    )
+    return f"<h4>{esc(title)}</h4><p>{esc(note)}</p>{scroll_box(title, table)}"
+
+
+def _heat(m: float) -> str:
+    # Where the colour of text has to change for its contrast, in either theme.
+    shade = "high" if m > 0.8 else "mid" if m > 0.6 else ""
+    return f'<td style="--m:{m:.4f}" class="heat {shade}">{m:.2f}</td>'
+
+
+def _spread(places: Sequence[int]) -> list[int]:
+    """Returns at most so many places, evenly, the first and the last among them."""
+    if len(places) <= _MOST_COLUMNS:
+        return list(places)
+    last = len(places) - 1
+    return [places[round(i * last / (_MOST_COLUMNS - 1))] for i in range(_MOST_COLUMNS)]
