@@ -26,6 +26,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from dmcp_deploy.artifact import digest_file, write_text
+from dmcp_deploy.bench.affinity import pinned
 from dmcp_deploy.bench.decision import Load, decide_by_loads
 from dmcp_deploy.bench.environment import read_environment
 from dmcp_deploy.bench.gate import GATE_SECONDS, Opened, Race
@@ -73,7 +74,8 @@ def _run_missing(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]
         for kind, (_, *runs) in KINDS.items():
             if number >= sum(gate["kind"] == kind for gate in gates):
                 opened = functools.partial(_opened, models[kind], args.runtime, args.threads, runs)
-                gates.append({"kind": kind, **_gate(opened, args.seconds)})
+                with pinned(args.threads):  # as `gate_against` is
+                    gates.append({"kind": kind, **_gate(opened, args.seconds)})
                 _write(args.out, asked, gates)
     return gates
 

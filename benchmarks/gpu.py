@@ -10,7 +10,6 @@ the record says so and the rest is measured. The file is named after the GPU.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import re
 import statistics
@@ -28,13 +27,24 @@ from dmcp_deploy import doctor
 from dmcp_deploy.artifact import write_text
 from dmcp_deploy.bench.environment import read_environment
 from dmcp_deploy.bench.onnx_cost import onnx_cost
+from dmcp_deploy.bench.timing import time_interleaved
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.export.engine import EngineOptions, Origin, build_engine
 from dmcp_deploy.export.precisions import Evidence, convert, precision_path
 from dmcp_deploy.export.to_onnx import export_onnx
 from dmcp_deploy.export.verify import compare_outputs
-from dmcp_deploy.runtimes.device import Device, open_device
+from dmcp_deploy.runtimes.device import open_device
+from dmcp_deploy.runtimes.sampler import (
+    EVENTS,
+    EVENTS_GRAPH,
+    WALL_TRANSFERS,
+    Clock,
+    by_events,
+    make_sampler,
+)
+from dmcp_deploy.runtimes.session import Session
 from dmcp_deploy.runtimes.tensorrt import EngineSession
+from dmcp_deploy.runtimes.torch_session import TorchSession
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -53,7 +63,7 @@ def main() -> None:
         "gpu": name,
         "capability": list(torch.cuda.get_device_capability()),
         "torch_cuda": torch.version.cuda,
-        "environment": read_environment(),
+        "environment": read_environment(devices=True),
         "doctor": doctor.to_json(doctor.examine()),
         "device_layer": {name: _told(_device_layer, name) for name in ("cuda-python", "pycuda")},
         "networks": {},
@@ -89,7 +99,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--models", default="mobilenet_v2,resnet18,resnet50")
     parser.add_argument("--batches", default="1,8")
-    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=1.0, help="Of each timing.")
     return parser.parse_args()
 
 
@@ -119,43 +129,13 @@ def _network(net: nn.Module, options: argparse.Namespace) -> dict[str, Any]:
 def _torch_rows(
     net: nn.Module, images: np.ndarray, truth: np.ndarray, options: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
-    for precision, dtype in (("fp32", torch.float32), ("fp16", torch.float16)):
-        # A copy: what half precision has rounded does not come back.
-        model = copy.deepcopy(net).to("cuda", dtype, memory_format=torch.channels_last)
-        given = torch.from_numpy(images).to("cuda", dtype, memory_format=torch.channels_last)
-        logits = model(given).float().cpu().numpy()
-        parity = compare_outputs(truth, logits).to_json()
-        torch.cuda.synchronize()
-        eager = _time_torch(lambda m=model, x=given: m(x), options.rounds)
-        yield {"what": f"torch {precision}", **parity, **eager}
-        yield {"what": f"torch {precision}, graph", **_time_graph(model, given, options.rounds)}
-
-
-def _time_torch(call: Callable[[], object], rounds: int) -> dict[str, Any]:
-    for _ in range(20):
-        call()
-    samples = []
-    for _ in range(rounds):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        call()
-        end.record()
-        end.synchronize()
-        samples.append(start.elapsed_time(end))
-    return {"median_ms": statistics.median(samples), "samples_ms": samples}
-
-
-def _time_graph(model: nn.Module, images: torch.Tensor, rounds: int) -> dict[str, Any]:
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            model(images)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        model(images)
-    return _time_torch(graph.replay, rounds)
+    path, image = Path("torch"), images.shape[1:]
+    for precision in ("fp32", "fp16"):
+        with TorchSession(net, path, image, device="cuda", precision=precision) as session:
+            parity = compare_outputs(truth, session.run(images)).to_json()
+            found = _timed(session, images, options.seconds)
+        yield {"what": f"torch {precision}", **parity, **_latencies(found, EVENTS)}
+        yield {"what": f"torch {precision}, graph", **_latencies(found, EVENTS_GRAPH)}
 
 
 def _engine_rows(
@@ -169,9 +149,14 @@ def _engine_rows(
             row = _told(
                 _engine_row, runtime, precision, source, images, truth, calibration, options
             )
-            yield {"what": what, **row}
+            timings = row.pop("timings", {})
             if "problem" in row:
+                yield {"what": what, **row}
                 break
+            for timing in (EVENTS, EVENTS_GRAPH):
+                if timing in timings:
+                    graph = ", graph" if timing == EVENTS_GRAPH else ""
+                    yield {"what": what + graph, **row, **_latencies(timings, timing)}
 
 
 def _engine_row(
@@ -196,35 +181,35 @@ def _engine_row(
             "layers": dict(record.layer_precisions),
             "engine_bytes": record.engine_bytes,
             "build_s": record.build_s,
-            **_time_engine(session, images, options.rounds),
+            "timings": _timed(session, images, options.seconds),
         }
 
 
-def _time_engine(session: EngineSession, images: np.ndarray, rounds: int) -> dict[str, Any]:
-    device, enqueue = session.device, session.prepare(len(images))
-    calls = {"samples_ms": enqueue}
-    if device.supports_graphs:
-        calls["graph_samples_ms"] = device.capture(enqueue).launch
-    found: dict[str, Any] = {
-        name: _time_events(device, call, rounds) for name, call in calls.items()
+def _timed(session: Session, images: np.ndarray, seconds: float) -> dict[str, list[float]]:
+    """Returns the samples of every way in which a session can be timed."""
+    clocks = {
+        EVENTS: Clock(graph=False),
+        EVENTS_GRAPH: Clock(graph=True),
+        WALL_TRANSFERS: Clock(transfers=True),
     }
-    found["transfer_samples_ms"] = _time_events(device, lambda: session.run(images), rounds)
-    found["median_ms"] = statistics.median(found["samples_ms"])
-    found["with_transfers_ms"] = statistics.median(found["transfer_samples_ms"])
+    if isinstance(session, EngineSession) and not session.device.supports_graphs:
+        del clocks[EVENTS_GRAPH]
+    found = {}
+    for timing, clock in clocks.items():
+        # One after the other: what is enqueued holds until the session's next run.
+        call = {timing: make_sampler(session, images, clock)}
+        found |= time_interleaved(call, seconds=seconds, warmup_s=seconds / 2)
     return found
 
 
-def _time_events(device: Device, call: Callable[[], object], rounds: int) -> list[float]:
-    start, end = device.event(), device.event()
-    samples = []
-    for number in range(rounds + 20):
-        device.record(start)
-        call()
-        device.record(end)
-        elapsed = device.elapsed_ms(start, end)
-        if number >= 20:
-            samples.append(elapsed)
-    return samples
+def _latencies(found: dict[str, list[float]], timing: str) -> dict[str, Any]:
+    transfers = found[WALL_TRANSFERS]
+    return {
+        "median_ms": statistics.median(found[timing]),
+        "with_transfers_ms": statistics.median(transfers),
+        "samples_ms": found[timing],
+        "transfer_samples_ms": transfers,
+    }
 
 
 def _device_layer(binding: str) -> dict[str, Any]:
@@ -234,7 +219,8 @@ def _device_layer(binding: str) -> dict[str, Any]:
         host, back = device.pinned(sent.shape), device.pinned(sent.shape)
         host[...] = sent
         buffer = device.alloc(host.nbytes)
-        times = _time_events(device, lambda: device.copy_in(buffer, host), 20)
+        copy = by_events(device, lambda: device.copy_in(buffer, host))
+        times = time_interleaved({"copy": copy}, seconds=0.5, warmup_s=0.1)["copy"]
         device.copy_out(back, buffer)
         device.synchronize()
         equal = bool((back == sent).all())

@@ -2,7 +2,8 @@
 
 What the command line does, Python does with the same names: `dmcp_deploy.prune("mobilenet_v2",
 "211M")`, and `search`, `slice`, `train`, `export`, `engine`, `bench`, `gate`, `load`,
-`write_report` on run directories; `groups` and `flops` for a network by name.
+`write_report` on run directories; `groups` and `flops` for a network by name; `table_probes`,
+`table_build` and `table_predict` for latency tables.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ _HOMES = {
     "engine": "pipeline",
     "gate": "pipeline",
     "load": "pipeline",
+    "table_probes": "tables",
+    "table_build": "tables",
+    "table_predict": "tables",
     "groups": "listing",
     "flops": "listing",
     "write_report": "report.write",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,24 +12,26 @@ import click
 from click.core import ParameterSource
 
 from dmcp_deploy import __version__
+from dmcp_deploy.cli_commands import Commands
 from dmcp_deploy.cli_options import (
     COMPUTE_KEYS,
     batch_sizes,
     bench_options,
     calibration_option,
+    classes_option,
     compute_of,
     compute_options,
     data_options,
     engine_options,
     fixed_batch,
+    gpu_options,
     library_options,
     model_options,
     names_in,
     search_options,
 )
-from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.extras import missing_library
-from dmcp_deploy.registry import near_matches
+from dmcp_deploy.cli_plan import plan_commands
+from dmcp_deploy.cli_table import table_commands
 
 if TYPE_CHECKING:
     pass
@@ -38,37 +39,7 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-class _Commands(click.Group):
-    """Turns what the user can mend into one sentence, and names near matches of commands."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except DmcpError as err:
-            raise click.ClickException(_one_line(err)) from err
-        except ModuleNotFoundError as err:
-            problem = missing_library(err.name or "")
-            if problem is None:
-                raise
-            raise click.ClickException(_one_line(problem)) from err
-        except KeyboardInterrupt:
-            click.echo("\nStopped; the same command continues from the last checkpoint.", err=True)
-            sys.exit(130)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            known = self.list_commands(ctx)
-            raise click.UsageError(
-                f"There is no command {args[0]!r}: choose one of {', '.join(known)}"
-                f"{near_matches(args[0], known)}",
-                ctx,
-            )
-        return super().resolve_command(ctx, args)
-
-
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="dmcp-deploy")
 def main() -> None:
     """Search, slice and measure channel-pruned CNNs for edge GPUs.
@@ -224,6 +195,11 @@ def engine(
 @main.command()
 @click.argument("artifacts", nargs=-1, required=True, type=click.Path(path_type=Path))
 @bench_options
+@gpu_options
+@click.option("--wide", is_flag=True, help="Show all columns.")
+@click.option(
+    "--layers", is_flag=True, help="Then profile every layer, at the first of the batch sizes."
+)
 @click.option("--save", type=click.Path(path_type=Path), help="Write the record here as well.")
 @click.option(
     "--baseline",
@@ -239,26 +215,49 @@ def engine(
 @click.option("--strict", is_flag=True, help="Gate: too noisy to tell is an error, exit code 1.")
 @click.pass_context
 def bench(
-    ctx: click.Context, /, artifacts: tuple[Path, ...], batches: str, strict: bool, **options: Any
+    ctx: click.Context,
+    /,
+    artifacts: tuple[Path, ...],
+    batches: str,
+    strict: bool,
+    wide: bool,
+    layers: bool,
+    **options: Any,
 ) -> None:
     """Measure ONNX files, engines or run directories, interleaved.
 
-    An engine runs on the GPU, in the TensorRT that built it. With --baseline or --against, exit
-    code 3 says that a network got slower than allowed.
+    An engine runs on the GPU, in the TensorRT that built it; --runtime tensorrt builds those of
+    ONNX files first, beside them, and torch runs the networks of run directories. With --baseline
+    or --against, exit code 3 says that a network got slower than allowed.
     """
     from dmcp_deploy import pipeline
-    from dmcp_deploy.bench.record import format_table
+    from dmcp_deploy.bench.columns import format_table
+    from dmcp_deploy.bench_layers import check_profiler
 
     if ctx.get_parameter_source("seconds") == ParameterSource.DEFAULT:
         del options["seconds"]  # a gate has its own
     limits = {key: options.pop(key) for key in ("baseline", "against", "max_regress")}
     given = {key: value for key, value in limits.items() if value is not None}
     shared = {"batches": batch_sizes(batches), "compute": compute_of({}), **options}
+    if layers:
+        check_profiler(options["runtime"])
+    if layers and {"baseline", "against"} & given.keys():
+        raise click.UsageError("--layers is no gate: leave out --baseline and --against.", ctx)
     if {"baseline", "against"} & given.keys():
         ctx.exit(_gate(artifacts, strict, {**given, **shared}))
     if given or strict:
         raise click.UsageError("--max-regress and --strict need --baseline or --against.", ctx)
-    click.echo(format_table(pipeline.bench(*artifacts, **shared)))
+    click.echo(format_table(pipeline.bench(*artifacts, **shared), wide))
+    if layers:
+        click.echo(_layers(artifacts, {k: v for k, v in shared.items() if k != "save"}))
+
+
+def _layers(artifacts: tuple[Path, ...], options: dict[str, Any]) -> str:
+    """Returns the table of every network's layers, after a line that parts it from another."""
+    from dmcp_deploy.bench.layers_table import format_layers
+    from dmcp_deploy.bench_layers import bench_layers
+
+    return f"\n{format_layers(bench_layers(*artifacts, **options))}"
 
 
 def _gate(artifacts: tuple[Path, ...], strict: bool, options: dict[str, Any]) -> int:
@@ -293,7 +292,7 @@ def report(run_dirs: tuple[Path, ...], out: Path | None, form: str) -> None:
 
 @main.command()
 @model_options
-@click.option("--classes", default=1000, show_default=True, help="Length of the logits.")
+@classes_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def groups(as_json: bool, **options: Any) -> None:
     """List the channel groups of a network, and why some stay whole."""
@@ -308,7 +307,7 @@ def groups(as_json: bool, **options: Any) -> None:
 
 @main.command()
 @model_options
-@click.option("--classes", default=1000, show_default=True, help="Length of the logits.")
+@classes_option
 @click.option("--plan", type=click.Path(path_type=Path), help="Count at this plan's widths.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def flops(plan: Path | None, as_json: bool, **options: Any) -> None:
@@ -332,12 +331,11 @@ def doctor(as_json: bool) -> None:
         click.echo(clinic.format_findings(findings))
 
 
+main.add_command(plan_commands)
+main.add_command(table_commands)
+
+
 def _print(text: str) -> None:
     """Prints a result; of several processes that torchrun has started, the first alone does."""
     if "WORLD_SIZE" not in os.environ or os.environ.get("RANK", "0") == "0":
         click.echo(text)
-
-
-def _one_line(err: DmcpError) -> str:
-    """Returns an error's sentence; what a library said within it may come in lines."""
-    return " ".join(str(err).split())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.registry import METHODS, ONNX_RUNTIMES
+from dmcp_deploy.registry import BENCH_RUNTIMES, METHODS
 
 if TYPE_CHECKING:
     from dmcp_deploy.request import Compute
@@ -35,10 +35,15 @@ def _recipe_defaults(ctx: click.Context, param: click.Parameter, value: str | No
     return value
 
 
-model_options = _options(
-    click.option("--model", required=True, help="torchvision name, timm:NAME or module:function."),
+MODEL_HELP = "torchvision name, timm:NAME or module:function."
+
+size_options = _options(
     click.option("--width-mult", default=1.0, show_default=True, help="Width of the full network."),
     click.option("--input-size", default=224, show_default=True, help="Deployed side in pixels."),
+)
+model_options = _options(click.option("--model", required=True, help=MODEL_HELP), size_options)
+align_option = click.option(
+    "--align", default="auto", show_default=True, help="Widths are multiples of it; auto = 8."
 )
 data_options = _options(
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
@@ -61,9 +66,7 @@ search_options = _options(
     click.option(
         "--sampling", default="expected", show_default=True, help="DMCP: expected or markov."
     ),
-    click.option(
-        "--align", default="auto", show_default=True, help="Widths are multiples of it; auto = 8."
-    ),
+    align_option,
     click.option("--weights", default="none", show_default=True, help="none, imagenet or a file."),
     click.option("--train-size", type=int, help="Side of the training images in pixels."),
     click.option(
@@ -83,19 +86,33 @@ search_options = _options(
     click.option("--seed", default=0, show_default=True, help="Seed of all randomness."),
     click.option("--max-steps", type=int, help="Most steps of any loop, for a trial."),
 )
+classes_option = click.option(
+    "--classes",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    help="Length of the logits.",
+)
 calibration_option = click.option(
     "--calibration", default=64, show_default=True, help="Images INT8 and FP8 are calibrated on."
 )
 bench_options = _options(
     click.option("--batch", "batches", default="1", show_default=True, help="Sizes, as in 1,8."),
-    click.option("--threads", default=0, show_default=True, help="0 leaves it to the runtime."),
+    click.option(
+        "--threads", default=0, show_default=True, help="Pinned to cores; 0: the runtime's choice."
+    ),
     click.option("--seconds", default=10.0, show_default=True, help="Per batch size."),
     click.option(
         "--runtime",
         default="onnxruntime",
         show_default=True,
-        help=f"What runs ONNX files: {' or '.join(ONNX_RUNTIMES)}.",
+        help=f"One of {', '.join(BENCH_RUNTIMES)}.",
     ),
+)
+gpu_options = _options(
+    click.option("--graph/--no-graph", default=None, help="GPU: as a CUDA graph, if it can."),
+    click.option("--transfers/--no-transfers", default=False, help="GPU: count copies as well."),
+    click.option("--precision", help="Of the engines that tensorrt builds; fp16 if not given."),
 )
 engine_options = _options(
     click.option(
@@ -117,13 +134,19 @@ engine_options = _options(
     ),
     click.option("--out", type=click.Path(path_type=Path), help="Folder of the engines."),
 )
+probe_options = _options(
+    size_options,
+    classes_option,
+    align_option,
+    click.option("--seed", default=0, show_default=True, help="Seed of the widths."),
+)
 
 
 def library_options(options: dict[str, Any]) -> dict[str, Any]:
     """Returns a run's command-line options as the library takes them."""
     compute = compute_of(options)
     rest = {key: value for key, value in options.items() if key not in COMPUTE_KEYS}
-    rest["align"] = _align(rest["align"])
+    rest["align"] = align_of(rest["align"])
     rest["weights"] = None if rest["weights"] == "none" else rest["weights"]
     return {**rest, "compute": compute}
 
@@ -168,7 +191,8 @@ def names_in(text: str) -> tuple[str, ...]:
     return tuple(part.strip().lower() for part in text.split(",")) if text else ()
 
 
-def _align(text: str) -> int | None:
+def align_of(text: str) -> int | None:
+    """Returns the number in a --align; None for "auto"."""
     if text == "auto":
         return None
     if not _is_count(text):

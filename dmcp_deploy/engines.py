@@ -21,6 +21,7 @@ from dmcp_deploy.export.engine import (
 from dmcp_deploy.export.engine_options import EngineOptions
 from dmcp_deploy.export.onnx_file import OnnxFile, inspect_onnx, require_fp32
 from dmcp_deploy.export.precisions import (
+    CALIBRATED,
     Evidence,
     check_evidence,
     check_precisions,
@@ -125,6 +126,57 @@ def engines_of_file(
     return [
         _built(file, folder, build, None, progress) for file in files for build in request.builds
     ]
+
+
+def check_static(source: Path, folder: Path, precision: str | None, request: EngineRequest) -> str:
+    """Returns the precision that a file's engines are built in to be measured.
+
+    Args:
+        source: The ONNX file.
+        folder: Where the engines lie.
+        precision: What was asked for; None for FP16, or what the file has already.
+        request: What to build for.
+
+    Raises:
+        DmcpError: The file cannot be built as asked, or would have to be calibrated.
+    """
+    network = inspect_onnx(source)
+    usual = "fp16" if network.precision == "fp32" else network.precision
+    wanted = usual if precision is None else precision
+    if wanted in CALIBRATED and wanted != network.precision:
+        raise DmcpError(
+            f"--precision {wanted} is calibrated on images, which bench does not have: give the"
+            f" {wanted} ONNX file or engine that dmcp-deploy engine or export made of {source}."
+        )
+    _check_precision(network, wanted, None)
+    _check_builds(replace(network, precision=wanted), folder, request)
+    return wanted
+
+
+def static_engines(
+    source: Path, folder: Path, precision: str, request: EngineRequest, progress: Progress
+) -> dict[int, Path]:
+    """Returns batch size -> the static engine of an ONNX file; what still holds is not built.
+
+    Args:
+        source: The ONNX file.
+        folder: Where the engines lie, and the file in that precision.
+        precision: What `check_static` returned.
+        request: What to build for.
+        progress: Told of what is built.
+
+    Raises:
+        DmcpError: An engine cannot be built.
+    """
+    file = _in_precision(inspect_onnx(source), folder, precision, None)
+    digest = inspect_onnx(file).digest
+    engines = {}
+    for build in request.builds:
+        path = folder / engine_name(file, precision, build)
+        if not (_is_usable(path, build) and EngineRecord.load(path).onnx_digest == digest):
+            path = _built(file, folder, build, None, progress)
+        engines[build.batches[0]] = path
+    return engines
 
 
 def check_run(run: RunDir, request: EngineRequest) -> None:

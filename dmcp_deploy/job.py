@@ -182,6 +182,7 @@ class Job:
             sampling=self.request.sampling,
             precision=self.precision,
             token=self.request.token(),
+            pretrained=self.request.weights is not None,
             max_steps=self.request.max_steps,
             workers=self.compute.workers,
             checkpoint_s=self.compute.checkpoint_s,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmcp_deploy.plan import ChannelPlan, NetworkSpec
+from dmcp_deploy.text_table import columns
 from dmcp_deploy.units import format_bytes, format_macs
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def groups_table(net: Network) -> str:
     counts = f"{len(net.groups)} groups, {len(net.prunable)} prunable"
     ends = "the network's input and output stay whole"
     opaque = f"\nnot traced, kept whole: {', '.join(sorted(net.opaque))}" if net.opaque else ""
-    return f"{_columns(rows, right=(1, 2))}\n{counts}; {ends}{opaque}"
+    return f"{columns(rows, right=(1, 2))}\n{counts}; {ends}{opaque}"
 
 
 def flops(
@@ -126,18 +127,6 @@ def flops_table(counted: dict[str, Any]) -> str:
             )
         )
     return (
-        f"{_columns(rows, right=(2, 3, 4, 5, 6))}\n{format_macs(counted['macs'])} multiply-adds of"
+        f"{columns(rows, right=(2, 3, 4, 5, 6))}\n{format_macs(counted['macs'])} multiply-adds of"
         " convolution and linear layers for one image; params in all include normalisation"
     )
-
-
-def _columns(rows: list[tuple[str, ...]], right: tuple[int, ...]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(w) if i in right else cell.ljust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)

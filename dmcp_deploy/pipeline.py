@@ -51,9 +51,11 @@ def prune(
         DmcpError: Something asked for cannot be had; found before any training.
     """
     require(*_SEARCH_LIBRARIES, *_EXPORT_LIBRARIES)
+    from dmcp_deploy.bench_artifacts import check_runtime
     from dmcp_deploy.training.distributed import is_main
 
     wanted = BenchOptions(**(bench_options or {}))
+    check_runtime(wanted.runtime)
     compute = compute or Compute()
     if engine_options is not None:
         _check_engine_options(**engine_options)
@@ -234,29 +236,33 @@ def bench(
     runtime: str = "onnxruntime",
     save: Path | str | None = None,
     compute: Compute | None = None,
+    **options: Any,
 ) -> BenchRecord:
     """Measures ONNX files, engines, or a run's original and pruned network, interleaved.
 
     Args:
         *artifacts: ONNX files, engines or run directories; all are compared with the first network.
         batches: Images per call.
-        threads: Threads on a CPU; 0 leaves the number to the runtime.
+        threads: Threads on a CPU, each pinned with a core; 0 leaves both to the runtime.
         seconds: Measuring time per batch size.
-        runtime: What runs ONNX files: "onnxruntime" or "openvino".
+        runtime: What runs ONNX files: "onnxruntime" or "openvino"; "torch" for run directories;
+            "tensorrt" or "tensorrt-rtx" to build engines first.
         save: Where to write the record; a single run directory keeps its own bench.json.
         compute: Where to report progress.
+        **options: Further fields of `BenchOptions`, for GPUs: graph, transfers, precision.
 
     Raises:
         DmcpError: A file is missing, or the networks cannot be compared.
     """
-    options, compute = BenchOptions(batches, threads, seconds, runtime), compute or Compute()
+    wanted = BenchOptions(batches, threads, seconds, runtime, **options)
+    compute = compute or Compute()
     if save is not None:
         check_writable(Path(save))
     paths = [Path(artifact) for artifact in artifacts]
     if len(paths) == 1 and paths[0].is_dir():
-        record = _bench_run(RunDir(paths[0]), options, compute)
+        record = _bench_run(RunDir(paths[0]), wanted, compute)
     else:
-        record = _measure(artifact_files(paths), options, compute)
+        record = _measure(artifact_files(paths), wanted, compute)
     if save is not None:
         record.save(Path(save))
     return record
@@ -288,21 +294,25 @@ def gate(
     """
     from dmcp_deploy.bench import comparable, record
     from dmcp_deploy.bench.gate import GATE_SECONDS, gate_against, parse_limit
+    from dmcp_deploy.bench_artifacts import artifacts_of
 
     limit, paths = parse_limit(max_regress), [Path(artifact) for artifact in artifacts]
     if (baseline is None) == (against is None):
         raise DmcpError("A gate needs either a baseline or an older artifact to measure against.")
     if against is not None:
         options = {"seconds": GATE_SECONDS, **options}
-    how = _how(BenchOptions(**options), compute or Compute())
+    wanted, compute = BenchOptions(**options), compute or Compute()
+    how = _how(wanted, compute)
     if save is not None:
         check_writable(Path(save))
     if against is not None:
-        old, new = old_and_new(Path(against), paths)
+        pair = dict(old_and_new(Path(against), paths))
+        old, new = artifacts_of(pair, wanted, compute.progress).items()
         result = gate_against(old, new, limit, **how)
     else:
         stored = record.BenchRecord.load(Path(str(baseline)))
-        result = comparable.gate_baseline(named_files(paths), stored, limit, **how)
+        named = artifacts_of(named_files(paths), wanted, compute.progress)
+        result = comparable.gate_baseline(named, stored, limit, **how)
     if save is not None:
         result.record.save(Path(save))
     return result
@@ -372,13 +382,17 @@ def _bench_run(run: RunDir, options: BenchOptions, compute: Compute) -> BenchRec
 
 def _measure(files: Mapping[str, Path], options: BenchOptions, compute: Compute) -> BenchRecord:
     from dmcp_deploy.bench.measure import measure_artifacts
+    from dmcp_deploy.bench_artifacts import artifacts_of
 
-    return measure_artifacts(files, **_how(options, compute))
+    artifacts = artifacts_of(files, options, compute.progress)
+    return measure_artifacts(artifacts, **_how(options, compute))
 
 
 def _how(options: BenchOptions, compute: Compute) -> dict[str, Any]:
     """Returns how to measure, as the functions of the room take it."""
-    return {**vars(options), "progress": compute.progress}
+    # Engines have their precision by then.
+    asked = {key: value for key, value in vars(options).items() if key != "precision"}
+    return {**asked, "progress": compute.progress}
 
 
 def _slug(text: str) -> str:

@@ -9,15 +9,30 @@ from dmcp_deploy.errors import DmcpError
 
 #: Search method -> module that holds its `search` function.
 METHODS = {
+    "autoslim": "dmcp_deploy.search.autoslim",
+    "bn-scale": "dmcp_deploy.search.bn_scale",
     "dmcp": "dmcp_deploy.search.dmcp",
+    "fpgm": "dmcp_deploy.search.fpgm",
+    "l1": "dmcp_deploy.search.l1",
+    "l2": "dmcp_deploy.search.l2",
+    "sfp": "dmcp_deploy.search.sfp",
     "uniform": "dmcp_deploy.search.uniform",
 }
+
+#: What a network computes in, from ONNX file to engine.
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 
 #: What runs an ONNX file; an engine names its own runtime.
 ONNX_RUNTIMES = {
     "onnxruntime": "dmcp_deploy.runtimes.onnxruntime",
     "openvino": "dmcp_deploy.runtimes.openvino",
 }
+
+#: What engines are built for and run in.
+ENGINE_RUNTIMES = ("tensorrt", "tensorrt-rtx")
+
+#: What `bench` measures in: torch the networks of a run, TensorRT engines that it builds.
+BENCH_RUNTIMES = (*ONNX_RUNTIMES, "torch", *ENGINE_RUNTIMES)
 
 
 def near_matches(name: str, known: Iterable[str]) -> str:

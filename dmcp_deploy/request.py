@@ -14,7 +14,13 @@ from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.extras import require
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.progress import NO_PROGRESS, Progress
-from dmcp_deploy.registry import METHODS, ONNX_RUNTIMES, choose
+from dmcp_deploy.registry import (
+    BENCH_RUNTIMES,
+    ENGINE_RUNTIMES,
+    METHODS,
+    PRECISIONS,
+    choose,
+)
 
 DEFAULT_ALIGN = 8  # half-precision tensor cores and CPU kernels work on multiples of 8 channels
 CALIBRATION_IMAGES = 64  # fewer than 32 are refused: too few for the ranges of activations
@@ -197,13 +203,20 @@ class BenchOptions:
         batches: Images per call.
         threads: Threads on a CPU; 0 leaves the number to the runtime.
         seconds: Measuring time per batch size.
-        runtime: What runs ONNX files: "onnxruntime" or "openvino".
+        runtime: What runs ONNX files: "onnxruntime" or "openvino"; "torch" runs the networks of a
+            run; "tensorrt" and "tensorrt-rtx" run engines that are built first.
+        graph: Whether a GPU runs a CUDA graph; None for engines where the CUDA library can.
+        transfers: Whether a GPU's images and logits are copied within the time.
+        precision: Of the engines that are built; None for FP16, or what the file has already.
     """
 
     batches: Sequence[int] = (1,)
     threads: int = 0
     seconds: float = 10.0
     runtime: str = "onnxruntime"
+    graph: bool | None = None
+    transfers: bool = False
+    precision: str | None = None
 
     def __post_init__(self) -> None:
         if not self.batches or min(self.batches) < 1:
@@ -212,12 +225,21 @@ class BenchOptions:
             raise DmcpError(f"--threads {self.threads} is too small: it must be at least 0.")
         if not (self.seconds > 0 and math.isfinite(self.seconds)):
             raise DmcpError(f"--seconds {self.seconds:g} must be above zero and finite.")
-
-        choose("--runtime", self.runtime, ONNX_RUNTIMES)
+        choose("--runtime", self.runtime, BENCH_RUNTIMES)
+        if self.precision is not None:
+            choose("--precision", self.precision, PRECISIONS)
+            if self.runtime not in ENGINE_RUNTIMES:
+                raise DmcpError(
+                    f"--precision {self.precision} is for engines that are built to be measured"
+                    f" (--runtime {' or '.join(ENGINE_RUNTIMES)}): {self.runtime} runs a network"
+                    " in the precision that it has."
+                )
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the options as JSON values."""
-        return {**dataclasses.asdict(self), "batches": list(self.batches)}
+        """Returns the options as JSON values; a run's record of old lacks the later ones."""
+        added = {"graph": None, "transfers": False, "precision": None}
+        found = {**dataclasses.asdict(self), "batches": list(self.batches)}
+        return {k: v for k, v in found.items() if k not in added or v != added[k]}
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -16,7 +16,8 @@ def summarize(run: RunDir) -> str:
     lines = [_budget(run), *_accuracies(run), *_proofs(run), *precision_lines(run)]
     lines += [_engine(run.file(name)) for name in _engines(run)]
     if run.file("bench.json").exists():
-        from dmcp_deploy.bench.record import BenchRecord, format_table
+        from dmcp_deploy.bench.columns import format_table
+        from dmcp_deploy.bench.record import BenchRecord
 
         lines += ["", format_table(BenchRecord.load(run.file("bench.json")))]
     return "\n".join(lines)

@@ -9,7 +9,10 @@ from typing import Any
 from engine_files import RECORD
 
 from dmcp_deploy.artifact import digest_file
+from dmcp_deploy.bench.layers_record import LayersRecord, LayerTime, OtherKernels, Profiled
+from dmcp_deploy.bench.onnx_layers import OnnxLayer
 from dmcp_deploy.bench.record import BenchRecord, Measured
+from dmcp_deploy.bench.roofline import Limits
 from dmcp_deploy.plan import ChannelPlan, Keep, NetworkSpec
 from dmcp_deploy.request import RunRequest
 from dmcp_deploy.rundir import RunDir
@@ -17,7 +20,7 @@ from dmcp_deploy.rundir import RunDir
 NETWORK = NetworkSpec("mobilenet_v2", 1.0, 2, (3, 64, 64))
 KEPT = {"stem": (32, 24), "block.1": (96, 40), "last": (320, 320)}
 LOSSES = [0.9, 0.75, 0.625, 0.5]
-STAGES = ("search", "slice", "train", "export", "bench", "precision", "engine")
+STAGES = ("search", "slice", "train", "export", "bench", "layers", "precision", "engine")
 
 _SCHEDULE = {
     **{"epochs": 2, "batch_size": 8, "lr_start": 0.01, "lr": 0.05, "lr_end": 0.0},
@@ -48,8 +51,11 @@ def make_run(
         _plan(macs).save(folder / "plan.json")
     if "bench" in done:
         _bench(macs, median_ms, cpu).save(folder / "bench.json")
+    if "layers" in done:
+        _layers().save(folder / "layers.json")
     for stage in done:
-        _record(run, stage, top1)
+        if stage != "layers":  # a file, and no stage of the run's record
+            _record(run, stage, top1)
     return folder
 
 
@@ -109,6 +115,27 @@ def _bench(macs: int, median_ms: float, cpu: str) -> BenchRecord:
         tuple(median_ms * r for r in rounds),
     )
     return BenchRecord((base, found), {"cpu": cpu, "cores": 2, "load_average": [0.5]}, (3, 64, 64))
+
+
+def _layers() -> LayersRecord:
+    """The pruned network's second layer has half of the multiply-adds and takes as long."""
+    networks = [
+        Profiled(
+            *(name, file, "sha256:1", 1, "onnxruntime", 1),
+            layers=(_layer("stem", 8, 100 * out, 1.0), _layer("last", out, 300 * out, 5.0)),
+            without_kernel=(),
+            others=(OtherKernels("Pool", 2, (0.25,) * 20),),
+            network_ms=(7.0,) * 20,
+            limits=Limits(100.0, 10.0, None, 2**20),
+        )
+        for name, file, out in (("original", "original.onnx", 16), ("pruned", "model.onnx", 13))
+    ]
+    return LayersRecord(tuple(networks), {"cpu": "a cpu"}, (3, 64, 64))
+
+
+def _layer(name: str, width: int, macs: int, median_ms: float) -> LayerTime:
+    shape = OnnxLayer(name, "conv", macs, 64, 8, width, 1, (3, 3), (1, width, 8, 8), 512)
+    return LayerTime(shape, (median_ms,) * 20)
 
 
 def _record(run: RunDir, stage: str, top1: float) -> None:

@@ -61,6 +61,7 @@ def test_an_older_file_against_a_wider_one_exits_with_3(folder):
     assert any("before is model" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_equal_files_pass_at_any_generous_limit_and_in_time(folder):
     start = time.perf_counter()
     result = call(
@@ -86,6 +87,7 @@ def test_a_baseline_far_quicker_exits_with_3_and_one_far_slower_with_0(folder):
     assert [m.name for m in BenchRecord.load(folder / "now.json").measured] == ["model"]
 
 
+@pytest.mark.slow
 def test_too_noisy_is_advice_and_an_error_if_strict(folder):
     content = json.loads((folder / "baseline.json").read_text(encoding="utf-8"))
     content["measured"][0]["samples_ms"] = [1.0, 2.0, 3.0]
@@ -130,6 +132,7 @@ def test_what_cannot_be_gated_is_one_sentence(folder, words, named):
     assert named in refused("bench", model, *(word.format(model=model) for word in words))
 
 
+@pytest.mark.slow
 def test_a_run_stands_for_its_pruned_network_against_another(folder):
     for run, pruned in (("before", "model"), ("after", "wide")):
         (folder / run).mkdir()

@@ -28,6 +28,7 @@ BASE = {
         "registry",
         "request",
         "rundir",
+        "text_table",
         "units",
     ),
 }
@@ -45,6 +46,7 @@ MAY_IMPORT = {
     "bench": {"runtimes", "rooms"},
     "checks": {"training", "network"},
     "listing": {"network"},
+    "published": {"network"},
     "summary": {"bench", "runtimes"},
     "report": {"bench", "runtimes"},
     "resolve": {"training"},
@@ -52,13 +54,23 @@ MAY_IMPORT = {
     "stages": {*STAGES, "checks", "job"},
     "engines": {"bench", "export", "runtimes"},
     "doctor": {"bench", "runtimes"},
-    "pipeline": {*STAGES, "engines", "job", "resolve", "stages"},
+    "bench_layers": {"bench", "bench_artifacts"},
+    "bench_artifacts": {"bench", "engines", "job", "runtimes", "stages"},
+    "pipeline": {*STAGES, "bench_artifacts", "engines", "job", "resolve", "stages"},
     # The one arrow back: a call of the package `dmcp_deploy.search` runs `pipeline.search`. It is
     # imported in the call, never before; see the test of the rooms' faces.
     "rooms": {"pipeline"},
     "__init__": set[str](),
     "cli_options": {"training"},
-    "cli": {*STAGES, "cli_options", "doctor", "pipeline", "listing", "report", "summary"},
+    "cli_commands": set[str](),
+    "cli_plan": {"cli_commands", "cli_options", "published"},
+    "cli_table": {"bench", "cli_commands", "cli_options", "tables"},
+    "probes": {"bench", "export", "network", "search"},
+    "tables": {"bench", "bench_artifacts", "probes", "published", "runtimes"},
+    "cli": {
+        *(*STAGES, "bench_layers", "cli_commands", "cli_options", "cli_plan"),
+        *("cli_table", "doctor", "pipeline", "listing", "report", "summary"),
+    },
     "__main__": {"cli"},
     "pytest_plugin": {"bench", "pipeline"},
 }
@@ -68,9 +80,10 @@ CALLABLE = ("search", "export", "bench")
 
 #: Run on a device, where there is no torch.
 TORCH_FREE = (
-    *("bench", "doctor", "engines", "report", "runtimes", "summary"),
+    *("bench", "doctor", "engines", "report", "runtimes", "summary", "tables"),
     *(f"export.{name}" for name in ("engine", "half_", "image_", "lower_precision")),
     *(f"export.{name}" for name in ("onnx_file", "precisions", "quantize", "verify")),
+    *(f"published.{name}" for name in ("formats", "plan_text")),
 )
 
 

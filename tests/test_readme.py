@@ -14,7 +14,7 @@ import dmcp_deploy
 from dmcp_deploy.cli import main
 
 ROOT = Path(dmcp_deploy.__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def commands() -> Iterator[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """What one of several processes does: run by torchrun's environment, told what in argv.
 
-`python training_ranks.py gradients|search FOLDER` writes FOLDER/rank-N.safetensors.
+`python training_ranks.py gradients|METHOD FOLDER` writes FOLDER/rank-N.safetensors.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from dmcp_deploy.training.distributed import (
 )
 from dmcp_deploy.training.weights import save_tensors
 
+#: Of a search. AutoSlim looks at a batch for every ten: each of two processes has one then.
+STEPS = {"dmcp": 4, "autoslim": 20}
+
 
 def gradients() -> dict[str, Tensor]:
     """Each rank has its own gradients, and none where its slices left a parameter out."""
@@ -37,25 +40,26 @@ def gradients() -> dict[str, Tensor]:
     return {**found, "rank": torch.tensor(rank()), "world": torch.tensor(world_size())}
 
 
-def search(folder: Path) -> dict[str, Tensor]:
+def search(method: str, folder: Path) -> dict[str, Tensor]:
     """A short search; returns its weights, and its widths as a tensor."""
     from search_problems import garments, make_problem, small_network
 
-    from dmcp_deploy.search import dmcp
+    from dmcp_deploy.search.run import find_method
 
     network = small_network()
-    problem = make_problem(network, folder / "run", share=0.5, data=garments(), max_steps=4)
-    result = dmcp.search(problem)
+    options = {"share": 0.9, "data": garments(), "max_steps": STEPS[method]}
+    problem = make_problem(network, folder / "run", **options)
+    result = find_method(method).search(problem)
     widths = torch.tensor(list(result.widths.values()))
     parameters = {name: p.detach() for name, p in network.model.named_parameters()}
-    return {**parameters, "widths": widths, "steps": torch.tensor(dmcp.search_steps(problem))}
+    return {**parameters, "widths": widths}
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     join_torchrun()
     what, folder = sys.argv[1], Path(sys.argv[2])
-    found = gradients() if what == "gradients" else search(folder)
+    found = gradients() if what == "gradients" else search(what, folder)
     save_tensors(found, folder / f"rank-{rank()}.safetensors")
     assert is_main() == (rank() == 0)
     dist.destroy_process_group()

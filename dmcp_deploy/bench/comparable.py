@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dmcp_deploy.bench.artifacts import Artifact
 from dmcp_deploy.bench.decision import decide_unpaired
 from dmcp_deploy.bench.environment import read_environment
 from dmcp_deploy.bench.gate import GateResult, GateRow
@@ -13,9 +14,12 @@ from dmcp_deploy.bench.measure import measure_artifacts
 from dmcp_deploy.bench.record import BenchRecord, Measured
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.progress import NO_PROGRESS, Progress
+from dmcp_deploy.runtimes.sampler import WALL
 
 #: Fields of the environment that make the device.
 _DEVICE = ("machine", "cpu", "cores")
+#: Those that records of the first release lack: they differ only where both records have them.
+_LATER = ("power_mode", "precision")
 
 
 class NotComparableError(DmcpError):
@@ -23,7 +27,7 @@ class NotComparableError(DmcpError):
 
 
 def gate_baseline(
-    artifacts: Mapping[str, Path],
+    artifacts: Mapping[str, Path | Artifact],
     baseline: BenchRecord,
     limit: float,
     *,
@@ -31,32 +35,38 @@ def gate_baseline(
     threads: int,
     runtime: str = "onnxruntime",
     seconds: float,
+    graph: bool | None = None,
+    transfers: bool = False,
     progress: Progress = NO_PROGRESS,
 ) -> GateResult:
     """Returns whether networks are slower than a stored record says they were.
 
     Args:
-        artifacts: Name -> ONNX file or engine; the names are the record's.
+        artifacts: Name -> ONNX file, engine or artifact; the names are the record's.
         baseline: The stored record.
         limit: Slowdown that is allowed: 0.05 for 5%.
         batches: Images per call, as in the record.
         threads: Threads on a CPU, as in the record.
         runtime: What runs ONNX files: "onnxruntime" or "openvino".
         seconds: Measuring time for each batch size.
+        graph: Whether a GPU runs a CUDA graph, as for `measure_artifacts`.
+        transfers: Whether a GPU's images and logits are copied within the time.
         progress: Told of every second that has passed.
 
     Raises:
-        NotComparableError: Another device, runtime, precision, input shape, number of threads,
-            other networks or batch sizes.
+        NotComparableError: Another device, runtime, precision, timing, input shape, number of
+            threads, other networks or batch sizes.
         DmcpError: As `measure_artifacts` does.
     """
-    _check_asked(baseline, read_environment(), list(artifacts), batches, threads)
+    _check_asked(baseline, read_environment(devices=True), list(artifacts), batches, threads)
     now = measure_artifacts(
         artifacts,
         batches=batches,
         threads=threads,
         runtime=runtime,
         seconds=seconds,
+        graph=graph,
+        transfers=transfers,
         progress=progress,
     )
     return compare_with_baseline(baseline, now, limit)
@@ -94,20 +104,19 @@ def _check_asked(
     """
     before = _setting(baseline)
     asked = {
-        **{key: environment.get(key) for key in _DEVICE},
+        **_device(environment, baseline.measured),
         "networks": sorted(names),
         "batches": sorted(set(batches)),
         "threads": [threads],
     }
-    _refuse_differences({key: before[key] for key in asked}, asked)
+    _refuse_differences(before, asked)
 
 
 def _check_comparable(baseline: BenchRecord, now: BenchRecord) -> None:
     """Finds that a measurement does not compare with a baseline.
 
     Raises:
-        NotComparableError: Another device, runtime, precision, input shape, number of threads,
-            other networks or batch sizes.
+        NotComparableError: See `gate_baseline`.
     """
     _refuse_differences(_setting(baseline), _setting(now))
 
@@ -134,21 +143,38 @@ def _compare(before: Measured, now: Measured, limit: float) -> GateRow:
 def _setting(record: BenchRecord) -> dict[str, Any]:
     """Returns what two records must have in common."""
     return {
-        **{key: record.environment.get(key) for key in _DEVICE},
+        **_device(record.environment, record.measured),
         "networks": sorted({item.name for item in record.measured}),
         "batches": sorted(record.batches),
         "number of rows": len(record.measured),
         "threads": sorted({item.threads for item in record.measured}),
         "runtime": sorted({_without_version(item.runtime) for item in record.measured}),
+        "precision": sorted({item.precision for item in record.measured if item.precision}),
+        "timing": sorted({item.timing for item in record.measured}),
         "input shape": list(record.input_shape),
     }
 
 
+def _device(environment: Mapping[str, Any], measured: Iterable[Measured]) -> dict[str, Any]:
+    """Returns what makes the device: the GPU only where something ran on it."""
+    device = {key: environment.get(key) for key in (*_DEVICE, "power_mode")}
+    if any(item.timing != WALL for item in measured):
+        device["GPU"] = _first_gpu(environment)
+    return device
+
+
+def _first_gpu(environment: Mapping[str, Any]) -> str | None:
+    """Returns the GPU that CUDA takes first; None where a record does not tell."""
+    gpus = environment.get("gpus")
+    first = gpus[0] if isinstance(gpus, list) and gpus else None
+    return str(first.get("name")) if isinstance(first, Mapping) else None
+
+
 def _refuse_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     different = [
-        f"{key} was {_show(before[key])} and is {_show(value)}"
+        f"{key.replace('_', ' ')} was {_show(before.get(key))} and is {_show(value)}"
         for key, value in now.items()
-        if before[key] != value
+        if before.get(key) != value and not (key in _LATER and not (before.get(key) and value))
     ]
     if different:
         raise NotComparableError(
@@ -163,10 +189,14 @@ def _show(value: object) -> str:
     return "unknown" if value is None else str(value)
 
 
+#: Settings of the machine that are told where they are not the same.
+_CHANGEABLE = ("governor", "gpu_driver", "cuda", "pinned_cores")
+
+
 def _changeable(environment: Mapping[str, Any]) -> dict[str, Any]:
     libraries = environment.get("libraries")
     known = dict(libraries) if isinstance(libraries, Mapping) else {}
-    return {**known, "governor": environment.get("governor")}
+    return {**known, **{key: environment.get(key) for key in _CHANGEABLE}}
 
 
 def _versions(measured: Iterable[Measured]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dmcp_deploy.bench.ratio import FASTER, LEAST_DIFFERENCE, LEAST_ROUNDS, NOISY
+from dmcp_deploy.bench.timing import is_turned
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,8 +65,8 @@ def decide_by_loads(loads: Iterable[Load], limit: float) -> Decision:
     those that loaded it last may differ in the mean.
 
     Args:
-        loads: Samples from pairs of rounds, the second in the reverse order of the first (see
-            `bench.timing`); the order of loading alternates from load to load.
+        loads: Samples from pairs of rounds (see `bench.timing`); of loads 0 and 1, 2 and 3 and
+            so on either order comes once, as `is_turned` says.
         limit: Slowdown that is allowed: 0.05 for 5%.
     """
     logs: list[float] = []
@@ -80,16 +81,18 @@ def decide_by_loads(loads: Iterable[Load], limit: float) -> Decision:
 
 
 def load_log_ratio(old_ms: Sequence[float], new_ms: Sequence[float]) -> float:
-    """Returns log(new / old) of one load: the median over its mirrored pairs of rounds.
+    """Returns log(new / old) of one load: the median over its rounds, four by four.
 
-    Of the two calls that a network makes in a pair the quicker counts: either came first once,
-    so that what the place costs cancels, and an interruption must hit both calls to show.
+    Of the two calls that a network makes in a pair of rounds the quicker counts: either came
+    first once, and an interruption must hit both calls to show. Of two pairs, of which the second
+    is turned round, the mean counts; a last pair without its second only where it is the only one.
     """
     logs = [
         math.log(min(new_pair) / min(old_pair))
         for old_pair, new_pair in zip(_pairs(old_ms), _pairs(new_ms), strict=True)
     ]
-    return statistics.median(logs)
+    fours = _pairs(logs[: len(logs) // 2 * 2])
+    return statistics.median(map(statistics.fmean, fours)) if fours else logs[0]
 
 
 def decide_unpaired(before_ms: Sequence[float], now_ms: Sequence[float], limit: float) -> Decision:
@@ -117,13 +120,17 @@ def decide_unpaired(before_ms: Sequence[float], now_ms: Sequence[float], limit: 
     return Decision(ratio, low, high, _verdict(low, high, limit))
 
 
-def _pairs(samples_ms: Sequence[float]) -> list[tuple[float, float]]:
-    return list(zip(samples_ms[::2], samples_ms[1::2], strict=True))
+def _pairs(values: Sequence[float]) -> list[tuple[float, float]]:
+    return list(zip(values[::2], values[1::2], strict=True))
 
 
 def _student(logs: Sequence[float], limit: float) -> Decision:
-    """Returns the decision from log ratios of loads whose order alternates."""
-    halves = logs[::2], logs[1::2]
+    """Returns the decision from log ratios of loads in either order."""
+    turned = [is_turned(number) for number in range(len(logs))]
+    halves = [
+        [log for log, turn in zip(logs, turned, strict=True) if turn is order]
+        for order in (False, True)
+    ]
     freedom = len(logs) - len(halves)
     quantile = _STUDENT[min((freedom - LEAST_LOADS) // 2 + 1, len(_STUDENT) - 1)]
     squares = sum((log - statistics.fmean(half)) ** 2 for half in halves for log in half)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import datetime
-import os
 import platform
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from dmcp_deploy import __version__
+from dmcp_deploy.bench.state import allowed_cores, read_governor, read_load_average
+from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.runtimes.board import Board, read_board, read_power_mode
+from dmcp_deploy.runtimes.device_driver import DeviceInfo, read_driver
+from dmcp_deploy.runtimes.sysfs import read_text
 
 _LIBRARIES = (
     *("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "torch"),
@@ -17,12 +21,22 @@ _LIBRARIES = (
 )
 
 
-def read_environment() -> dict[str, Any]:
+def read_environment(devices: bool = False) -> dict[str, Any]:
     """Returns what can be read of the machine, as JSON values; what cannot is None.
 
     `cores` are those that this process may use, `load_average` is over 1, 5 and 15 minutes, and
     `libraries` holds the versions of those installed, without importing them.
+
+    Args:
+        devices: Whether also `gpus` (name, compute capability, bytes of memory; the one that is
+            measured first), their `gpu_driver`, the newest `cuda` that it supports, and of a
+            Jetson the `board` and its `power_mode`. NVIDIA's driver is started for that.
     """
+    found = _machine()
+    return {**found, **_devices()} if devices else found
+
+
+def _machine() -> dict[str, Any]:
     return {
         "taken_at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "tool_version": __version__,
@@ -30,38 +44,59 @@ def read_environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "python": platform.python_version(),
         "cpu": _cpu_model(),
-        "cores": _cores(),
-        "governor": _first_line(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
-        "load_average": _load_average(),
+        "cores": len(allowed_cores()),
+        "governor": read_governor(),
+        "load_average": read_load_average(),
         "libraries": _library_versions(),
     }
 
 
 def _cpu_model() -> str | None:
     """Returns the processor's name, or the board's where the kernel names no processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
+    for line in read_text(Path("/proc/cpuinfo")).splitlines():
         key, _, value = line.partition(":")
         if key.strip().lower() == "model name" and value.strip():
             return value.strip()
-    board = _first_line(Path("/proc/device-tree/model"))
+    board = read_text(Path("/proc/device-tree/model"))
     return board or platform.processor() or None
 
 
-def _cores() -> int | None:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
-
-
-def _load_average() -> list[float] | None:
+def _devices() -> dict[str, Any]:
+    board = read_board()
+    found: dict[str, Any] = {
+        "gpus": [],
+        "gpu_driver": None,
+        "cuda": None,
+        "board": None if board is None else _board(board),
+        "power_mode": read_power_mode(),
+    }
     try:
-        return [round(load, 2) for load in os.getloadavg()]
-    except (OSError, AttributeError):
-        return None
+        driver = read_driver()
+    except DmcpError:  # a machine without a GPU is none to tell of
+        return found
+    return {
+        **found,
+        "gpus": [_gpu(device) for device in driver.devices],
+        "gpu_driver": driver.version,
+        "cuda": _dotted(driver.cuda_version),
+    }
+
+
+def _gpu(device: DeviceInfo) -> dict[str, Any]:
+    return {
+        "name": device.name,
+        "compute_capability": _dotted(device.compute_capability),
+        "memory_bytes": device.memory_bytes,
+    }
+
+
+def _board(board: Board) -> dict[str, Any]:
+    pack = board.jetpack
+    return {"model": board.model, "l4t": board.l4t, "jetpack": None if pack is None else pack.name}
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))
 
 
 def _library_versions() -> dict[str, str]:
@@ -72,12 +107,3 @@ def _library_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def _first_line(path: Path) -> str | None:
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    # The device tree ends its strings with a zero byte.
-    return text.split("\n")[0].strip("\0 ") or None

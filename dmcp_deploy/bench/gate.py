@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dmcp_deploy.bench.advice import noise_advice
+from dmcp_deploy.bench.artifacts import Artifact
 from dmcp_deploy.bench.decision import (
     LEAST_LOADS,
     REGRESSION,
@@ -17,38 +18,26 @@ from dmcp_deploy.bench.decision import (
     Load,
     decide_by_loads,
 )
-from dmcp_deploy.bench.environment import read_environment
-from dmcp_deploy.bench.measure import (
-    check_files,
-    check_request,
-    describe,
-    open_sessions,
-)
+from dmcp_deploy.bench.lineup import Image, Lineup
+from dmcp_deploy.bench.measure import check_request, line_up
 from dmcp_deploy.bench.ratio import NOISY
 from dmcp_deploy.bench.record import BenchRecord, Measured
-from dmcp_deploy.bench.timing import time_interleaved
+from dmcp_deploy.bench.timing import is_turned, time_interleaved
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.progress import NO_PROGRESS, Progress
-from dmcp_deploy.runtimes.session import Session
+from dmcp_deploy.runtimes.sampler import Sampler
 
 #: Most seconds for each batch size, loading included; a clear case takes a quarter of it.
 GATE_SECONDS = 4.0
 
-_IMAGE_SEED = 0
 _PART_S = 0.1
 _WARMUP_S = 0.02
 _LIMIT = re.compile(r"(?P<number>\d{1,4}(\.\d{1,6})?)\s*%")
 
 _HEAD = ("network", "batch", "before ms", "now ms", "ratio [99%]", "verdict")
-#: What helps where the verdict is "too noisy to tell".
-ADVICE = (
-    "Too noisy to tell: allow more --seconds, or stop what else runs on the machine; a ratio very"
-    " near the limit stays so."
-)
-
 #: A context that holds the old and the new network loaded, the new one first if asked to.
 Opened = Callable[[bool], contextlib.AbstractContextManager[tuple["Call", "Call"]]]
-Call = Callable[[], object]
+Call = Callable[[], object] | Sampler
 
 
 @dataclass(frozen=True)
@@ -113,14 +102,16 @@ def parse_limit(text: str) -> float:
 
 
 def gate_against(
-    old: tuple[str, Path],
-    new: tuple[str, Path],
+    old: tuple[str, Path | Artifact],
+    new: tuple[str, Path | Artifact],
     limit: float,
     *,
     batches: Sequence[int],
     threads: int,
     runtime: str = "onnxruntime",
     seconds: float = GATE_SECONDS,
+    graph: bool | None = None,
+    transfers: bool = False,
     progress: Progress = NO_PROGRESS,
 ) -> GateResult:
     """Returns whether a network is slower than an older one, both measured now, interleaved.
@@ -129,13 +120,15 @@ def gate_against(
     one side of the limit or the time is over.
 
     Args:
-        old: Name and file of the network to compare with.
-        new: Name and file of the network that is judged; another name.
+        old: Name and file, or artifact, of the network to compare with.
+        new: Those of the network that is judged; another name.
         limit: Slowdown that is allowed: 0.05 for 5%.
         batches: Images per call.
-        threads: Threads on a CPU; 0 leaves the number to the runtime.
+        threads: Threads on a CPU, each pinned with a core; 0 leaves both to the runtime.
         runtime: What runs ONNX files: "onnxruntime" or "openvino".
         seconds: Most time for each batch size, loading included; eight loads are always made.
+        graph: Whether a GPU runs a CUDA graph; None for engines where the CUDA library can.
+        transfers: Whether a GPU's images and logits are copied within the time.
         progress: Told of every batch size that is judged.
 
     Raises:
@@ -143,25 +136,22 @@ def gate_against(
     """
     artifacts = dict((old, new))
     check_request(artifacts, batches, seconds)
-    opened = functools.partial(open_sessions, artifacts, runtime, threads)
-    shape, runtimes = check_files(batches, opened)
-    known = {
-        name: describe(name, path, threads, runtimes[name]) for name, path in artifacts.items()
-    }
-    environment = read_environment()
-    rows, measured = [], []
-    with progress.task("latency gate", total=len(set(batches)), unit="batch") as bar:
+    lineup = line_up(artifacts, runtime, threads, graph, transfers)
+    ready = lineup.check(batches)
+    rows: list[GateRow] = []
+    measured: list[Measured] = []
+    with (
+        progress.task("latency gate", total=len(set(batches)), unit="batch") as bar,
+        lineup.watched(ready, batches) as environment,
+    ):
         for batch in dict.fromkeys(batches):
-            race = Race(_sessions_opened(opened, (batch, *shape)), seconds)
+            race = Race(_opened(lineup, ready.image, batch), seconds)
             decision = decide_by_loads(race.loads(), limit)
-            pair = [
-                Measured(**known[name], batch=batch, samples_ms=tuple(samples))
-                for name, samples in zip(artifacts, (race.old_ms, race.new_ms), strict=True)
-            ]
+            pair = ready.measured(batch, {old[0]: race.old_ms, new[0]: race.new_ms})
             rows.append(GateRow(new[0], batch, pair[0].median_ms, pair[1].median_ms, decision))
             measured += pair
             bar.advance()
-    record = BenchRecord(tuple(measured), environment, shape)
+    record = BenchRecord(tuple(measured), environment, ready.image)
     note = f"Both were measured now, side by side, and so is the ratio taken; before is {old[0]}."
     return GateResult(tuple(rows), limit, (note,), record)
 
@@ -174,7 +164,7 @@ def format_gate(result: GateResult) -> str:
     lines.append(f"Allowed is a slowdown of {result.limit * 100:g}%; intervals are of 99%.")
     lines += result.notes
     if result.is_noisy:
-        lines.append(ADVICE)
+        lines.append(noise_advice(result.record))
     return "\n".join(lines)
 
 
@@ -194,11 +184,13 @@ class Race:
     def loads(self) -> Iterator[Load]:
         """Yields the samples of load after load, eight at least, until the time is over.
 
-        Loads come in pairs of either order. Between two loads nothing stays loaded.
+        Loads come in pairs of either order, in the order of the Thue-Morse sequence: memory that
+        is freed is taken again, so that turns of two could leave either network in the same
+        place load after load. Between two loads nothing stays loaded.
         """
         start, made = time.perf_counter(), 0
         while made < LEAST_LOADS or made % 2 or self._has_time(start, made):
-            old_ms, new_ms = self._measure(new_first=made % 2 == 1)
+            old_ms, new_ms = self._measure(new_first=is_turned(made))
             self.old_ms += old_ms
             self.new_ms += new_ms
             made += 1
@@ -219,18 +211,11 @@ class Race:
         return samples["old"], samples["new"]
 
 
-def _sessions_opened(
-    opened: Callable[..., contextlib.AbstractContextManager[Mapping[str, Session]]],
-    shape: tuple[int, int, int, int],
-) -> Opened:
-    import numpy as np
-
-    images = np.random.default_rng(_IMAGE_SEED).standard_normal(shape, dtype=np.float32)
-
+def _opened(lineup: Lineup, image: Image, batch: int) -> Opened:
     @contextlib.contextmanager
     def calls(new_first: bool) -> Iterator[tuple[Call, Call]]:
-        with opened(last_first=new_first) as sessions:
-            old, new = (functools.partial(item.run, images) for item in sessions.values())
+        with lineup.opened(image, batch, last_first=new_first) as samplers:
+            old, new = samplers.values()
             yield old, new
 
     return calls

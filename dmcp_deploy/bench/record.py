@@ -1,4 +1,4 @@
-"""The latency record: raw samples, what is derived from them, and its table."""
+"""The latency record: raw samples, and what is derived from them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 from dmcp_deploy.artifact import read_artifact, write_artifact
 from dmcp_deploy.bench.ratio import latency_ratio
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.units import format_macs
+from dmcp_deploy.registry import ENGINE_RUNTIMES
+from dmcp_deploy.runtimes.sampler import TIMINGS, WALL, WALL_TRANSFERS
 
 KIND = "bench"
 
@@ -32,6 +33,11 @@ class Measured:
         threads: Threads asked for; 0 is the runtime's own choice.
         samples_ms: Latency of every call; sample i of all networks at this batch size was taken
             in the same round.
+        timing: What a sample is: "wall", "events", "events+graph" or "wall with transfers" (see
+            `runtimes.sampler`).
+        precision: What the file computes in, one of `registry.PRECISIONS`; None if not known.
+        weight_bytes: Bytes of its weights; None if not known.
+        file_bytes: Bytes of the file; None if not known.
     """
 
     name: str
@@ -43,6 +49,10 @@ class Measured:
     runtime: str
     threads: int
     samples_ms: tuple[float, ...]
+    timing: str = WALL
+    precision: str | None = None
+    weight_bytes: int | None = None
+    file_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if not self.samples_ms:
@@ -57,6 +67,11 @@ class Measured:
             raise DmcpError(
                 f"{self.name} has {self.macs} multiply-adds and batch {self.batch}:"
                 " both must be 1 or more."
+            )
+        if self.timing not in TIMINGS:
+            raise DmcpError(
+                f"{self.name} is timed as {self.timing!r}, which this release does not know, but"
+                f" {', '.join(TIMINGS)}."
             )
 
     @property
@@ -88,6 +103,11 @@ class Measured:
     def throughput_per_s(self) -> float:
         """Images per second of calls made back to back: batch / mean, so slow calls count."""
         return self.batch / self.mean_ms * 1e3
+
+    @property
+    def gmacs_per_s(self) -> float:
+        """Multiply-adds per second of the middle call, in 10^9."""
+        return self.macs * self.batch / self.median_ms / 1e6
 
 
 @dataclass(frozen=True)
@@ -158,7 +178,7 @@ class BenchRecord:
             channels, height, width = (int(n) for n in content["input"])
             measured = tuple(_measured(item) for item in content["measured"])
             return cls(measured, dict(content["environment"]), (channels, height, width))
-        except (KeyError, TypeError, ValueError, AttributeError) as err:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as err:
             raise DmcpError(f"The latency record {path} lacks or misstates {err}.") from err
         except DmcpError as err:
             raise DmcpError(f"The latency record {path} is not valid: {err}") from err
@@ -199,68 +219,6 @@ def compare(record: BenchRecord, batch: int) -> list[Comparison]:
     return [_compare_two(base, item) for item in others]
 
 
-def format_table(record: BenchRecord) -> str:
-    """Returns the record as a plain text table; ratios are to the first network.
-
-    The latency ratio is followed by its 95% interval; efficiency is FLOPs ratio / latency ratio.
-    """
-    rows: list[tuple[str, ...]] = [_HEAD]
-    for batch in record.batches:
-        base, *others = record.at_batch(batch)
-        rows.append((*_own_columns(base), "1.00", "1.00", "1.00", "reference"))
-        for item, found in zip(others, compare(record, batch), strict=True):
-            rows.append((*_own_columns(item), *_compared_columns(found)))
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return "\n".join(_format_row(row, widths) for row in rows)
-
-
-_HEAD = (
-    "network",
-    "MACs",
-    "params",
-    "batch",
-    "median ms",
-    "p99 ms",
-    "images/s",
-    "FLOPs ratio",
-    "latency ratio [95%]",
-    "efficiency",
-    "verdict",
-)
-#: Columns of words; the others hold numbers and are set flush right.
-_WORDS = {"network", "verdict"}
-
-
-def _own_columns(item: Measured) -> tuple[str, ...]:
-    return (
-        item.name,
-        format_macs(item.macs),
-        format_macs(item.params),
-        str(item.batch),
-        f"{item.median_ms:.3f}",
-        f"{item.p99_ms:.3f}",
-        f"{item.throughput_per_s:.1f}",
-    )
-
-
-def _compared_columns(found: Comparison) -> tuple[str, ...]:
-    interval = f"[{found.latency_low:.2f}, {found.latency_high:.2f}]"
-    return (
-        f"{found.flops_ratio:.2f}",
-        f"{found.latency_ratio:.2f} {interval}",
-        f"{found.efficiency:.2f}",
-        found.verdict,
-    )
-
-
-def _format_row(row: tuple[str, ...], widths: list[int]) -> str:
-    cells = (
-        cell.ljust(width) if title in _WORDS else cell.rjust(width)
-        for title, cell, width in zip(_HEAD, row, widths, strict=True)
-    )
-    return "  ".join(cells).rstrip()
-
-
 def _compare_two(base: Measured, item: Measured) -> Comparison:
     flops = item.macs / base.macs
     latency = latency_ratio(base.samples_ms, item.samples_ms)
@@ -277,17 +235,44 @@ def _compare_two(base: Measured, item: Measured) -> Comparison:
 
 
 def _measured(content: Mapping[str, Any]) -> Measured:
+    runtime = str(content["runtime"])
+    precision = content.get("precision")
+    # The first release timed engines with transfers, and did not say so.
+    usual = WALL_TRANSFERS if runtime.startswith(ENGINE_RUNTIMES) else WALL
     return Measured(
         name=str(content["name"]),
         path=str(content["path"]),
         digest=str(content["digest"]),
-        macs=int(content["macs"]),
-        params=int(content["params"]),
-        batch=int(content["batch"]),
-        runtime=str(content["runtime"]),
-        threads=int(content["threads"]),
-        samples_ms=tuple(float(ms) for ms in content["samples_ms"]),
+        macs=_whole(content, "macs"),
+        params=_whole(content, "params"),
+        batch=_whole(content, "batch"),
+        runtime=runtime,
+        threads=_whole(content, "threads"),
+        samples_ms=_samples(content),
+        timing=str(content.get("timing", usual)),
+        precision=None if precision is None else str(precision),
+        weight_bytes=_size(content, "weight_bytes"),
+        file_bytes=_size(content, "file_bytes"),
     )
+
+
+def _whole(content: Mapping[str, Any], name: str) -> int:
+    value = content[name]
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name!r}: {value!r}")
+    return value
+
+
+def _size(content: Mapping[str, Any], name: str) -> int | None:
+    return None if content.get(name) is None else _whole(content, name)
+
+
+def _samples(content: Mapping[str, Any]) -> tuple[float, ...]:
+    values = content["samples_ms"]
+    # A string's characters might pass for samples.
+    if not isinstance(values, list):
+        raise TypeError(f"'samples_ms': {type(values).__name__}")
+    return tuple(float(value) for value in values)
 
 
 def _percentile(samples: tuple[float, ...], share: float) -> float:

@@ -6,18 +6,19 @@ import contextlib
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from random import Random
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.progress import NO_PROGRESS, Progress
+from dmcp_deploy.runtimes.sampler import Sampler, by_wall
 
 _ORDER_SEED = 0
 _LEAST_WARMUPS = 2
 
 
 def time_interleaved(
-    calls: Mapping[str, Callable[[], object]],
+    calls: Mapping[str, Callable[[], object] | Sampler],
     *,
     seconds: float,
     warmup_s: float = 1.0,
@@ -27,11 +28,12 @@ def time_interleaved(
     """Returns all samples of every call, in milliseconds; sample i of each is from round i.
 
     A round makes every call once. Rounds come in pairs, the second in the reverse order of the
-    first and each pair in an order shuffled from a fixed seed, so that what a call gains or loses
-    by its place or by its predecessor cancels. At least one pair is measured.
+    first, and every other pair is turned round: A B, B A, then B A, A B. What a call gains or
+    loses by its place or by its predecessor so cancels. After these four the order is shuffled,
+    from a fixed seed. At least one pair is measured.
 
     Args:
-        calls: Name -> what is timed.
+        calls: Name -> what is timed by the host's clock, or what times itself.
         seconds: Measuring time over all calls, the warm-up apart; the last pair is finished.
         warmup_s: Warm-up time over all calls; each is made twice at least.
         title: What the progress is called.
@@ -47,22 +49,33 @@ def time_interleaved(
             f"The measuring time is {seconds} s and the warm-up {warmup_s} s:"
             " the first must be above zero and the second not below."
         )
+    takes = {name: _sampler(call).sample_ms for name, call in calls.items()}
     samples: dict[str, list[float]] = {name: [] for name in calls}
     with _no_garbage_collection():
-        _warm_up(calls, warmup_s)
+        warm_up(takes.values(), warmup_s)
         for order in _rounds(list(calls), seconds, title, progress):
             for name in order:
-                samples[name].append(_time_ms(calls[name]))
+                samples[name].append(takes[name]())
     return samples
 
 
-def _warm_up(calls: Mapping[str, Callable[[], object]], warmup_s: float) -> None:
-    end = time.perf_counter() + warmup_s
+def is_turned(number: int) -> bool:
+    """Returns whether a number of the Thue-Morse sequence 0, 1, 1, 0, 1, 0, 0, 1, ... is 1."""
+    return bin(number).count("1") % 2 == 1
+
+
+def warm_up(calls: Collection[Callable[[], object]], seconds: float) -> None:
+    """Makes all calls in turn until the time is over, and twice at least."""
+    end = time.perf_counter() + seconds
     made = 0
     while made < _LEAST_WARMUPS or time.perf_counter() < end:
-        for call in calls.values():
+        for call in calls:
             call()
         made += 1
+
+
+def _sampler(call: Callable[[], object] | Sampler) -> Sampler:
+    return call if isinstance(call, Sampler) else by_wall(call)
 
 
 def _rounds(
@@ -70,25 +83,24 @@ def _rounds(
 ) -> Iterator[list[str]]:
     """Yields the order of each round until the time is over, in pairs."""
     rng = Random(_ORDER_SEED)
+    pair = 0
     whole = math.ceil(seconds)
     told = 0
     start = time.perf_counter()
     with progress.task(title, total=whole, unit="s") as bar:
         elapsed = 0.0
         while elapsed < seconds:
-            rng.shuffle(names)
+            if pair % 2:
+                names.reverse()
+            else:
+                rng.shuffle(names)
+            pair += 1
             yield list(names)
             yield names[::-1]
             elapsed = time.perf_counter() - start
             while told < whole and (told + 1 <= elapsed or elapsed >= seconds):
                 told += 1
                 bar.advance()
-
-
-def _time_ms(call: Callable[[], object]) -> float:
-    start = time.perf_counter_ns()
-    call()
-    return (time.perf_counter_ns() - start) / 1e6
 
 
 @contextlib.contextmanager

@@ -7,15 +7,12 @@ inputs that it silently converts: what it would not say is said here.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
 from onnx.external_data_helper import (
     ExternalDataInfo,
     load_external_data_for_model,
@@ -24,30 +21,16 @@ from onnx.external_data_helper import (
 
 from dmcp_deploy.artifact import atomic_path, digest_files
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.runtimes.onnx_precision import graph_precision, infer_types
 
 #: The operator sets that TensorRT documents: 9 to 20 for 10.0, 9 to 24 from 10.15 on.
 LOWEST_OPSET = 9
 HIGHEST_OPSET = 24
 #: Protocol buffers, and thereby ONNX's checker and shape inference, end here.
 LARGEST_BYTES = 2**31 - 1
-#: Elements of the largest tensor that could hold a shape.
-_SMALL_TENSOR = 1024
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 
 #: Where a file notes which kind of runtime it was quantised for.
 PRESET_KEY = "dmcp_deploy.quantization"
-
-_WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
-_FLOATS: dict[int, str] = {
-    TensorProto.FLOAT: "fp32",
-    TensorProto.FLOAT16: "fp16",
-    TensorProto.BFLOAT16: "bf16",
-}
-_QUANTIZED: dict[int, str] = {
-    TensorProto.INT8: "int8",
-    TensorProto.UINT8: "int8",
-    TensorProto.FLOAT8E4M3FN: "fp8",
-}
 
 
 @dataclass(frozen=True)
@@ -61,8 +44,8 @@ class OnnxFile:
         input_name: The image input.
         input_shape: (N, C, H, W) of the input; None where the file leaves the axis open.
         output_name: The logits: the first output.
-        precision: One of `PRECISIONS`, read from the graph: of its quantising operators, or else
-            of the weights of its convolutions and linear layers.
+        precision: One of `registry.PRECISIONS`, read from the graph: of its quantising operators,
+            or else of the weights of its convolutions and linear layers.
         preset: What it was quantised for: "tensorrt" or "cpu"; None if not by this package.
         weight_files: Names of the files of external weights, from the file's folder on.
     """
@@ -89,7 +72,7 @@ def inspect_onnx(path: Path) -> OnnxFile:
     Raises:
         DmcpError: The file or one of its external weights is absent, empty or damaged, its opset
             is not one of 9 to 24, its inputs or outputs are others, its graph fails ONNX's own
-            check, or it is quantised to a type that is none of `PRECISIONS`.
+            check, or it is quantised to a type that is none of `registry.PRECISIONS`.
     """
     return read_onnx(path)[1]
 
@@ -117,7 +100,7 @@ def read_onnx(path: Path) -> tuple[ModelProto, OnnxFile]:
         input_name=image.name,
         input_shape=shape,
         output_name=proto.graph.output[0].name,
-        precision=_precision(proto.graph, tensor_types(proto, path), path),
+        precision=graph_precision(proto.graph, tensor_types(proto, path), path),
         preset=next((p.value for p in proto.metadata_props if p.key == PRESET_KEY), None),
     )
 
@@ -173,14 +156,9 @@ def tensor_types(proto: ModelProto, path: Path) -> dict[str, int]:
         DmcpError: Types or shapes contradict one another.
     """
     try:
-        graph = onnx.shape_inference.infer_shapes(
-            _without_weights(proto), check_type=True, strict_mode=True
-        ).graph
+        return infer_types(proto)
     except onnx.shape_inference.InferenceError as err:
         raise _unsound(path, err) from err
-    values = (*graph.value_info, *graph.input, *graph.output)
-    found = {value.name: value.type.tensor_type.elem_type for value in values}
-    return {**found, **{tensor.name: tensor.data_type for tensor in graph.initializer}}
 
 
 def opset_of(proto: ModelProto) -> int:
@@ -224,33 +202,6 @@ def _parse(content: bytes, path: Path) -> ModelProto:
 
 def _unsound(path: Path, err: Exception) -> DmcpError:
     return DmcpError(f"{path} fails ONNX's own check ({reason(err)}): export it again.")
-
-
-def _without_weights(proto: ModelProto) -> ModelProto:
-    """Returns a graph whose large weights have a type and a shape alone, which is all that counts.
-
-    Shape inference copies its graph several times, weights and all.
-    """
-    graph = GraphProto(
-        name=proto.graph.name,
-        node=proto.graph.node,
-        input=proto.graph.input,
-        output=proto.graph.output,
-        value_info=proto.graph.value_info,
-        initializer=map(_without_values, proto.graph.initializer),
-    )
-    return ModelProto(
-        ir_version=proto.ir_version,
-        opset_import=proto.opset_import,
-        functions=proto.functions,
-        graph=graph,
-    )
-
-
-def _without_values(tensor: TensorProto) -> TensorProto:
-    if prod(tensor.dims) <= _SMALL_TENSOR:
-        return tensor
-    return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
 
 
 def _checked_opset(proto: ModelProto, path: Path) -> int:
@@ -345,42 +296,3 @@ def _check_weight_file(path: Path, location: str, size: int) -> None:
             f"{path} keeps its weights in {location}, which {state}: copy both files, or export"
             " the network as one file."
         )
-
-
-def _precision(graph: GraphProto, types: dict[str, int], path: Path) -> str:
-    quantized = {_quantized_type(node, types) for node in graph.node} - {None}
-    if quantized:
-        return _named(_QUANTIZED, quantized, "is quantised to", path)
-    sizes = {tensor.name: prod(tensor.dims) for tensor in graph.initializer}
-    elements: Counter[int] = Counter()
-    for weight in _weights(graph):
-        elements[types.get(weight, TensorProto.UNDEFINED)] += sizes.get(weight, 1)
-    if not elements:
-        return "fp32"
-    return _named(_FLOATS, {elements.most_common(1)[0][0]}, "has weights of type", path)
-
-
-def _quantized_type(node: NodeProto, types: dict[str, int]) -> int | None:
-    """Returns the type that an operator quantises to or from; None for other operators."""
-    if node.op_type == "QuantizeLinear":
-        return types.get(node.output[0], TensorProto.UNDEFINED)
-    # A bias is quantised to int32, whatever the rest is.
-    if node.op_type == "DequantizeLinear" and types.get(node.input[0]) != TensorProto.INT32:
-        return types.get(node.input[0], TensorProto.UNDEFINED)
-    return None
-
-
-def _weights(graph: GraphProto) -> Iterator[str]:
-    return (node.input[1] for node in graph.node if node.op_type in _WEIGHTED)
-
-
-def _named(names: dict[int, str], found: Iterable[int | None], what: str, path: Path) -> str:
-    """Returns the one precision of some element types."""
-    kinds = sorted({names.get(kind or 0, "") for kind in found})
-    if len(kinds) == 1 and kinds[0]:
-        return kinds[0]
-    types = ", ".join(sorted(TensorProto.DataType.Name(kind or 0).lower() for kind in found))
-    raise DmcpError(
-        f"{path} {what} {types}, and a network here is of one of {', '.join(PRECISIONS)}: export it"
-        " again, or quantise its float32 file."
-    )

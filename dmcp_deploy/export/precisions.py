@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.export.image_batches import filled_batches
 from dmcp_deploy.export.lower_precision import overflowing_activations, to_half
-from dmcp_deploy.export.onnx_file import PRECISIONS
 from dmcp_deploy.export.quantize import check_calibration, quantize_fp8, quantize_int8
 from dmcp_deploy.export.verify import compare_outputs, require_fidelity
 from dmcp_deploy.progress import Progress
-from dmcp_deploy.registry import choose
+from dmcp_deploy.registry import PRECISIONS, choose
 from dmcp_deploy.runtimes.onnxruntime import OnnxSession
 
 if TYPE_CHECKING:

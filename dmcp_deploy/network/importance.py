@@ -1,20 +1,76 @@
-"""Channels in order of importance, for searches that start from trained weights."""
+"""How important channels are: filters and scales, added up over the layers of a group."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dmcp_deploy.network.graph import Network, Units
+from dmcp_deploy.network.graph import Group, Layer, Network, Units
+
+#: Filters of one layer, one a row, shape [N, D] -> the importance of each, shape [N].
+Measure = Callable[[Tensor], Tensor]
+
+
+def l1_norm(filters: Tensor) -> Tensor:
+    """Returns the sum of the absolute weights of each filter, shape [N]."""
+    return filters.abs().sum(1)
+
+
+def l2_norm(filters: Tensor) -> Tensor:
+    """Returns the Euclidean norm of each filter, shape [N]."""
+    return filters.square().sum(1).sqrt()
+
+
+def distance_sum(filters: Tensor) -> Tensor:
+    """Returns the sum of the Euclidean distances from each filter to all others, shape [N].
+
+    The smallest belongs to the filter nearest to the geometric median of all (FPGM, equation 6).
+    """
+    return torch.cdist(filters, filters).sum(1)
+
+
+def filter_scores(network: Network, measure: Measure) -> np.ndarray:
+    """Returns the importance of every unit by the filters that produce it, shape [units].
+
+    A unit's filters are those of all layers that produce its group: the last convolutions of
+    residual blocks, a depthwise convolution beside the one that it reads. Their measures are
+    added up, each divided by its mean over the layer's filters of the group: what normalises a
+    layer's output makes the scale of its weights arbitrary, so no layer may outweigh the others
+    by it.
+    """
+    scores = np.zeros(network.unit_count)
+    for group, layer, units in _members(network):
+        if layer.outputs is not None:
+            found = measure(_filters(network, layer, units, group))
+            np.add.at(scores, units[_of(group, units)], (found / _mean(found)).numpy())
+    return scores
+
+
+def scale_scores(network: Network) -> np.ndarray:
+    """Returns the sum of every unit's absolute scales in normalisations, shape [units].
+
+    Scales compare as they are, since each multiplies activations of variance 1. Units that no
+    normalisation scales have NaN.
+    """
+    scores = np.full(network.unit_count, np.nan)
+    for group, layer, units in _members(network):
+        if layer.outputs is None and "weight" in layer.cuts:
+            at = units[_of(group, units)]
+            scores[at] = np.nan_to_num(scores[at])
+            found = l1_norm(_filters(network, layer, units, group))
+            np.add.at(scores, at, found.numpy())
+    return scores
 
 
 def sorted_tensors(network: Network) -> dict[str, Tensor]:
     """Returns the network's state with the channels of every group in order of importance.
 
-    A prefix of channels then holds the most important ones. The importance of a channel is the
-    L1 norm of the weights that produce it, added up over the group's layers. A network that
-    loads these tensors computes what it computed before: channels only trade places.
+    A prefix of channels then holds the most important ones by the L1 norms of their filters (see
+    `filter_scores`). A network that loads these tensors computes what it computed before:
+    channels only trade places.
     """
     order = _order(network)
     tensors = {name: t.detach().clone() for name, t in network.model.state_dict().items()}
@@ -27,25 +83,42 @@ def sorted_tensors(network: Network) -> dict[str, Tensor]:
     return tensors
 
 
+def _members(network: Network) -> Iterator[tuple[Group, Layer, Units]]:
+    """Yields every prunable group with each layer that makes or normalises its channels.
+
+    With them come the unit numbers of all the layer's channels.
+    """
+    for group in network.prunable:
+        for layer in map(network.layers.__getitem__, group.layers):
+            units = layer.inputs if layer.outputs is None else layer.outputs
+            assert units is not None
+            yield group, layer, units
+
+
+def _of(group: Group, units: Units) -> np.ndarray:
+    """Returns which of a layer's channels are the group's."""
+    return np.asarray((units >= group.first) & (units < group.first + group.units))
+
+
+def _filters(network: Network, layer: Layer, units: Units, group: Group) -> Tensor:
+    """Returns a layer's weights for a group's channels, one filter a row, on the CPU."""
+    weight = network.model.get_submodule(layer.name).get_parameter("weight").detach()
+    rows = torch.from_numpy(np.flatnonzero(_of(group, units)))
+    return weight.cpu().double().reshape(len(units), -1)[rows]
+
+
+def _mean(found: Tensor) -> float:
+    return float(found.mean()) or 1.0  # of filters that are all zero, or all alike
+
+
 def _order(network: Network) -> np.ndarray:
     """Returns, for every unit number, the unit that takes its place."""
-    scores = _scores(network)
+    scores = filter_scores(network, l1_norm)
     order = np.arange(network.unit_count)
     for group in network.prunable:
         span = slice(group.first, group.first + group.units)
         order[span] = group.first + np.argsort(-scores[span], kind="stable")
     return order
-
-
-def _scores(network: Network) -> np.ndarray:
-    scores = np.zeros(network.unit_count + 1)
-    for layer in network.layers.values():
-        if layer.outputs is None:
-            continue
-        weight = network.model.get_submodule(layer.name).get_parameter("weight")
-        norms = weight.detach().abs().flatten(1).sum(1).double().cpu().numpy()
-        np.add.at(scores, layer.outputs, norms)
-    return scores[:-1]
 
 
 def _positions(units: Units, order: np.ndarray) -> Tensor:

@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dmcp_deploy.bench.layers_compare import compare_layer
+from dmcp_deploy.bench.layers_record import LayersRecord, LayerTime, Profiled
 from dmcp_deploy.bench.record import BenchRecord, Comparison, Measured, compare
 from dmcp_deploy.report.facts import RunFacts
 from dmcp_deploy.report.pareto import candidates, comparable, frontier
@@ -48,6 +50,7 @@ def _run(facts: RunFacts) -> dict[str, Any]:
         "parities": [dataclasses.asdict(item) for item in facts.parities],
         "unjudged": facts.unjudged,
         "bench": None if facts.bench is None else _bench(facts.bench),
+        "layers": None if facts.layers is None else _layers(facts.layers),
         "engines": [_engine(dataclasses.asdict(item)) for item in facts.engines],
         "commands": facts.commands,
         "missing": {part: dataclasses.asdict(lack) for part, lack in facts.lacks.items()},
@@ -77,6 +80,39 @@ def _measured(item: Measured, found: Comparison | None) -> dict[str, Any]:
     own = {name: getattr(item, name) for name in shown}
     ratios = None if found is None else dataclasses.asdict(found)
     return {**own, "samples": len(item.samples_ms), "against_first": ratios}
+
+
+def _layers(record: LayersRecord) -> dict[str, Any]:
+    first = record.networks[0]
+    return {
+        "input": record.input_shape,
+        "environment": record.environment,
+        "networks": [_profiled(network, first) for network in record.networks],
+    }
+
+
+def _profiled(network: Profiled, first: Profiled) -> dict[str, Any]:
+    shown = ("name", "path", "digest", "batch", "runtime", "threads", "network_median_ms")
+    return {
+        **{name: getattr(network, name) for name in shown},
+        "limits": None if network.limits is None else dataclasses.asdict(network.limits),
+        "layers": [_layer(item, network, first) for item in network.layers],
+        "others": [
+            {"kind": item.kind, "count": item.count, "median_ms": item.median_ms}
+            for item in network.others
+        ],
+    }
+
+
+def _layer(item: LayerTime, network: Profiled, first: Profiled) -> dict[str, Any]:
+    found = None if network is first else compare_layer(item, network, first)
+    return {
+        **dataclasses.asdict(item.layer),
+        "median_ms": item.median_ms,
+        "gmacs_per_s": item.gmacs_per_s,
+        "samples": len(item.samples_ms),
+        "against_first": None if found is None else dataclasses.asdict(found),
+    }
 
 
 def _engine(record: dict[str, Any]) -> dict[str, Any]:

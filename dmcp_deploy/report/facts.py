@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dmcp_deploy.bench.layers_record import LayersRecord
 from dmcp_deploy.bench.record import BenchRecord
 from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.request import RunRequest
@@ -107,6 +108,7 @@ class RunFacts:
         parities: In the order in which they were taken.
         unjudged: Precision -> why it has no parity.
         bench: The latency record; None before the measurement.
+        layers: The layers record; None if the layers were not measured.
         engines: Those recorded whose files lie here.
         commands: What makes the run again, in order.
         lacks: Part of the report -> what it lacks.
@@ -127,6 +129,7 @@ class RunFacts:
     parities: tuple[Parity, ...]
     unjudged: Mapping[str, str]
     bench: BenchRecord | None
+    layers: LayersRecord | None
     engines: tuple[EngineRecord, ...]
     commands: tuple[str, ...]
     lacks: Mapping[str, Lack]

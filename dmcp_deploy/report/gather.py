@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dmcp_deploy.artifact import digest_file, read_artifact
+from dmcp_deploy.bench.layers_record import LayersRecord
 from dmcp_deploy.bench.record import BenchRecord
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.plan import ChannelPlan
@@ -57,6 +58,7 @@ def _facts(run: RunDir, name: str, request: RunRequest, stages: Mapping[str, Any
     path, record = run.file("plan.json"), run.file("bench.json")
     plan = ChannelPlan.load(path) if path.exists() else None
     bench = BenchRecord.load(record) if record.exists() else None
+    profiled = run.file("layers.json")
     engines = tuple(EngineRecord.load(file) for file in _engine_files(run, stages))
     versions = dict(read_artifact(run.file("run.json"), KIND)["versions"])
     majority = figures.get("train", {}).get("majority_share")
@@ -76,6 +78,7 @@ def _facts(run: RunDir, name: str, request: RunRequest, stages: Mapping[str, Any
         parities=tuple(_parities(figures)),
         unjudged=_unjudged(figures),
         bench=bench,
+        layers=LayersRecord.load(profiled) if profiled.exists() else None,
         engines=engines,
         commands=run_commands(request, run.path, figures, engines),
         lacks=_lacks(run, request, stages, engines),
@@ -220,6 +223,12 @@ def _lacks(
         ("train", "train" in stages, "The pruned network is not trained to the end yet.", "train"),
         ("export", "export" in stages, "Nothing is exported to ONNX yet.", "export"),
         ("bench", run.file("bench.json").exists(), "No latency is measured yet.", "bench"),
+        (
+            "layers",
+            run.file("layers.json").exists(),
+            "The layers' times are not measured yet.",
+            "bench --layers",
+        ),
         (
             "precisions",
             bool(_judged(stages)),

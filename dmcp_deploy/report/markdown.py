@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from dmcp_deploy.report import tables
 from dmcp_deploy.report.facts import RunFacts
+from dmcp_deploy.report.layers_part import layers_table
 from dmcp_deploy.report.markup import Table
 from dmcp_deploy.report.pareto import runs_table
 from dmcp_deploy.report.reproduce import recipe_file
@@ -56,6 +57,7 @@ def _tables(facts: RunFacts) -> list[Table]:
     found = [
         tables.accuracy_table(facts),
         *([tables.bench_table(facts.bench)] if facts.bench is not None else []),
+        *([layers_table(facts.layers)] if facts.layers is not None else []),
         tables.parity_table(facts),
         tables.engines_table(facts.engines),
         *([tables.groups_table(facts.plan)] if facts.plan is not None else []),

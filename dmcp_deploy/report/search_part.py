@@ -45,13 +45,13 @@ def _expected_chart(facts: RunFacts, key: str) -> list[str]:
 
 def _loss_chart(facts: RunFacts, key: str) -> list[str]:
     steps = facts.search_steps
-    losses = [*with_trend("shared weights", curve(steps, "loss"))]
+    losses = [*with_trend("full network", curve(steps, "loss"))]
     if architecture := curve(steps, "arch_loss"):
         losses += with_trend("architecture", architecture, 1)
     if not losses[0].points:
         return []
-    text = "Loss of the shared weights, and of the network gated by the probabilities."
-    text += means_note(len(steps))
+    gated = ", and of the network gated by the probabilities" if architecture else ""
+    text = f"Loss of the full network{gated}.{means_note(len(steps))}"
     labels = Labels(f"{key}-search-loss", "Loss in the search", text, _STEP, "loss")
     return [line_chart(labels, losses)]
 

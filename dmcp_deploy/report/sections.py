@@ -20,6 +20,7 @@ from dmcp_deploy.report.charts import (
 from dmcp_deploy.report.curves import curve, level, means_note, thinned, with_trend
 from dmcp_deploy.report.facts import RunFacts
 from dmcp_deploy.report.lacks import lack_notice
+from dmcp_deploy.report.layers_part import layers_part
 from dmcp_deploy.report.markup import esc, fold, table_html
 from dmcp_deploy.report.reproduce import recipe_file
 from dmcp_deploy.report.scale import percent
@@ -36,6 +37,7 @@ def run_sections(facts: RunFacts, key: str) -> str:
         ("The search", search_part(facts, key)),
         ("Training", _training(facts, key)),
         ("Latency", _latency(facts, key)),
+        ("Layer by layer", layers_part(facts, key)),
         ("Parity and precision", _parity(facts)),
         ("Engines", _engines(facts)),
         ("Environment", table_html(tables.environment_table(facts), caption=False)),

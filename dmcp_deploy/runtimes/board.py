@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmcp_deploy.runtimes.child import run_bounded
+from dmcp_deploy.runtimes.sysfs import read_text
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ def read_board(root: Path = Path("/")) -> Board | None:
     Args:
         root: The folder in which etc/ and proc/ lie.
     """
-    l4t = _l4t(_text(root / "etc/nv_tegra_release"))
-    model = _text(root / "proc/device-tree/model")
+    l4t = _l4t(read_text(root / "etc/nv_tegra_release"))
+    model = read_text(root / "proc/device-tree/model")
     if l4t is None and "Jetson" not in model:
         return None
     known = (pack for start, pack in _JETPACKS.items() if (l4t or "").startswith(start))
@@ -78,11 +79,3 @@ def _l4t(text: str) -> str | None:
     """Returns the release in "# R36 (release), REVISION: 4.3, GCID: ..."."""
     found = re.match(r"# R(\d+) \(release\), REVISION: ([\d.]+)", text)
     return f"{found[1]}.{found[2]}" if found else None
-
-
-def _text(path: Path) -> str:
-    """Returns a file's text without the zero byte that a device tree's ends in; "" for none."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip("\0 \n")
-    except OSError:
-        return ""

@@ -33,13 +33,21 @@ class OnnxSession:
         threads: Threads of one operator; 0 leaves the number to the library.
     """
 
-    def __init__(self, path: Path, threads: int = 0, providers: Sequence[str] = (CPU,)) -> None:
+    def __init__(
+        self,
+        path: Path,
+        threads: int = 0,
+        providers: Sequence[str] = (CPU,),
+        profile: Path | None = None,
+    ) -> None:
         """Loads the file.
 
         Args:
             path: The ONNX file: one float32 input [N, C, H, W], one output [N, classes].
             threads: Threads of one operator; 0 leaves the number to the library.
             providers: ONNX Runtime's execution providers, the preferred first.
+            profile: Where to write what each operator takes (see `end_profiling`), but for what
+                the library adds to the name; None times nothing.
 
         Raises:
             DmcpError: The library or a provider is missing, the file is absent, no ONNX graph, or
@@ -47,7 +55,7 @@ class OnnxSession:
         """
         self.path = Path(path)
         self.threads = threads
-        self._session: Any = _open(self.path, threads, providers)
+        self._session: Any = _open(self.path, providers, _options(threads, profile))
         self._input = _image_input(self._session, self.path)
         self._output: str = self._session.get_outputs()[0].name
         self._errors = _runtime_errors()
@@ -94,10 +102,14 @@ class OnnxSession:
         logits: npt.NDArray[np.float32] = outputs[0]
         return logits
 
+    def end_profiling(self) -> Path:
+        """Ends the profile that the session was opened with; returns its file, in JSON."""
+        assert self._session is not None, "the session is closed"
+        return Path(self._session.end_profiling())
 
-def _open(path: Path, threads: int, providers: Sequence[str]) -> Any:
+
+def _open(path: Path, providers: Sequence[str], options: Any) -> Any:
     ort = _library()
-    check_threads(threads)
     missing = [name for name in providers if name not in ort.get_available_providers()]
     if missing:
         raise DmcpError(
@@ -106,7 +118,7 @@ def _open(path: Path, threads: int, providers: Sequence[str]) -> Any:
         )
     check_onnx_file(path)
     try:
-        return ort.InferenceSession(str(path), _options(ort, threads), providers=list(providers))
+        return ort.InferenceSession(str(path), options, providers=list(providers))
     except _runtime_errors() as err:
         raise unloadable(path, _first_line(err)) from err
 
@@ -123,13 +135,17 @@ def _library() -> ModuleType:
     return library
 
 
-def _options(ort: ModuleType, threads: int) -> Any:
-    options = ort.SessionOptions()
+def _options(threads: int, profile: Path | None) -> Any:
+    options = _library().SessionOptions()
+    check_threads(threads)
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     # Idle threads spin on after a run and would slow the session that is timed next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     return options
 
 

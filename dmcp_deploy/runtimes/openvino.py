@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.registry import choose
+from dmcp_deploy.runtimes.caller_cores import CallerCores
 from dmcp_deploy.runtimes.interface import (
     ImageShape,
     check_onnx_file,
@@ -33,6 +35,27 @@ _NAMES = {**{theirs: ours for ours, theirs in PRECISIONS.items()}, "i8": "int8",
 _MULTIPLYING = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}
 
 
+@dataclass(frozen=True)
+class KernelMean:
+    """What OpenVINO's profiler tells of one kernel.
+
+    Attributes:
+        name: OpenVINO's name for it.
+        kind: Its type.
+        parts: Names of the operators that it is fused of.
+        mean_us: Mean time in microseconds over all runs since loading, rounded down; 0 also where
+            it is not executed, being fused with another.
+    """
+
+    name: str
+    kind: str
+    parts: tuple[str, ...]
+    mean_us: float
+
+
+_CORES = CallerCores()
+
+
 class OpenVinoSession:
     """An ONNX file compiled for the CPU; a context manager that owns the compiled network.
 
@@ -42,7 +65,9 @@ class OpenVinoSession:
         precision: The precision that was asked for: "fp32", "fp16" or "bf16".
     """
 
-    def __init__(self, path: Path, threads: int = 0, precision: str = "fp32") -> None:
+    def __init__(
+        self, path: Path, threads: int = 0, precision: str = "fp32", profile: bool = False
+    ) -> None:
         """Loads and compiles the file.
 
         Args:
@@ -51,6 +76,7 @@ class OpenVinoSession:
             precision: The precision to compute in, "fp32", "fp16" or "bf16". It is a hint: a
                 processor that lacks it computes in another (see `executed_precision`). Q/DQ
                 layers run in INT8 whatever it says.
+            profile: Whether to time every kernel (see `kernel_means`).
 
         Raises:
             DmcpError: The library is missing, the precision unknown, the file is absent, no ONNX
@@ -64,8 +90,9 @@ class OpenVinoSession:
         ov = _library()
         model = _read(ov, self.path)
         self._shape = _sizes(model, self.path)
-        self._compiled: Any = _compile(model, self)
+        self._compiled: Any = _compile(model, self, profile)
         self._request: Any = self._compiled.create_infer_request()
+        self._give_back_cores = _CORES.take()
 
     def __enter__(self) -> OpenVinoSession:
         """Returns the session."""
@@ -79,6 +106,7 @@ class OpenVinoSession:
     ) -> None:
         """Frees the network."""
         self._request = self._compiled = None
+        self._give_back_cores()
 
     @property
     def input_shape(self) -> ImageShape:
@@ -109,6 +137,23 @@ class OpenVinoSession:
         )
         return dict(Counter(_NAMES.get(name, name) for name in found))
 
+    def kernel_means(self) -> list[KernelMean]:
+        """Returns all kernels, in order of execution; the session was opened to profile."""
+        assert self._request is not None, "the session is closed"
+        parts = {
+            layer.get_friendly_name(): layer.get_rt_info()["originalLayersNames"].astype(str)
+            for layer in self._compiled.get_runtime_model().get_ops()
+        }
+        return [
+            KernelMean(
+                name=item.node_name,
+                kind=item.node_type,
+                parts=tuple(part for part in parts.get(item.node_name, "").split(",") if part),
+                mean_us=item.real_time.total_seconds() * 1e6,
+            )
+            for item in self._request.profiling_info
+        ]
+
     def run(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Returns the logits [N, classes] of images [N, C, H, W], both float32.
 
@@ -123,7 +168,7 @@ class OpenVinoSession:
             outputs = self._request.infer([images], share_inputs=True)
         except RuntimeError as err:
             raise misfit(self.path, images, self._shape, _reason(err)) from err
-        logits: npt.NDArray[np.float32] = outputs[0]
+        logits: npt.NDArray[np.float32] = next(iter(outputs.values()))
         return logits
 
 
@@ -179,10 +224,11 @@ def _sizes(model: Any, path: Path) -> list[int | str]:
     raise other_interface(path, list(map("{} {} {}".format, names, types, shapes)))
 
 
-def _compile(model: Any, session: OpenVinoSession) -> Any:
+def _compile(model: Any, session: OpenVinoSession, profile: bool) -> Any:
     options: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
+        "PERF_COUNT": profile,
         # Left out, some processors compute in BF16 or FP16 without a word.
         "INFERENCE_PRECISION_HINT": PRECISIONS[session.precision],
     }

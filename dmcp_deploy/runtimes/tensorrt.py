@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
@@ -13,7 +14,15 @@ from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.runtimes.device import Device, DeviceBuffer, open_device
 from dmcp_deploy.runtimes.device_driver import CudaError
 from dmcp_deploy.runtimes.engine_record import EngineRecord
-from dmcp_deploy.runtimes.trt_api import ICudaEngine, IExecutionContext
+from dmcp_deploy.runtimes.sampler import (
+    EVENTS_GRAPH,
+    WALL_TRANSFERS,
+    Clock,
+    Sampler,
+    by_events,
+    by_wall,
+)
+from dmcp_deploy.runtimes.trt_api import ICudaEngine, IExecutionContext, IProfiler
 from dmcp_deploy.runtimes.trt_flavours import (
     TURING,
     Loaded,
@@ -119,23 +128,52 @@ class EngineSession:
         self._device.synchronize()
         return buffers.logits.copy()
 
-    def prepare(self, batch: int) -> Callable[[], None]:
-        """Returns a call that enqueues one run on a batch of zeros that is on the device already.
+    def prepare(
+        self, batch: int, images: npt.NDArray[np.float32] | None = None
+    ) -> Callable[[], None]:
+        """Returns a call that enqueues one run on a batch that is on the device already.
 
         The call neither copies nor waits: it is what a latency without transfers is taken of, and
         what `Device.capture` records as a graph. It holds until the next `run` or `prepare`.
+
+        Args:
+            batch: Images of the run, if none are given.
+            images: The images [N, C, H, W]; zeros if None, on which a GPU draws less power.
         """
-        buffers = self._prepared((batch, *self.record.input_shape))
-        buffers.images[...] = 0
+        shape = (batch, *self.record.input_shape) if images is None else images.shape
+        buffers = self._prepared(shape)
+        buffers.images[...] = 0 if images is None else images
         self._device.copy_in(buffers.input, buffers.images)
         self.enqueue()  # the first run allocates, which a graph could not record
         self._device.synchronize()
         return self.enqueue
 
+    def sampler(self, images: npt.NDArray[np.float32], clock: Clock) -> Sampler:
+        """Returns how runs on images [N, C, H, W] are timed; it holds until the next run.
+
+        Without transfers it is the time between two CUDA events, of a CUDA graph where the
+        binding has graphs; with them it is the whole of `run`.
+
+        Raises:
+            DmcpError: The engine does not take the shape, it fails, or the binding has no graphs.
+        """
+        if clock.transfers:
+            self.run(images)
+            return by_wall(partial(self.run, images), WALL_TRANSFERS)
+        enqueue = self.prepare(len(images), images)
+        if clock.graph or (clock.graph is None and self._device.supports_graphs):
+            graph = self._device.capture(enqueue)
+            return by_events(self._device, graph.launch, EVENTS_GRAPH)
+        return by_events(self._device, enqueue)
+
     def enqueue(self) -> None:
         """Enqueues one run on the buffers set last."""
         if not self._context.execute_async_v3(self._device.stream.handle):
             raise self._failed("run")
+
+    def profile_with(self, profiler: IProfiler) -> None:
+        """Makes every later run report its layers' times, for which it waits."""
+        self._context.profiler = profiler
 
     def _prepared(self, shape: tuple[int, ...]) -> _Buffers:
         """Returns the buffers of a batch size, with the context set to them."""
@@ -221,14 +259,19 @@ def check_onnx_unchanged(path: Path, record: EngineRecord) -> None:
     Raises:
         DmcpError: It has changed.
     """
-    folders = path.absolute().parents[:2]
-    groups = [[folder / name for name in (record.onnx, *record.onnx_weights)] for folder in folders]
-    found = [group for group in groups if all(file.is_file() for file in group)]
+    found = source_files(path, record)
     # Another network of that name may lie in the one folder while the right one is in the other.
     if found and all(digest_files(group) != record.onnx_digest for group in found):
         raise DmcpError(
             f"{found[0][0]} has changed since {path} was built from it: build the engine again."
         )
+
+
+def source_files(path: Path, record: EngineRecord) -> list[list[Path]]:
+    """Returns what may be the ONNX file of an engine, with its weights: beside it, or above."""
+    folders = path.absolute().parents[:2]
+    groups = [[folder / name for name in (record.onnx, *record.onnx_weights)] for folder in folders]
+    return [group for group in groups if all(file.is_file() for file in group)]
 
 
 def check_version(path: Path, record: EngineRecord, version: str) -> None:

@@ -162,8 +162,17 @@ class EngineInspector(Protocol):
         """The layers, as text."""
 
 
+class IProfiler(Protocol):
+    """Receives the layers' times; `report_layer_time` is overridden."""
+
+    def report_layer_time(self, layer_name: str, ms: float) -> None:
+        """Takes one layer's time of one run."""
+
+
 class IExecutionContext(Protocol):
     """One engine, ready to run."""
+
+    profiler: IProfiler
 
     def set_input_shape(self, name: str, shape: Sequence[int]) -> bool:
         """Sets an input's shape; False if the engine does not take it."""
@@ -211,6 +220,7 @@ class TensorRT(Protocol):
 
     __version__: str
     ILogger: Any
+    IProfiler: Any
     BuilderFlag: Any
     ComputeCapability: Any
     DeviceType: Any

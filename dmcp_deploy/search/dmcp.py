@@ -11,19 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dmcp_deploy.network.supernet import Supernet
 from dmcp_deploy.rundir import KEPT
 from dmcp_deploy.search import markov
 from dmcp_deploy.search.architecture import Architecture, budget_loss
 from dmcp_deploy.search.fit import fit_widths
 from dmcp_deploy.search.problem import SearchProblem, SearchResult
 from dmcp_deploy.search.sampling import best_draw
-from dmcp_deploy.training.checkpoint import load_optimizer, optimizer_tensors
-from dmcp_deploy.training.data import Batch, steps_per_epoch, train_batches
-from dmcp_deploy.training.distributed import average_gradients, rank, world_size
-from dmcp_deploy.training.loop import run_loop, step_seed
-from dmcp_deploy.training.optimizer import set_lr, weight_optimizer
-from dmcp_deploy.training.sandwich import sandwich_gradients
+from dmcp_deploy.search.slimmable import SharedWeights
+from dmcp_deploy.search.steps import run_steps, search_steps
+from dmcp_deploy.training.data import Batch
 
 #: How often in stage 2 the metrics tell what every group is expected to keep.
 _SNAPSHOTS = 40
@@ -36,34 +32,10 @@ def search(problem: SearchProblem) -> SearchResult:
     every weight step, moves the architecture parameters by the loss of the gated full network
     and the expected multiply-adds.
     """
-    assert problem.data is not None
     steps = search_steps(problem)
     task = DmcpTask(problem, steps)
-    batches = partial(
-        train_batches,
-        problem.data,
-        image_size=problem.image_size,
-        batch_size=problem.recipe.search.batch_size,
-        seed=problem.seed,
-        workers=problem.workers,
-        rank=rank(),
-        world=world_size(),
-    )
-    run_loop(
-        task,
-        lambda start: batches(start_step=start, steps=steps - start),
-        problem.loop_settings("search", steps),
-        problem.progress,
-    )
+    run_steps(problem, task, steps)
     return _read_plan(problem, task)
-
-
-def search_steps(problem: SearchProblem) -> int:
-    """Returns the weight steps of both stages."""
-    assert problem.data is not None
-    batch_size = problem.recipe.search.batch_size * world_size()
-    per_epoch = steps_per_epoch(problem.data, batch_size)
-    return problem.cap(round(problem.recipe.search.epochs * per_epoch))
 
 
 class DmcpTask:
@@ -73,9 +45,7 @@ class DmcpTask:
         """Prepares a search of `steps` weight steps, the last share of them with stage 2."""
         self._problem, self._steps = problem, steps
         self._first_architecture_step = steps - round(problem.recipe.architecture_share * steps)
-        self._model = problem.precision.place(problem.network.model).train()
-        self._supernet = Supernet(problem.network).train()
-        self._optimizer = weight_optimizer(self._model, problem.recipe.search)
+        self._weights = SharedWeights(problem, steps)
         self.architecture = Architecture(
             problem.space,
             problem.cost,
@@ -87,7 +57,8 @@ class DmcpTask:
     def step(self, step: int, batch: Batch) -> Mapping[str, float]:
         """Does one weight step and, in stage 2, one architecture step; returns their figures."""
         moved = self._problem.precision.move(batch)
-        figures = self._weight_step(step, moved)
+        draw = partial(self._draw, step)
+        figures: dict[str, float] = self._weights.step(step, moved, draw)
         if step >= self._first_architecture_step:
             figures |= self._architecture_step(step, moved)
         return figures
@@ -97,37 +68,21 @@ class DmcpTask:
 
         Its gradient reaches the alphas through the gates alone; weights are left out.
         """
-        self._model.requires_grad_(False)
+        self._weights.model.requires_grad_(False)
         with self._problem.precision.autocast():
-            logits = self._supernet(batch.images, gates=self.architecture.gates())
-        self._model.requires_grad_(True)
+            logits = self._weights.supernet(batch.images, gates=self.architecture.gates())
+        self._weights.model.requires_grad_(True)
         smoothing = self._problem.recipe.label_smoothing
         return F.cross_entropy(logits.float(), batch.labels, label_smoothing=smoothing)
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns weights, alphas and momenta."""
-        weights = {f"model.{name}": t for name, t in self._model.state_dict().items()}
-        momenta = optimizer_tensors(self._optimizer, "optimizer")
-        return {**weights, **momenta, **self.architecture.tensors()}
+        return {**self._weights.tensors(), **self.architecture.tensors()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Restores weights, alphas and momenta."""
-        own = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-        self._model.load_state_dict(own)
-        load_optimizer(self._optimizer, tensors, "optimizer")
+        self._weights.load(tensors)
         self.architecture.load(tensors)
-
-    def _weight_step(self, step: int, batch: Batch) -> dict[str, float]:
-        recipe = self._problem.recipe
-        set_lr(self._optimizer, recipe.search.lr_at(step, self._steps))
-        self._optimizer.zero_grad(set_to_none=True)
-        narrow = [self._problem.space.widths(units) for units in self._narrow_networks(step)]
-        figures = sandwich_gradients(
-            self._supernet, batch, narrow, recipe.label_smoothing, self._problem.precision
-        )
-        average_gradients(self._model.parameters())
-        self._optimizer.step()
-        return figures
 
     def _architecture_step(self, step: int, batch: Batch) -> dict[str, float]:
         """Moves the alphas by one step while the weights stand still."""
@@ -150,24 +105,19 @@ class DmcpTask:
         names = (f"{KEPT}{name}" for name in space.names)
         return dict(zip(names, shares.tolist(), strict=True))
 
-    def _narrow_networks(self, step: int) -> list[np.ndarray]:
-        """Returns the widths of the narrowest and the random networks of a step.
+    def _draw(self, step: int, place: int, chance: float, generator: torch.Generator) -> np.ndarray:
+        """Returns a random network of a step, units [groups].
 
-        In stage 1 every group of a random network draws its own width. In stage 2 they come
-        from the Markov process, but for one that is drawn as in stage 1 with a probability that
-        decays by 0.9999 every 10 steps.
+        In stage 1 every group draws its own width. In stage 2 networks come from the Markov
+        process, but for one that is drawn as in stage 1 with a probability that decays by 0.9999
+        every 10 steps.
         """
-        generator = torch.Generator().manual_seed(step_seed(self._problem.seed, step, "widths"))
-        space, networks = self._problem.space, [self._problem.space.minimum]
         since = step - self._first_architecture_step
+        if since < 0 or (place == 0 and chance < 0.9999 ** (since / 10)):
+            return self._weights.uniform(place, chance, generator)
         probabilities = self.architecture.probabilities().detach().cpu()
-        for number in range(self._problem.recipe.random_networks):
-            exploring = torch.rand(1, generator=generator).item() < 0.9999 ** (since / 10)
-            if since < 0 or (number == 0 and exploring):
-                networks.append(space.random_units(generator))
-            else:
-                networks.append(space.units(markov.sample_steps(probabilities, generator).numpy()))
-        return networks
+        steps = markov.sample_steps(probabilities, generator)
+        return self._problem.space.units(steps.numpy())
 
 
 def _read_plan(problem: SearchProblem, task: DmcpTask) -> SearchResult:

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+import numpy as np
+
 from dmcp_deploy.network.cost import Cost
 from dmcp_deploy.network.graph import Network
+from dmcp_deploy.plan import Keep
 from dmcp_deploy.progress import NO_PROGRESS, Progress
-from dmcp_deploy.search.fit import WidthGrid
+from dmcp_deploy.search.fit import WidthGrid, fit_widths
 from dmcp_deploy.search.space import SearchSpace
 from dmcp_deploy.training.data import ImageData
 from dmcp_deploy.training.loop import LoopSettings
@@ -37,6 +40,7 @@ class SearchProblem:
         sampling: How DMCP reads a plan from its probabilities: "expected" or "markov".
         precision: Device and arithmetic.
         token: What identifies the run for its checkpoints.
+        pretrained: Whether the network's weights were given, not random.
         max_steps: Most steps of any loop; None for no limit.
         workers: Processes that load images.
         checkpoint_s: Seconds between checkpoints.
@@ -56,6 +60,7 @@ class SearchProblem:
     sampling: str
     precision: Precision
     token: str
+    pretrained: bool = False
     max_steps: int | None = None
     workers: int = 0
     checkpoint_s: float = 60.0
@@ -70,6 +75,11 @@ class SearchProblem:
     def cap(self, steps: int) -> int:
         """Returns a number of steps within the limit, at least 1."""
         return max(1, steps if self.max_steps is None else min(steps, self.max_steps))
+
+    def uniform_units(self) -> np.ndarray:
+        """Returns the units of the one width multiplier that meets the budget, shape [groups]."""
+        wanted = self.space.full.astype(np.float64)
+        return fit_widths(self.cost, self.grid, wanted, self.budget_macs)
 
     def loop_settings(self, name: str, steps: int) -> LoopSettings:
         """Returns how a loop of this search runs; its files are named after it."""
@@ -98,14 +108,23 @@ class SearchResult:
     """What a method found.
 
     Attributes:
-        widths: Prunable group -> channels kept.
+        widths: Prunable group -> channels kept from the front, or a Keep.
         figures: Numbers worth keeping in the run's record (expected MACs, candidates, ...).
         trained: Whether the network's weights were trained on the way.
     """
 
-    widths: Mapping[str, int]
+    widths: Mapping[str, int | Keep]
     figures: Mapping[str, object]
     trained: bool
+
+    def channels(self) -> dict[str, int]:
+        """Returns the number of channels that each group keeps."""
+        return channel_counts(self.widths)
+
+
+def channel_counts(widths: Mapping[str, int | Keep]) -> dict[str, int]:
+    """Returns the number of channels that each group keeps."""
+    return {name: w.width if isinstance(w, Keep) else int(w) for name, w in widths.items()}
 
 
 class Method(Protocol):

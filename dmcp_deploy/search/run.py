@@ -11,7 +11,12 @@ from dmcp_deploy.network.graph import Network
 from dmcp_deploy.plan import ChannelPlan, Keep
 from dmcp_deploy.registry import METHODS, near_matches
 from dmcp_deploy.search.fit import WidthGrid, check_reachable, width_grid
-from dmcp_deploy.search.problem import Method, SearchProblem, SearchResult
+from dmcp_deploy.search.problem import (
+    Method,
+    SearchProblem,
+    SearchResult,
+    channel_counts,
+)
 from dmcp_deploy.search.space import SearchSpace, search_space
 from dmcp_deploy.training.recipe import Recipe
 from dmcp_deploy.units import Budget
@@ -57,21 +62,23 @@ def search_plan(
     """Returns the plan a method finds, and what else it reports."""
     result = find_method(method).search(problem)
     plan = make_plan(problem, result.widths, method, align)
-    assert problem.cost.macs_at(result.widths) <= problem.budget_macs
+    assert plan.macs <= problem.budget_macs
     return plan, result
 
 
 def make_plan(
-    problem: SearchProblem, widths: Mapping[str, int], method: str, align: int
+    problem: SearchProblem, widths: Mapping[str, int | Keep], method: str, align: int
 ) -> ChannelPlan:
     """Returns the plan that keeps given widths; pinned groups stay whole."""
-    groups = {g.name: Keep(g.size, int(widths.get(g.name, g.size))) for g in problem.network.groups}
+    counts = channel_counts(widths)
+    whole = {g.name: Keep(g.size, counts.get(g.name, g.size)) for g in problem.network.groups}
+    chosen = {name: keep for name, keep in widths.items() if isinstance(keep, Keep)}
     return ChannelPlan(
         network=problem.network.spec,
-        groups=groups,
-        macs=problem.cost.macs_at(widths),
+        groups=whole | chosen,
+        macs=problem.cost.macs_at(counts),
         full_macs=problem.cost.full_macs,
-        params=problem.cost.params(widths),
+        params=problem.cost.params(counts),
         budget_macs=problem.budget_macs,
         method=method,
         align=align,

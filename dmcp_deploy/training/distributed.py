@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 
 def rank() -> int:
@@ -41,6 +41,14 @@ def wait_for_all() -> None:
     """Returns once every process has come here."""
     if world_size() > 1:
         dist.barrier()
+
+
+def add_up(values: Tensor) -> Tensor:
+    """Returns the sum of a tensor over the processes, the same on each of them."""
+    total = values.clone()
+    if world_size() > 1:
+        dist.all_reduce(total)
+    return total
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

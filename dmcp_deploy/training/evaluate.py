@@ -43,7 +43,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Batch], precision: Precision
     They become the cumulative average over all given batches (momentum None), as a network whose
     weights were trained at other widths needs before it is evaluated.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = _batch_norms(model)
     with _evaluating(model), _cumulative(norms):
         for batch in batches:
             with precision.autocast():
@@ -65,6 +65,22 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], precision: Precision) -
             images += len(moved.labels)
             size = moved.images.shape[-1]
     return Accuracy(right / max(1, images), loss / max(1, images), images, size)
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Puts a model into evaluation mode but for batch norms, which use each batch's statistics.
+
+    Every module is put back into its own mode at the end.
+    """
+    with _evaluating(model):
+        for norm in _batch_norms(model):
+            norm.train()
+        yield
+
+
+def _batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
 @contextmanager

@@ -24,7 +24,8 @@ class NoTorch:
 
 sys.meta_path.insert(0, NoTorch())
 from dmcp_deploy.bench.measure import measure_artifacts
-from dmcp_deploy.bench.record import compare, format_table
+from dmcp_deploy.bench.columns import format_table
+from dmcp_deploy.bench.record import compare
 
 wide, narrow, out = map(Path, sys.argv[1:])
 nets = {"wide": wide, "narrow": narrow}

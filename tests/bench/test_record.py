@@ -4,35 +4,10 @@ import json
 from dataclasses import replace
 
 import pytest
+from latency_records import DENSE, PRUNED, RECORD
 
-from dmcp_deploy.bench.record import BenchRecord, Comparison, Measured, compare, format_table
+from dmcp_deploy.bench.record import BenchRecord, Comparison, compare
 from dmcp_deploy.errors import DmcpError
-
-DENSE = Measured(
-    name="original",
-    path="original.onnx",
-    digest="sha256:aa",
-    macs=300_774_272,
-    params=3_504_872,
-    batch=1,
-    runtime="onnxruntime",
-    threads=1,
-    samples_ms=(4.0, 8.0) * 8,
-)
-PRUNED = replace(
-    DENSE,
-    name="pruned",
-    path="model.onnx",
-    digest="sha256:bb",
-    macs=150_387_136,
-    params=2_000_000,
-    samples_ms=(3.2, 6.4) * 8,
-)
-RECORD = BenchRecord(
-    (DENSE, PRUNED, replace(DENSE, batch=8), replace(PRUNED, batch=8, samples_ms=(4.2, 8.4) * 8)),
-    {"cpu": "a cpu", "governor": None},
-    (3, 224, 224),
-)
 
 
 def test_figures_are_derived_from_the_samples():
@@ -43,6 +18,7 @@ def test_figures_are_derived_from_the_samples():
     assert item.p99_ms == pytest.approx(4.0 + 0.96 * 6.0)
     assert item.cov == pytest.approx((50 / 5) ** 0.5 / 4.0)
     assert item.throughput_per_s == pytest.approx(500.0)
+    assert replace(item, macs=10**9).gmacs_per_s == pytest.approx(2 / 3e-3)
 
 
 def test_a_single_sample_is_its_own_median_and_percentile():
@@ -74,36 +50,6 @@ def test_half_the_flops_can_be_slower():
 def test_a_batch_that_was_not_measured_is_refused():
     with pytest.raises(DmcpError, match=r"no batch 4; it holds 1, 8"):
         compare(RECORD, 4)
-
-
-def test_the_table_shows_every_figure_under_its_heading():
-    lines = format_table(RECORD).splitlines()
-    assert len(lines) == 5
-    cells = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
-    assert cells[0] == [
-        "network",
-        "MACs",
-        "params",
-        "batch",
-        "median ms",
-        "p99 ms",
-        "images/s",
-        "FLOPs ratio",
-        "latency ratio [95%]",
-        "efficiency",
-        "verdict",
-    ]
-    assert cells[1] == [
-        *("original", "300.8M", "3.5M", "1", "6.000", "8.000", "166.7"),
-        *("1.00", "1.00", "1.00", "reference"),
-    ]
-    assert cells[2] == [
-        *("pruned", "150.4M", "2.0M", "1", "4.800", "6.400", "208.3"),
-        *("0.50", "0.80 [0.80, 0.80]", "0.62", "faster"),
-    ]
-    verdicts = [line.index(row[-1]) for line, row in zip(lines, cells, strict=True)]
-    assert len(set(verdicts)) == 1
-    assert cells[4][-4:] == ["0.50", "1.05 [1.05, 1.05]", "0.48", "slower"]
 
 
 def test_a_record_read_back_is_the_record(tmp_path):
@@ -155,12 +101,63 @@ def test_counts_below_one_are_refused(field, value):
         replace(DENSE, **{field: value})
 
 
+LATER = ("timing", "precision", "weight_bytes", "file_bytes")
+
+
+@pytest.mark.parametrize(
+    ("runtime", "timing"),
+    [
+        ("onnxruntime", "wall"),
+        ("openvino fp32", "wall"),
+        ("tensorrt 10.3.0 fp16", "wall with transfers"),
+        ("tensorrt-rtx 1.7.1.116 fp16", "wall with transfers"),
+    ],
+)
+def test_a_record_of_the_first_release_is_read(tmp_path, runtime, timing):
+    RECORD.save(tmp_path / "bench.json")
+    content = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))
+    for item in content["measured"]:
+        item["runtime"] = runtime
+        for field in LATER:
+            del item[field]
+    (tmp_path / "bench.json").write_text(json.dumps(content), encoding="utf-8")
+    first = BenchRecord.load(tmp_path / "bench.json").measured[0]
+    assert first == replace(DENSE, runtime=runtime, timing=timing)
+    assert (first.precision, first.weight_bytes, first.file_bytes) == (None, None, None)
+
+
+def test_what_is_known_of_the_file_is_read_back(tmp_path):
+    known = {"precision": "int8", "timing": "events", "weight_bytes": 7, "file_bytes": 9}
+    record = replace(RECORD, measured=(replace(DENSE, **known),))
+    record.save(tmp_path / "bench.json")
+    assert BenchRecord.load(tmp_path / "bench.json") == record
+
+
+def test_a_timing_that_no_release_has_is_refused():
+    with pytest.raises(DmcpError, match=r"original is timed as 'sundial', which this release does"):
+        replace(DENSE, timing="sundial")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda c: c.pop("measured"), "lacks or misstates 'measured'"),
         (lambda c: c["measured"][0].pop("digest"), "lacks or misstates 'digest'"),
         (lambda c: c["measured"][0].update(samples_ms=["fast"]), "lacks or misstates"),
+        (lambda c: c["measured"][0].update(samples_ms="123"), "lacks or misstates 'samples_ms'"),
+        (lambda c: c["measured"][0].update(samples_ms={"1": 2}), "misstates 'samples_ms'"),
+        (lambda c: c["measured"][0].update(samples_ms=[10**400]), "lacks or misstates"),
+        (lambda c: c["measured"][0].update(macs=1.5), "lacks or misstates 'macs': 1.5"),
+        (lambda c: c["measured"][0].update(batch="1"), "lacks or misstates 'batch': '1'"),
+        (lambda c: c["measured"][0].update(threads=True), "lacks or misstates 'threads': True"),
+        (lambda c: c["measured"][0].update(macs=float("inf")), "lacks or misstates 'macs': inf"),
+        (lambda c: c["measured"][0].update(file_bytes="big"), "lacks or misstates 'file_bytes'"),
+        (lambda c: c["measured"][0].update(timing="sundial"), "timed as 'sundial'"),
+        (lambda c: c.update(measured=[]), "at least one measured network"),
+        (lambda c: c.update(measured=[7]), "lacks or misstates"),
+        (lambda c: c.update(measured=None), "lacks or misstates"),
+        (lambda c: c.update(environment=7), "lacks or misstates"),
+        (lambda c: c.update(input=[3, 224, "side"]), "lacks or misstates"),
         (lambda c: c.update(input=[3, 224]), "lacks or misstates"),
         (lambda c: c.update(kind="plan"), "not a bench file: its kind is 'plan'"),
         (lambda c: c.update(schema_version=99), "schema version 99"),
@@ -171,5 +168,6 @@ def test_a_damaged_record_is_one_sentence(tmp_path, damage, message):
     content = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))
     damage(content)
     (tmp_path / "bench.json").write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(DmcpError, match=message):
+    with pytest.raises(DmcpError, match=message) as caught:
         BenchRecord.load(tmp_path / "bench.json")
+    assert "\n" not in str(caught.value)

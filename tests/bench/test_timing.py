@@ -34,6 +34,7 @@ def test_every_round_makes_every_call_once_and_places_cancel():
     assert count % 2 == 0
     assert all(sorted(order) == names for order in rounds)
     assert all(rounds[i] == rounds[i + 1][::-1] for i in range(0, count, 2))
+    assert all(rounds[i] == rounds[i + 3] for i in range(0, count - 3, 4))
     assert len({tuple(order) for order in rounds}) == 6
 
 

@@ -74,7 +74,7 @@ def test_every_plot_is_drawn_within_its_place(browser: Browser, page: Path) -> N
       return {id: chart.id, count: shapes.length, wide: plot.width > 300, high: plot.height > 200,
         inside: shapes.every((shape) => inside(shape.getBoundingClientRect()))};
     })""")
-    assert len(found) == 2 + 2 * 8 + 4
+    assert len(found) == 2 + 2 * 10 + 4
     for chart in found:
         assert chart["count"], chart
         assert chart["wide"], chart

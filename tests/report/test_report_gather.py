@@ -36,7 +36,7 @@ def test_a_finished_run_is_told_whole(tmp_path: Path) -> None:
     assert (facts.lacks, facts.stale) == ({}, ())
 
 
-PARTS = ("search", "slice", "train", "export", "bench", "precisions", "engines")
+PARTS = ("search", "slice", "train", "export", "bench", "layers", "precisions", "engines")
 
 
 @pytest.mark.parametrize("number", range(len(STAGES)))
@@ -47,7 +47,7 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(
     lacks = gather(folder, "run").lacks
     assert tuple(lacks) == PARTS[number + 1 :]
     for part, lack in lacks.items():
-        command = {"precisions": "export", "engines": "engine"}.get(part, part)
+        command = {"layers": "bench", "precisions": "export", "engines": "engine"}.get(part, part)
         words = shlex.split(lack.command)
         assert words[:2] == ["dmcp-deploy", command]
         assert words[-1] == str(folder)

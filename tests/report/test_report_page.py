@@ -65,6 +65,7 @@ def run(tmp_path: Path) -> Path:
 def test_the_page_holds_every_part_of_a_finished_run(run: Path) -> None:
     page = Page(report_text([run]))
     charts = ("channels", "shares", "expected", "search-loss", "loss", "top1", "latency", "rounds")
+    charts += ("layers", "layer-ratios")
     assert {f"run1-{name}" for name in charts} <= set(page.ids)
     assert len(set(page.ids)) == len(page.ids)
     for shown in (
@@ -183,6 +184,18 @@ def test_the_json_tells_what_the_records_do(run: Path) -> None:
     assert (base["median_ms"], base["against_first"]) == (11.25, None)
     assert pruned["against_first"]["latency_ratio"] == pytest.approx(0.6)
     assert pruned["against_first"]["efficiency"] == pytest.approx(190 / 400 / 0.6)
+
+
+def test_layers_are_compared_with_the_originals(run: Path) -> None:
+    original, pruned = json.loads(report_text([run], "json"))["runs"][0]["layers"]["networks"]
+    assert [layer["against_first"] for layer in original["layers"]] == [None, None]
+    found = pruned["layers"][1]["against_first"]
+    assert found["macs_ratio"] == pytest.approx(13 / 16)
+    assert found["time_ratio"]["value"] == 1.0
+    assert pruned["layers"][1]["gmacs_per_s"] == pytest.approx(3900 / 5.0 / 1e6)
+    table = table_lines(report_text([run], "md"), "Time layer by layer")
+    assert "0.812 | 1.000 | 1.000 to 1.000 | width not a multiple of 8" in table[-1]
+    assert found["reason"] in Page(report_text([run])).words
 
 
 def test_the_markdown_holds_tables_and_commands(run: Path) -> None:

@@ -125,6 +125,40 @@ def test_a_process_lives_through_a_signal_when_sessions_end_in_any_order(tmp_pat
     assert (done.returncode, done.stdout) == (0, "signal\n"), done.stderr
 
 
+LOADED_ON_ONE_CORE = """
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from dmcp_deploy.runtimes.openvino import OpenVinoSession
+
+path, images = Path(sys.argv[1]), np.zeros((1, *map(int, sys.argv[2:])), np.float32)
+own = os.sched_getaffinity(0)
+with OpenVinoSession(path) as session:
+    session.run(images)
+os.sched_setaffinity(0, {min(own)})
+with OpenVinoSession(path, 1) as session:
+    session.run(images)
+os.sched_setaffinity(0, own)
+with OpenVinoSession(path, 1) as first, OpenVinoSession(path, 1) as second:
+    first.run(images)
+    second.run(images)
+print(os.sched_getaffinity(0) == own)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity here")
+def test_the_thread_has_its_cores_again_when_all_sessions_have_ended(tmp_path):
+    net = write_tiny_net(tmp_path / "net.onnx")
+    with OpenVinoSession(net.path) as session:
+        sizes = [str(size) for size in session.input_shape[1:]]
+    command = [sys.executable, "-c", LOADED_ON_ONE_CORE, str(net.path), *sizes]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+
+
 def test_threads_are_those_asked_for(tmp_path):
     net = write_tiny_net(tmp_path / "net.onnx")
     with OpenVinoSession(net.path, 1) as session:

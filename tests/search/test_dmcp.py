@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from operator import mul
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from search_problems import garments, make_problem, small_network, some_batch
@@ -189,16 +191,20 @@ def test_without_any_architecture_step_the_plan_is_uniform_and_in_budget(tmp_pat
     assert 0.98 <= problem.cost.macs_at(result.widths) / problem.budget_macs <= 1.0
 
 
+def narrow_networks(task: DmcpTask, step: int) -> list[np.ndarray]:
+    return task._weights.networks(step, partial(task._draw, step))
+
+
 def test_random_networks_differ_by_group_and_are_markov_draws_in_stage_2(tmp_path):
     problem = make_problem(small_network(), tmp_path, share=0.5)
     task = DmcpTask(problem, steps=1000)
-    stage_1 = task._narrow_networks(0)
+    stage_1 = narrow_networks(task, 0)
     assert [len(units) for units in stage_1] == [11, 11, 11]
     assert (stage_1[0] == problem.space.minimum).all()
     shares = stage_1[1] / problem.space.full
     assert shares.max() - shares.min() > 0.2
     # At alpha = 0 the process keeps everything: so does what is drawn from it.
-    stage_2 = task._narrow_networks(999)
+    stage_2 = narrow_networks(task, 999)
     assert (stage_2[2] == problem.space.full).all()
     assert (stage_2[1] != problem.space.full).any()
-    assert all((a == b).all() for a, b in zip(stage_2, task._narrow_networks(999), strict=True))
+    assert all((a == b).all() for a, b in zip(stage_2, narrow_networks(task, 999), strict=True))

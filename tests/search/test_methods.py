@@ -8,10 +8,11 @@ from search_problems import garments, make_problem, paper_network, small_network
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.registry import METHODS
 from dmcp_deploy.search import uniform
 from dmcp_deploy.search.problem import SearchProblem
-from dmcp_deploy.search.run import find_method
+from dmcp_deploy.search.run import find_method, search_plan
 
 ALIGN = 8
 
@@ -33,7 +34,7 @@ def problem_for(folder, seed: int = 0) -> SearchProblem:
 class TestContract:
     def test_the_budget_is_met_by_valid_widths(self, method, tmp_path):
         problem = problem_for(tmp_path)
-        widths = find_method(method).search(problem).widths
+        widths = find_method(method).search(problem).channels()
         groups = {group.name: group for group in problem.network.prunable}
         assert widths.keys() == groups.keys()
         for name, width in widths.items():
@@ -42,6 +43,14 @@ class TestContract:
             assert width % groups[name].unit == 0
             assert groups[name].size <= ALIGN or width % ALIGN == 0
         assert 0.98 <= problem.cost.macs_at(widths) / problem.budget_macs <= 1.0
+
+    def test_its_plan_slices(self, method, tmp_path):
+        problem = problem_for(tmp_path)
+        plan, result = search_plan(method, problem, ALIGN)
+        assert plan.widths() == {**problem.network.sizes(), **result.channels()}
+        dense = slice_network(problem.network, plan.groups)
+        assert sum(p.numel() for p in dense.parameters()) == plan.params
+        assert dense.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
 
     def test_the_same_seed_gives_the_same_widths(self, method, tmp_path):
         first, second = (
@@ -68,7 +77,7 @@ class TestContract:
 
 @pytest.mark.parametrize("name", ["dcmp", "Uniform", ""])
 def test_an_unknown_method_is_told_the_known_ones(name):
-    with pytest.raises(DmcpError, match=r"choose one of dmcp, uniform"):
+    with pytest.raises(DmcpError, match=r"choose one of .*dmcp, .*uniform"):
         find_method(name)
 
 

@@ -8,15 +8,16 @@ import torch
 from search_problems import garments, make_problem, small_network
 
 from dmcp_deploy.network.slicing import slice_network
-from dmcp_deploy.search import dmcp
 from dmcp_deploy.search.fit import fit_widths
 from dmcp_deploy.search.problem import SearchProblem
+from dmcp_deploy.search.run import find_method
 from dmcp_deploy.training.data import eval_batches, train_batches
 from dmcp_deploy.training.evaluate import evaluate, recalibrate
 from dmcp_deploy.training.recipe import Schedule
 
 RANDOM_PLANS = 20
-STEPS = 400  # both stages; 300 leave the supernet too raw to tell plans apart for sure
+#: Of the weights; 300 leave DMCP's supernet too raw to tell plans apart for sure.
+STEPS = {"dmcp": 400, "autoslim": 200}
 
 
 def validation_loss(problem: SearchProblem, units: np.ndarray) -> float:
@@ -32,16 +33,17 @@ def validation_loss(problem: SearchProblem, units: np.ndarray) -> float:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fashion_mnist")
-def test_the_searched_plan_beats_random_plans_of_the_same_macs(tmp_path):
+@pytest.mark.parametrize("method", STEPS)
+def test_the_searched_plan_beats_random_plans_of_the_same_macs(method, tmp_path):
     problem = make_problem(
         small_network(),
         tmp_path,
         share=0.25,
         data=garments(),
-        max_steps=STEPS,
+        max_steps=STEPS[method],
         search=Schedule(1, 64, 0.05, 0.1, 0.02, 0.05, 1e-4),
     )
-    widths = dmcp.search(problem).widths
+    widths = find_method(method).search(problem).widths
     searched = np.array([widths[name] for name in problem.space.names])
     generator = torch.Generator().manual_seed(1000)
     plans = [

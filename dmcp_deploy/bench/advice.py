@@ -1,0 +1,106 @@
+"""What to do about a measurement that is too noisy, from what was found on the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dmcp_deploy.bench.record import BenchRecord
+from dmcp_deploy.runtimes.gpu_state import THERMAL
+
+#: Clocks that differ by more than this between beginning and end are told.
+MOST_CLOCK_CHANGE = 0.05
+#: What else runs may take this much of a core before it is told.
+_SPARE_LOAD = 0.5
+
+
+def noise_advice(record: BenchRecord) -> str:
+    """Returns one sentence: what was found that may have disturbed a measurement, what to do."""
+    found = list(_findings(record))
+    if not found:
+        return (
+            "Too noisy to tell: allow more --seconds, or stop what else runs on the machine; a"
+            " ratio very near the limit stays so."
+        )
+    causes, remedies = zip(*found, strict=True)
+    told = ", ".join(dict.fromkeys(remedies))
+    return f"Too noisy to tell: {', '.join(causes)}; {told}, or allow more --seconds."
+
+
+def _findings(record: BenchRecord) -> Iterator[tuple[str, str]]:
+    """Yields what was found, and what helps."""
+    environment = record.environment
+    before, after = (_part(environment, name) for name in ("before", "after"))
+    yield from _load(before or environment, environment, record)
+    yield from _governor(before or environment)
+    yield from _clocks(before, after)
+    yield from _heat(before, after)
+    if _part(environment, "board") and not _full_power(before):
+        mode = before.get("power_mode")
+        yield f"the power mode is {mode}", "set it to MAXN, then sudo jetson_clocks"
+
+
+def _load(
+    before: Mapping[str, Any], environment: Mapping[str, Any], record: BenchRecord
+) -> Iterator[tuple[str, str]]:
+    loads, cores = before.get("load_average"), _number(environment, "cores")
+    load = _number(dict(enumerate(loads)), 0) if isinstance(loads, list) else None
+    if load is None or cores is None:
+        return
+    wanted = max(1, *(item.threads for item in record.measured))
+    if load + wanted > cores + _SPARE_LOAD:
+        plural = "s" if cores > 1 else ""
+        cause = f"the load average was {load:g} on {cores:g} core{plural} as it began"
+        yield cause, "stop what else runs on the machine"
+
+
+def _governor(state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    governor = state.get("governor")
+    if governor not in (None, "performance"):
+        yield f"the CPU governor is {governor}", "sudo cpupower frequency-set -g performance"
+
+
+def _clocks(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    gpu = _part(before, "gpu"), _part(after, "gpu")
+    for what, states, key, remedy in (
+        ("CPU clock", (before, after), "cpu_mhz", "keep the CPU's clock fixed"),
+        ("GPU's SM clock", gpu, "sm_mhz", "fix it with sudo nvidia-smi -lgc or jetson_clocks"),
+        ("GPU's memory clock", gpu, "memory_mhz", "fix it with sudo nvidia-smi -lmc"),
+    ):
+        old, new = (_number(state, key) for state in states)
+        # Under another governor the clock follows the load, which is told of itself.
+        if key == "cpu_mhz" and before.get("governor") != "performance":
+            continue
+        if old and new and abs(new / old - 1) > MOST_CLOCK_CHANGE:
+            yield f"the {what} went from {old:g} to {new:g} MHz", remedy
+
+
+def _heat(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    cool = "let it cool, or lower its clocks"
+    first, last = (_number(state, "cpu_slowdowns") for state in (before, after))
+    if first is not None and last is not None and first != last:
+        yield "heat slowed the CPU down", cool
+    gpu = _part(after, "gpu")
+    states = _part(before, "gpu"), gpu
+    reasons = {str(reason) for state in states for reason in state.get("slowed_by") or ()}
+    if THERMAL in reasons:
+        hot = _number(gpu, "temperature_c")
+        degrees = "" if hot is None else f" at {hot:g} °C"
+        yield f"heat slowed the GPU down{degrees}", cool
+    for reason in sorted(reasons - {THERMAL}):
+        yield f"the GPU was held back by its {reason}", "see nvidia-smi -q -d PERFORMANCE"
+
+
+def _full_power(state: Mapping[str, Any]) -> bool:
+    return str(state.get("power_mode") or "MAXN").startswith("MAXN")
+
+
+def _number(content: Mapping[Any, Any], name: object) -> float | None:
+    found = content.get(name)
+    return float(found) if isinstance(found, (int, float)) else None
+
+
+def _part(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Returns a part of an environment; an empty one where an older record has none."""
+    found = content.get(name)
+    return found if isinstance(found, Mapping) else {}

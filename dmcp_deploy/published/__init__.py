@@ -1,0 +1,1 @@
+"""Channel plans that others have published, read into plans of networks known by name."""

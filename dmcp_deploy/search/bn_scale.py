@@ -1,0 +1,59 @@
+"""Ranking by batch-norm scales: Network Slimming (Liu et al., ICCV 2017, arXiv 1708.06519)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.network.graph import Network
+from dmcp_deploy.network.importance import filter_scores, l1_norm, scale_scores
+from dmcp_deploy.network.layers import is_norm
+from dmcp_deploy.search.problem import SearchProblem, SearchResult
+from dmcp_deploy.search.ranking import search_by
+from dmcp_deploy.training.data import Batch
+from dmcp_deploy.training.dense import DenseTask
+from dmcp_deploy.training.precision import Precision
+from dmcp_deploy.training.recipe import Recipe
+
+_PENALTY = 1e-4  # of the L1 norm of the scales
+
+
+def search(problem: SearchProblem) -> SearchResult:
+    """Returns the channels of the largest scales at the uniform width.
+
+    Raises:
+        DmcpError: The network has no scales to rank by.
+    """
+    if np.isnan(scale_scores(problem.network)).all():
+        raise DmcpError(
+            f"bn-scale ranks channels by the scales of batch norms, and"
+            f" {problem.network.spec.model} has none: choose l1, l2, fpgm or sfp."
+        )
+    return search_by(problem, scores, SparseTask)
+
+
+def scores(network: Network) -> np.ndarray:
+    """Returns the importance of every unit, shape [units].
+
+    Groups that no normalisation scales are ranked by the L1 norms of their filters.
+    """
+    scales = scale_scores(network)
+    return np.where(np.isnan(scales), filter_scores(network, l1_norm), scales)
+
+
+class SparseTask(DenseTask):
+    """Trains from hard labels with an L1 penalty on the scales of normalisations."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe, steps: int, precision: Precision) -> None:
+        super().__init__(model, recipe, steps, precision)
+        found = (m._parameters.get("weight") for m in model.modules() if is_norm(m))
+        self._scales = [scale for scale in found if scale is not None]
+
+    def _gradients(self, batch: Batch) -> dict[str, float]:
+        figures = super()._gradients(batch)
+        for scale in self._scales:
+            if scale.grad is not None:
+                scale.grad.add_(torch.sign(scale.detach()), alpha=_PENALTY)
+        return figures

@@ -1,0 +1,136 @@
+"""Greedy slimming: from the full network to a budget, the least harmful step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.search.fit import LOWEST_SHARE, WidthGrid, fit_widths
+from dmcp_deploy.search.space import SearchSpace
+
+#: Plans, units [groups] each -> the loss of each.
+Losses = Callable[[Sequence[np.ndarray]], Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One step that was committed: a group's new width in units, and the loss it led to."""
+
+    group: int
+    units: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The widths slimming steps down: from high to low by `step`, in units, shape [groups].
+
+    A group's last step is shorter where its widths do not divide into whole steps.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    step: np.ndarray
+
+    def slimmer(self, units: np.ndarray) -> dict[int, np.ndarray]:
+        """Returns group -> the plan with that group one step slimmer, for all that have one."""
+        plans = {}
+        for group in np.flatnonzero(units > self.low).tolist():
+            plan = units.copy()
+            plan[group] = max(self.low[group], units[group] - self.step[group])
+            plans[group] = plan
+        return plans
+
+
+def ladder(space: SearchSpace, grid: WidthGrid) -> Ladder:
+    """Returns the steps of a search space, each the nearest multiple of the grid's own."""
+    multiples = np.maximum(1, (2 * space.step + grid.step) // (2 * grid.step))
+    return Ladder(grid.low, grid.high, multiples * grid.step)
+
+
+def slim_down(
+    steps: Ladder, units: np.ndarray, losses: Losses, macs: Callable[[np.ndarray], int], most: int
+) -> Iterator[Turn]:
+    """Yields the turns of greedy slimming from a plan on, until it has at most `most` MACs.
+
+    In each turn every group is tried one step slimmer, all others as they are; the plan with the
+    lowest loss is committed, the first of them if several are equal (AutoSlim, 3.4).
+
+    Args:
+        steps: The widths on offer.
+        units: The plan to start from, units [groups].
+        losses: Judges the plans of a turn.
+        macs: The multiply-adds of a plan.
+        most: The multiply-adds to come down to.
+    """
+    while macs(units) > most and (plans := steps.slimmer(units)):
+        found = losses(list(plans.values()))
+        best = int(np.argmin(found))
+        group, units = list(plans.items())[best]
+        yield Turn(group, int(units[group]), float(found[best]))
+
+
+def plans_on_the_way(units: np.ndarray, turns: Iterable[Turn]) -> list[np.ndarray]:
+    """Returns the plan before the first turn and after each, units [groups] each."""
+    plans = [units]
+    for turn in turns:
+        units = units.copy()
+        units[turn.group] = turn.units
+        plans.append(units)
+    return plans
+
+
+def plan_within(
+    cost: Cost, grid: WidthGrid, plans: Sequence[np.ndarray], budget_macs: int
+) -> np.ndarray:
+    """Returns the plan for one budget on the way of greedy slimming, units [groups].
+
+    It is the first plan that meets the budget. Where that lies below 0.98 of it, the step that
+    led there is shortened to as little as meets the budget, and what still lacks is filled up
+    by `fit_widths`. It also narrows the last plan where slimming has stopped above the budget.
+
+    Args:
+        cost: The cost of the network.
+        grid: The widths a plan may take.
+        plans: The plans on the way, the widest first.
+        budget_macs: The budget; must be reachable (see `check_reachable`).
+    """
+    place = next((i for i, p in enumerate(plans) if cost.macs(p) <= budget_macs), None)
+    plan = plans[-1] if place is None else plans[place]
+    if place and cost.macs(plan) < LOWEST_SHARE * budget_macs:
+        plan = _shortened(cost, grid, plans[place - 1], plan, budget_macs)
+    if LOWEST_SHARE * budget_macs <= cost.macs(plan) <= budget_macs:
+        return plan
+    return fit_widths(cost, grid, plan, budget_macs)
+
+
+def path_report(
+    space: SearchSpace, cost: Cost, plans: Sequence[np.ndarray], turns: Sequence[Turn]
+) -> list[Mapping[str, object]]:
+    """Returns what each turn took: group, channels it keeps, multiply-adds and loss after it."""
+    return [
+        {
+            "group": space.names[turn.group],
+            "channels": turn.units * int(space.unit[turn.group]),
+            "macs": cost.macs(plan),
+            "loss": round(turn.loss, 5),
+        }
+        for plan, turn in zip(plans[1:], turns, strict=True)
+    ]
+
+
+def _shortened(
+    cost: Cost, grid: WidthGrid, before: np.ndarray, after: np.ndarray, budget_macs: int
+) -> np.ndarray:
+    """Returns the widest plan between two on the grid that meets the budget, as `after` does."""
+    group = int(np.flatnonzero(before != after)[0])
+    plan = after.copy()
+    while True:
+        wider = plan.copy()
+        wider[group] += grid.step[group]
+        if cost.macs(wider) > budget_macs:
+            return plan
+        plan = wider

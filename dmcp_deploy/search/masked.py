@@ -1,0 +1,105 @@
+"""Training of a full network whose least important filters are zeroed on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dmcp_deploy.network.masking import bound_gradients, silence, zero_filters
+from dmcp_deploy.search.problem import SearchProblem, SearchResult
+from dmcp_deploy.search.ranking import Scores, best_units, full_recipe, keeps
+from dmcp_deploy.search.steps import run_steps, search_steps
+from dmcp_deploy.training.data import Batch, steps_per_epoch
+from dmcp_deploy.training.dense import DenseTask
+from dmcp_deploy.training.distributed import world_size
+from dmcp_deploy.training.recipe import Recipe
+
+_PRETRAINED_LR = 0.1  # of the learning rate for random weights
+
+
+def search_masked(problem: SearchProblem, scores: Scores, *, soft: bool) -> SearchResult:
+    """Returns the channels that are kept at the end of a masked training.
+
+    Args:
+        problem: The search.
+        scores: What ranks.
+        soft: See `MaskedTask`.
+    """
+    steps = search_steps(problem)
+    task = MaskedTask(problem, steps, scores, soft=soft)
+    run_steps(problem, task, steps)
+    return SearchResult(keeps(problem.network, task.kept), {}, trained=True)
+
+
+class MaskedTask(DenseTask):
+    """Trains the full network from hard labels and zeroes filters at the ends of epochs.
+
+    Softly: zeroed filters are trained on and may come back, and after every epoch they are
+    chosen again. Otherwise they are chosen once, after the first epoch, and stay at zero. At the
+    end their channels are silent either way.
+
+    Attributes:
+        kept: Whether each unit was among the most important at the last choice, shape [units].
+    """
+
+    def __init__(self, problem: SearchProblem, steps: int, scores: Scores, *, soft: bool) -> None:
+        """Prepares `steps` steps; softly, given weights have their first choice before them."""
+        super().__init__(problem.network.model, _recipe(problem), steps, problem.precision)
+        self._problem, self._network, self._scores = problem, problem.network, scores
+        self._soft = soft
+        self._epoch_steps = _epoch_steps(problem)
+        self.kept = np.ones(problem.network.unit_count, dtype=bool)
+        if soft and problem.pretrained:
+            self._choose()
+            zero_filters(self._network, self.kept)
+
+    def step(self, step: int, batch: Batch) -> Mapping[str, float]:
+        """Does one step; at the end of an epoch "exchanged" counts units that go newly."""
+        figures = dict(super().step(step, batch))
+        last = step + 1 == self._steps
+        if last or (step + 1) % self._epoch_steps == 0:
+            if self._soft or self.kept.all():
+                figures["exchanged"] = self._choose()
+            zero_filters(self._network, self.kept)
+        if last or not self._soft:
+            silence(self._network, self.kept)
+        return figures
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns weights, momenta and what is kept."""
+        return {**super().tensors(), "kept": torch.from_numpy(self.kept)}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restores what `tensors` returned."""
+        super().load(tensors)
+        self.kept = tensors["kept"].numpy()
+
+    def _gradients(self, batch: Batch) -> dict[str, float]:
+        figures = super()._gradients(batch)
+        bound_gradients(self._network, self.kept)
+        return figures
+
+    def _choose(self) -> int:
+        before, self.kept = self.kept, best_units(self._problem, self._scores(self._network))
+        return int(np.count_nonzero(before & ~self.kept))
+
+
+def _epoch_steps(problem: SearchProblem) -> int:
+    assert problem.data is not None
+    return steps_per_epoch(problem.data, problem.recipe.search.batch_size * world_size())
+
+
+def _recipe(problem: SearchProblem) -> Recipe:
+    """Returns the recipe; given weights are trained at a tenth of its learning rates."""
+    recipe = full_recipe(problem)
+    if not problem.pretrained:
+        return recipe
+    rates = {name: getattr(recipe.train, name) * _PRETRAINED_LR for name in _RATES}
+    return replace(recipe, train=replace(recipe.train, **rates))
+
+
+_RATES = ("lr_start", "lr", "lr_end")

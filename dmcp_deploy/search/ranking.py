@@ -1,0 +1,69 @@
+"""Methods that rank filters: how many each group keeps is uniform, which ones is their choice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from dmcp_deploy.network.graph import Group, Network
+from dmcp_deploy.plan import Keep
+from dmcp_deploy.search.problem import SearchProblem, SearchResult
+from dmcp_deploy.search.steps import run_steps, search_steps
+from dmcp_deploy.training.dense import DenseTask
+from dmcp_deploy.training.recipe import Recipe
+
+#: A network -> the importance of each of its units, shape [units].
+Scores = Callable[[Network], np.ndarray]
+
+
+def search_by(
+    problem: SearchProblem, scores: Scores, task: type[DenseTask] = DenseTask
+) -> SearchResult:
+    """Returns the most important channels of every group at the uniform width.
+
+    Given weights are ranked as they are. Others are trained first, all of them, by the recipe's
+    search schedule.
+
+    Args:
+        problem: The search.
+        scores: What ranks.
+        task: How the full network is trained.
+    """
+    if not problem.pretrained:
+        steps = search_steps(problem)
+        model, recipe = problem.network.model, full_recipe(problem)
+        run_steps(problem, task(model, recipe, steps, problem.precision), steps)
+    kept = best_units(problem, scores(problem.network))
+    return SearchResult(keeps(problem.network, kept), {}, trained=not problem.pretrained)
+
+
+def full_recipe(problem: SearchProblem) -> Recipe:
+    """Returns the recipe by which a `DenseTask` trains the full network of a search."""
+    return replace(problem.recipe, train=problem.recipe.search)
+
+
+def best_units(problem: SearchProblem, scores: np.ndarray) -> np.ndarray:
+    """Returns whether each unit is among its group's most important at the uniform width.
+
+    Args:
+        problem: The search; its budget sets the one width multiplier for all groups.
+        scores: The importance of every unit, shape [units].
+    """
+    kept = np.zeros(len(scores), dtype=bool)
+    for group, count in zip(problem.network.prunable, problem.uniform_units(), strict=True):
+        own = scores[group.first : group.first + group.units]
+        kept[group.first + np.argsort(-own, kind="stable")[:count]] = True
+    return kept
+
+
+def keeps(network: Network, kept: np.ndarray) -> Mapping[str, Keep]:
+    """Returns what every prunable group keeps, for whether each unit is kept, shape [units]."""
+    return {group.name: _keep(group, kept) for group in network.prunable}
+
+
+def _keep(group: Group, kept: np.ndarray) -> Keep:
+    indices = np.flatnonzero(kept[group.first + group.unit_of]).tolist()
+    leading = indices == list(range(len(indices)))
+    return Keep(group.size, len(indices) if leading else tuple(indices))

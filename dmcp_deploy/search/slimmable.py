@@ -1,0 +1,81 @@
+"""Weights that every width shares: what methods do that search on a slimmable network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dmcp_deploy.network.supernet import Supernet
+from dmcp_deploy.search.problem import SearchProblem
+from dmcp_deploy.training.checkpoint import load_optimizer, optimizer_tensors
+from dmcp_deploy.training.data import Batch
+from dmcp_deploy.training.distributed import average_gradients
+from dmcp_deploy.training.loop import step_seed
+from dmcp_deploy.training.optimizer import set_lr, weight_optimizer
+from dmcp_deploy.training.sandwich import sandwich_gradients
+
+#: (place among the random networks, a number drawn from [0, 1), generator) -> units [groups].
+Draw = Callable[[int, float, torch.Generator], np.ndarray]
+
+
+class SharedWeights:
+    """Trains the weights by the sandwich rule with widths of their own for every group.
+
+    A step adds up the gradients of the full network, of the narrowest one and of some random
+    ones (AutoSlim, 3.3, and stage 1 of DMCP).
+    """
+
+    def __init__(self, problem: SearchProblem, steps: int) -> None:
+        """Prepares `steps` steps of the recipe's schedule on a problem's network."""
+        self._problem, self._steps = problem, steps
+        self.model = problem.precision.place(problem.network.model).train()
+        self.supernet = Supernet(problem.network).train()
+        self._optimizer = weight_optimizer(self.model, problem.recipe.search)
+
+    def step(self, step: int, batch: Batch, draw: Draw | None = None) -> dict[str, float]:
+        """Does one step; returns "loss" of the full network and "distill" of the narrow ones."""
+        recipe, precision = self._problem.recipe, self._problem.precision
+        set_lr(self._optimizer, recipe.search.lr_at(step, self._steps))
+        self._optimizer.zero_grad(set_to_none=True)
+        narrow = [self._problem.space.widths(units) for units in self.networks(step, draw)]
+        moved = precision.move(batch)
+        figures = sandwich_gradients(
+            self.supernet, moved, narrow, recipe.label_smoothing, precision
+        )
+        average_gradients(self.model.parameters())
+        self._optimizer.step()
+        return figures
+
+    def networks(self, step: int, draw: Draw | None = None) -> list[np.ndarray]:
+        """Returns the narrowest and the random networks of a step, units [groups] each.
+
+        They depend on the seed and the step alone: every process draws the same.
+
+        Args:
+            step: The step.
+            draw: What draws a random network; None draws each group's width uniformly.
+        """
+        generator = torch.Generator().manual_seed(step_seed(self._problem.seed, step, "widths"))
+        networks = [self._problem.space.minimum]
+        for place in range(self._problem.recipe.random_networks):
+            chance = torch.rand(1, generator=generator).item()
+            networks.append((draw or self.uniform)(place, chance, generator))
+        return networks
+
+    def uniform(self, _place: int, _chance: float, generator: torch.Generator) -> np.ndarray:
+        """Returns a network whose every group draws its own width uniformly, units [groups]."""
+        return self._problem.space.random_units(generator)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns weights and momenta."""
+        weights = {f"model.{name}": t for name, t in self.model.state_dict().items()}
+        return {**weights, **optimizer_tensors(self._optimizer, "optimizer")}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restores weights and momenta."""
+        own = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        self.model.load_state_dict(own)
+        load_optimizer(self._optimizer, tensors, "optimizer")

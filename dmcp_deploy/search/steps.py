@@ -1,0 +1,39 @@
+"""The weight steps of a search: how many there are, and the loop that makes them."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from dmcp_deploy.search.problem import SearchProblem
+from dmcp_deploy.training.data import steps_per_epoch, train_batches
+from dmcp_deploy.training.distributed import rank, world_size
+from dmcp_deploy.training.loop import Task, run_loop
+
+
+def search_steps(problem: SearchProblem) -> int:
+    """Returns the weight steps of a search, all its stages together."""
+    assert problem.data is not None
+    batch_size = problem.recipe.search.batch_size * world_size()
+    per_epoch = steps_per_epoch(problem.data, batch_size)
+    return problem.cap(round(problem.recipe.search.epochs * per_epoch))
+
+
+def run_steps(problem: SearchProblem, task: Task, steps: int) -> None:
+    """Runs a search's weight steps on its training images, from the checkpoint if there is one."""
+    assert problem.data is not None
+    batches = partial(
+        train_batches,
+        problem.data,
+        image_size=problem.image_size,
+        batch_size=problem.recipe.search.batch_size,
+        seed=problem.seed,
+        workers=problem.workers,
+        rank=rank(),
+        world=world_size(),
+    )
+    run_loop(
+        task,
+        lambda start: batches(start_step=start, steps=steps - start),
+        problem.loop_settings("search", steps),
+        problem.progress,
+    )
