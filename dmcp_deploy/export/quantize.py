@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnxruntime
 from onnx import GraphProto, ModelProto, NodeProto, helper
 from onnxruntime import quantization as ort
 
@@ -274,6 +275,12 @@ def _run(
             )
         except (ValueError, RuntimeError, NotImplementedError) as err:
             raise DmcpError(f"{file.path} cannot be quantised: {reason(err)}.") from err
+        except ImportError as err:  # ONNX Runtime of Python 3.10 asks onnx for what it has no more
+            raise DmcpError(
+                f"{file.path} cannot be quantised by ONNX Runtime {onnxruntime.__version__}, which"
+                f" does not fit onnx {onnx.__version__} in this ({err}): take a newer one, or"
+                " another precision."
+            ) from err
         return onnx.load_model(made, format="protobuf")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import re
 from collections.abc import Mapping
@@ -95,10 +96,21 @@ def export_onnx(
     )
 
 
+def _contiguous(model: nn.Module) -> nn.Module:
+    """Returns a network whose weights lie in the usual order, a copy if need be.
+
+    Of weights in channels-last order torch 2.9 exports a graph for more than one image alone.
+    """
+    if all(weight.is_contiguous() for weight in model.parameters()):
+        return model
+    return copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+
+
 def _build(
     model: nn.Module, input_shape: tuple[int, int, int], batch: int | None, opset: int
 ) -> tuple[ModelProto, bool]:
     """Returns the checked graph, and whether it is the simplified one."""
+    model = _contiguous(model)
     with evaluating(model), torch.no_grad(), quiet():
         example = _example_input(model, input_shape, batch)
         exported = _export(model, example, batch, opset)
