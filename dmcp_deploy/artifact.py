@@ -56,6 +56,24 @@ def write_text(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
+@contextlib.contextmanager
+def well_formed(what: str) -> Iterator[None]:
+    """Turns what a file's values raise on being read into a sentence about the file.
+
+    Args:
+        what: The file, as a sentence about it begins.
+
+    Raises:
+        DmcpError: A value is missing, of another type, or refused by what it is read into.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as err:
+        raise DmcpError(f"{what} lacks or misstates {err}.") from err
+    except DmcpError as err:
+        raise DmcpError(f"{what} is not valid: {err}") from err
+
+
 def write_artifact(path: Path, kind: str, content: Mapping[str, Any]) -> None:
     """Writes an artifact's JSON, headed by its kind, schema version and this tool's version."""
     head = {"kind": kind, "schema_version": SCHEMA_VERSION, "tool_version": __version__}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dmcp_deploy.artifact import read_artifact, write_artifact
+from dmcp_deploy.artifact import read_artifact, well_formed, write_artifact
 from dmcp_deploy.bench.onnx_layers import OnnxLayer
 from dmcp_deploy.bench.roofline import Limits
 from dmcp_deploy.errors import DmcpError
@@ -186,14 +186,10 @@ class LayersRecord:
                 samples that no measurement gives.
         """
         content = read_artifact(path, KIND)
-        try:
+        with well_formed(f"The layers record {path}"):
             channels, height, width = (int(n) for n in content["input"])
             networks = tuple(_profiled(item) for item in content["networks"])
             return cls(networks, dict(content["environment"]), (channels, height, width))
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as err:
-            raise DmcpError(f"The layers record {path} lacks or misstates {err}.") from err
-        except DmcpError as err:
-            raise DmcpError(f"The layers record {path} is not valid: {err}") from err
 
 
 def _check_samples(name: str, samples: Sequence[float]) -> None:

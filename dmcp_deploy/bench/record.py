@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dmcp_deploy.artifact import read_artifact, write_artifact
+from dmcp_deploy.artifact import read_artifact, well_formed, write_artifact
 from dmcp_deploy.bench.ratio import latency_ratio
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.registry import ENGINE_RUNTIMES
@@ -174,14 +174,10 @@ class BenchRecord:
                 samples that no measurement gives.
         """
         content = read_artifact(path, KIND)
-        try:
+        with well_formed(f"The latency record {path}"):
             channels, height, width = (int(n) for n in content["input"])
             measured = tuple(_measured(item) for item in content["measured"])
             return cls(measured, dict(content["environment"]), (channels, height, width))
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as err:
-            raise DmcpError(f"The latency record {path} lacks or misstates {err}.") from err
-        except DmcpError as err:
-            raise DmcpError(f"The latency record {path} is not valid: {err}") from err
 
 
 @dataclass(frozen=True)
