@@ -35,12 +35,12 @@ def check_training(network: Network, data: ImageData, recipe: Recipe) -> None:
 
 
 def check_pictures(data: ImageData, progress: Progress) -> None:
-    """Decodes the pictures of a user's own folder once, where they are not too many.
+    """Decodes the pictures of a user's own data once, where they are not too many.
 
     Raises:
         DmcpError: A picture cannot be read.
     """
-    if not data.name.startswith("folder:"):
+    if not data.name.startswith(("folder:", "webdataset:")):
         return
     for title, source in (("check train/", data.train), ("check val/", data.val)):
         if len(source) <= CHECKED_PICTURES:

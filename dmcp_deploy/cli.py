@@ -17,14 +17,17 @@ from dmcp_deploy.cli_options import (
     COMPUTE_KEYS,
     batch_sizes,
     bench_options,
+    bench_options_for,
     calibration_option,
     classes_option,
+    compare_options,
     compute_of,
     compute_options,
     data_options,
     engine_options,
     fixed_batch,
     gpu_options,
+    launch_options,
     library_options,
     model_options,
     names_in,
@@ -56,6 +59,7 @@ def main() -> None:
 @compute_options
 @click.option("--engine", help="Build engines as well: tensorrt, tensorrt-rtx or auto.")
 @click.option("--engine-precision", default="fp16", show_default=True, help="As in fp16,int8.")
+@launch_options
 def prune(
     batches: str,
     threads: int,
@@ -70,10 +74,12 @@ def prune(
     Run again on the same --out, it continues at the first thing that is missing.
     """
     from dmcp_deploy import pipeline, summary
+    from dmcp_deploy.budgets import for_each_budget
 
     sizes = batch_sizes(batches)
     engines = {"runtime": engine, "precisions": names_in(engine_precision), "batches": sizes}
-    run = pipeline.prune(
+    runs = for_each_budget(
+        pipeline.prune,
         bench_options={
             "batches": sizes,
             "threads": threads,
@@ -83,20 +89,23 @@ def prune(
         engine_options=engines if engine else None,
         **library_options(options),
     )
-    _print(summary.summarize(run))
+    for run in runs:
+        _print(summary.summarize(run))
 
 
 @main.command()
 @model_options
 @search_options
 @compute_options
+@launch_options
 def search(**options: Any) -> None:
     """Search the channel plan of a network for a budget."""
     from dmcp_deploy import pipeline, summary
+    from dmcp_deploy.budgets import for_each_budget
 
-    run = pipeline.search(**library_options(options))
-    _print(summary.summarize(run))
-    _print(str(run.file("plan.json")))
+    for run in for_each_budget(pipeline.search, **library_options(options)):
+        _print(summary.summarize(run))
+        _print(str(run.file("plan.json")))
 
 
 _run_argument = click.argument("run_dir", type=click.Path(path_type=Path))
@@ -118,6 +127,7 @@ def slice_command(run_dir: Path, **options: Any) -> None:
 @main.command()
 @_run_argument
 @compute_options
+@launch_options
 def train(run_dir: Path, **options: Any) -> None:
     """Train a run's pruned network."""
     from dmcp_deploy import pipeline
@@ -270,6 +280,40 @@ def _gate(artifacts: tuple[Path, ...], strict: bool, options: dict[str, Any]) ->
     if result.is_regression:
         return 3
     return 1 if strict and result.is_noisy else 0
+
+
+@main.command()
+@model_options
+@compare_options
+@bench_options_for(4.0)
+@compute_options
+@click.pass_context
+def compare(
+    ctx: click.Context,
+    /,
+    batches: str,
+    threads: int,
+    seconds: float,
+    runtime: str,
+    **options: Any,
+) -> None:
+    """Compare search methods at equal budgets: accuracy, latency, cost of the search.
+
+    Every method, budget and seed is a run of its own below --out. Run again, it continues; more
+    methods, budgets and seeds can be added to what lies there.
+    """
+    from dmcp_deploy.comparison.page import text
+    from dmcp_deploy.comparison.run import compare as compare_methods
+
+    measured = {
+        "batches": batch_sizes(batches),
+        "threads": threads,
+        "seconds": seconds,
+        "runtime": runtime,
+    }
+    found = compare_methods(bench_options=measured, **library_options(options))
+    _print(text(found))
+    ctx.exit(1 if found.failures else 0)
 
 
 @main.command()

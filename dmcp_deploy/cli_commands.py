@@ -7,28 +7,56 @@ from typing import Any
 
 import click
 
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, Interrupted, LostPeerError
 from dmcp_deploy.extras import missing_library
+from dmcp_deploy.launch import begin_launched, is_first, is_launched, refuse
 from dmcp_deploy.registry import near_matches
+
+#: Where a context keeps the command line's words.
+WORDS = "dmcp_deploy.words"
 
 
 class Commands(click.Group):
     """Turns what the user can mend into one sentence, and names near matches of commands."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs a command; `DmcpError` and missing libraries end it in one sentence."""
+        """Runs a command; what the user can mend, and signals, end it in one sentence."""
+        begin_launched()
         try:
             return super().invoke(ctx)
-        except DmcpError as err:
+        except LostPeerError as err:  # the launcher tells which one, and may start it again
             raise click.ClickException(_one_line(err)) from err
+        except DmcpError as err:
+            raise _refusal(err) from err
         except ModuleNotFoundError as err:
             problem = missing_library(err.name or "")
             if problem is None:
                 raise
-            raise click.ClickException(_one_line(problem)) from err
+            raise _refusal(problem) from err
+        except Interrupted as err:
+            if is_first():
+                text = f"\nStopped by {err.name}; the same command continues from here."
+                click.echo(text, err=True)
+            raise
         except KeyboardInterrupt:
-            click.echo("\nStopped; the same command continues from the last checkpoint.", err=True)
+            if not is_launched():
+                text = "\nStopped; the same command continues from the last checkpoint."
+                click.echo(text, err=True)
             sys.exit(130)
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **rest: Any,
+    ) -> click.Context:
+        """Returns the context of the words, which it keeps for a command that starts others."""
+        words = list(args)
+        ctx = super().make_context(info_name, args, parent, **rest)
+        if parent is None:
+            ctx.meta[WORDS] = words
+        return ctx
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -42,6 +70,12 @@ class Commands(click.Group):
                 ctx,
             )
         return super().resolve_command(ctx, args)
+
+
+def _refusal(err: DmcpError) -> Exception:
+    """Returns what ends a command; among several processes the launcher says why, once."""
+    sentence = _one_line(err)
+    return click.exceptions.Exit(1) if refuse(sentence) else click.ClickException(sentence)
 
 
 def _one_line(err: DmcpError) -> str:

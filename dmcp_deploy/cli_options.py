@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from dmcp_deploy.cli_commands import WORDS
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.registry import BENCH_RUNTIMES, METHODS
 
@@ -56,18 +58,15 @@ compute_options = _options(
     ),
     click.option("--tensorboard", is_flag=True, help="Write TensorBoard files as well."),
 )
-search_options = _options(
-    click.option("--flops", required=True, help="Budget in multiply-adds: 211M, 1.04G or 50%."),
-    click.option("--data", help="Image folder (train/, val/), elpv, fashion-mnist, torchvision:X."),
-    click.option("--out", type=click.Path(path_type=Path), help="Run directory."),
+recipe_options = _options(
     click.option(
-        "--method", default="dmcp", show_default=True, help=f"One of {', '.join(METHODS)}."
+        "--data",
+        help="Image folder (train/, val/), elpv, fashion-mnist, torchvision:X, webdataset:X.",
     ),
     click.option(
         "--sampling", default="expected", show_default=True, help="DMCP: expected or markov."
     ),
     align_option,
-    click.option("--weights", default="none", show_default=True, help="none, imagenet or a file."),
     click.option("--train-size", type=int, help="Side of the training images in pixels."),
     click.option(
         "--recipe",
@@ -78,13 +77,86 @@ search_options = _options(
     click.option("--search-epochs", type=float, help="Epochs of both search stages."),
     click.option("--epochs", "train_epochs", type=float, help="Epochs of the pruned network."),
     click.option("--batch-size", type=int, help="Images per step and process."),
+    click.option("--precision", default="auto", show_default=True, help="auto, fp32 or bf16."),
+    click.option("--max-steps", type=int, help="Most steps of any loop, for a trial."),
+)
+search_options = _options(
+    click.option(
+        "--flops", required=True, help="Budget in multiply-adds: 211M, 1.04G or 50%; or several."
+    ),
+    click.option("--out", type=click.Path(path_type=Path), help="Run directory, or their folder."),
+    click.option(
+        "--method", default="dmcp", show_default=True, help=f"One of {', '.join(METHODS)}."
+    ),
+    click.option("--weights", default="none", show_default=True, help="none, imagenet or a file."),
+    recipe_options,
     click.option(
         "--init", default="scratch", show_default=True, help="Pruned start: scratch or sliced."
     ),
     click.option("--distill", is_flag=True, help="Train by in-place distillation."),
-    click.option("--precision", default="auto", show_default=True, help="auto, fp32 or bf16."),
+    click.option(
+        "--augment-on", default="host", show_default=True, help="Random crops: host or device."
+    ),
+    click.option(
+        "--sync-bn", is_flag=True, help="Several processes: batch norms over all their images."
+    ),
+    click.option(
+        "--supernet",
+        type=click.Path(path_type=Path),
+        help="Take over the first stage of a run for another budget.",
+    ),
     click.option("--seed", default=0, show_default=True, help="Seed of all randomness."),
-    click.option("--max-steps", type=int, help="Most steps of any loop, for a trial."),
+)
+_launch_options = _options(
+    click.option("--gpus", type=click.IntRange(min=1), help="Share the work of so many GPUs."),
+    click.option(
+        "--max-restarts",
+        type=click.IntRange(min=0),
+        default=3,
+        show_default=True,
+        help="With --gpus: new starts from the last checkpoint after a process was lost.",
+    ),
+)
+
+
+def launch_options(command: _Command) -> _Command:
+    """Adds --gpus, by which a command runs in several processes that are started here."""
+
+    @functools.wraps(command)
+    def run(*args: Any, gpus: int | None, max_restarts: int, **options: Any) -> Any:
+        from dmcp_deploy import launch
+
+        if gpus is None or launch.is_launched():
+            launch.check_launched(gpus)
+            return command(*args, **options)
+        ctx = click.get_current_context()
+        words, device = ctx.meta[WORDS], options["device"]
+        ctx.exit(launch.launch_on_gpus(words, gpus, max_restarts, device))
+
+    return _launch_options(run)  # type: ignore[return-value]
+
+
+compare_options = _options(
+    click.option("--flops", required=True, help="Budgets: 25%,10% or 300M,211M."),
+    click.option(
+        "--methods",
+        default="all",
+        show_default=True,
+        help=f"Some of {', '.join(METHODS)}; a star behind one distils: dmcp*.",
+    ),
+    click.option("--seeds", default=3, show_default=True, help="How many: 0, 1, ..."),
+    click.option("--jobs", default=1, show_default=True, help="Runs at a time."),
+    click.option("--out", type=click.Path(path_type=Path), help="Folder of the runs and the page."),
+    click.option(
+        "--weights",
+        default="trained",
+        show_default=True,
+        help="What searches start from: trained (here, once a seed), none, imagenet or a file.",
+    ),
+    recipe_options,
+    click.option(
+        "--init", default="sliced", show_default=True, help="Pruned start: scratch or sliced."
+    ),
 )
 classes_option = click.option(
     "--classes",
@@ -96,19 +168,31 @@ classes_option = click.option(
 calibration_option = click.option(
     "--calibration", default=64, show_default=True, help="Images INT8 and FP8 are calibrated on."
 )
-bench_options = _options(
-    click.option("--batch", "batches", default="1", show_default=True, help="Sizes, as in 1,8."),
-    click.option(
-        "--threads", default=0, show_default=True, help="Pinned to cores; 0: the runtime's choice."
-    ),
-    click.option("--seconds", default=10.0, show_default=True, help="Per batch size."),
-    click.option(
-        "--runtime",
-        default="onnxruntime",
-        show_default=True,
-        help=f"One of {', '.join(BENCH_RUNTIMES)}.",
-    ),
-)
+
+
+def bench_options_for(seconds: float) -> Callable[[_Command], _Command]:
+    """Returns the options of a measurement that takes so many seconds if not told otherwise."""
+    return _options(
+        click.option(
+            "--batch", "batches", default="1", show_default=True, help="Sizes, as in 1,8."
+        ),
+        click.option(
+            "--threads",
+            default=0,
+            show_default=True,
+            help="Pinned to cores; 0: the runtime's choice.",
+        ),
+        click.option("--seconds", default=seconds, show_default=True, help="Per batch size."),
+        click.option(
+            "--runtime",
+            default="onnxruntime",
+            show_default=True,
+            help=f"One of {', '.join(BENCH_RUNTIMES)}.",
+        ),
+    )
+
+
+bench_options = bench_options_for(10.0)
 gpu_options = _options(
     click.option("--graph/--no-graph", default=None, help="GPU: as a CUDA graph, if it can."),
     click.option("--transfers/--no-transfers", default=False, help="GPU: count copies as well."),
@@ -157,6 +241,7 @@ COMPUTE_KEYS = {
     "workers": "workers",
     "checkpoint_seconds": "checkpoint_s",
     "tensorboard": "tensorboard",
+    "supernet": "supernet",
 }
 
 

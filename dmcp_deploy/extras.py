@@ -19,6 +19,7 @@ _EXTRAS = {
     "tensorboard": "tensorboard",
     "timm": "timm",
     "openvino": "openvino",
+    "webdataset": "webdataset",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dmcp_deploy.artifact import digest_file
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.importance import sorted_tensors
@@ -20,7 +22,14 @@ from dmcp_deploy.request import Compute, RunRequest
 from dmcp_deploy.rundir import RunDir
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.run import plan_problem
-from dmcp_deploy.training.data import Batch, ImageData, eval_batches, open_data, train_batches
+from dmcp_deploy.training.data import (
+    Batch,
+    ImageData,
+    crops_of_views,
+    eval_batches,
+    open_data,
+    train_batches,
+)
 from dmcp_deploy.training.distributed import is_main, rank, wait_for_all, world_size
 from dmcp_deploy.training.evaluate import Accuracy, evaluate, recalibrate
 from dmcp_deploy.training.loop import LoopSettings, step_seed
@@ -64,23 +73,24 @@ class Job:
     @cached_property
     def precision(self) -> Precision:
         """Device and arithmetic of training."""
-        return choose_precision(self.compute.device, self.request.precision)
+        chosen = choose_precision(self.compute.device, self.request.precision)
+        return replace(chosen, sync_bn=self.request.sync_bn)
 
     @cached_property
     def exact(self) -> Precision:
         """The same device in FP32: what accuracies and proofs are computed in."""
-        return Precision(self.precision.device, bf16=False)
+        return replace(self.precision, bf16=False)
 
     @cached_property
     def data(self) -> ImageData:
         """The data; the same as at the run's start."""
-        data = open_data(self.request.data)
+        data = open_data(self.request.data, progress=self.compute.progress)
         if data.digest != self.request.data_digest:
             raise DmcpError(
                 f"The data {self.request.data} has changed since the run in {self.run.path} was"
                 " begun: restore it, or choose another --out."
             )
-        return data
+        return crops_of_views(data) if self.request.augment_on == "device" else data
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -156,6 +166,11 @@ class Job:
         path = self.run.file(SUPERNET)
         if not path.exists():
             raise DmcpError(f"{path} is missing: run search again with the same settings.")
+        if digest_file(path) != record["outputs"][SUPERNET]:
+            raise DmcpError(
+                f"{path} is damaged, the search has written another file: delete it and run search"
+                " again with the same settings, which goes on from its last checkpoint."
+            )
         network = self.random_network()
         load_weights(network.model, read_tensors(path), str(path))
         return network
@@ -182,6 +197,8 @@ class Job:
             sampling=self.request.sampling,
             precision=self.precision,
             token=self.request.token(),
+            shared_token=self.request.shared().token(),
+            supernet=None if self.compute.supernet is None else Path(self.compute.supernet),
             pretrained=self.request.weights is not None,
             max_steps=self.request.max_steps,
             workers=self.compute.workers,
@@ -247,21 +264,28 @@ class Job:
             workers=self.compute.workers,
             rank=rank(),
             world=world_size(),
+            device=self.precision.device,
         )
 
     def recalibrate(self, model: nn.Module, title: str) -> None:
-        """Recomputes a model's batch-norm statistics on some training batches, in place."""
+        """Recomputes a model's batch-norm statistics on some training batches, in place.
+
+        All processes do it together, each on its share of the batches.
+        """
         model = self.exact.place(model)
         count = self.recipe.recalibration_batches
         with self.compute.progress.task(title, count, unit="batch") as bar:
             batches = self.batches(self.recipe.search, 0, count, "recalibration")
-            recalibrate(model, _counted(batches, bar.advance), self.exact)
+            recalibrate(model, _counted(batches, bar.advance), self.exact, shared=True)
 
     def evaluate(self, model: nn.Module, title: str, image_size: int | None = None) -> Accuracy:
-        """Returns a model's accuracy on the validation images."""
+        """Returns a model's accuracy on the validation images.
+
+        All processes do it together, each on its share of the images.
+        """
         model = self.exact.place(model)
-        with self._validation(title, image_size or self.image_size) as batches:
-            return evaluate(model, batches, self.exact)
+        with self._validation(title, image_size or self.image_size, rank(), world_size()) as own:
+            return evaluate(model, own, self.exact, shared=True)
 
     @torch.no_grad()
     def logits(self, model: nn.Module, title: str, image_size: int) -> Tensor:
@@ -301,10 +325,13 @@ class Job:
         return next(batches).images
 
     @contextmanager
-    def _validation(self, title: str, image_size: int) -> Iterator[Iterator[Batch]]:
-        total = -(-self._validated // EVAL_BATCH)
+    def _validation(
+        self, title: str, image_size: int, first: int = 0, step: int = 1
+    ) -> Iterator[Iterator[Batch]]:
+        total = len(range(first, -(-self._validated // EVAL_BATCH), step))
         with self.compute.progress.task(title, total, unit="batch") as bar:
-            yield _counted(self._validation_batches(image_size), bar.advance)
+            batches = self._validation_batches(image_size, first, step, self.exact.device)
+            yield _counted(batches, bar.advance)
 
     @property
     def _validated(self) -> int:
@@ -312,13 +339,18 @@ class Job:
         count = len(self.data.val)
         return count if self.request.max_steps is None else min(EVAL_BATCH, count)
 
-    def _validation_batches(self, image_size: int) -> Iterator[Batch]:
+    def _validation_batches(
+        self, image_size: int, first: int = 0, step: int = 1, device: torch.device | None = None
+    ) -> Iterator[Batch]:
         return eval_batches(
             self.data.val,
             image_size=image_size,
             batch_size=EVAL_BATCH,
             workers=self.compute.workers,
             limit=self._validated,
+            rank=first,
+            world=step,
+            device=device,
         )
 
 

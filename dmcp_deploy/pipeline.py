@@ -13,7 +13,7 @@ from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.extras import is_installed, require
 from dmcp_deploy.progress import NO_PROGRESS
 from dmcp_deploy.request import CALIBRATION_IMAGES, BenchOptions, Compute, RunOptions
-from dmcp_deploy.rundir import RunDir
+from dmcp_deploy.rundir import RunDir, folder_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,8 +64,7 @@ def prune(
         stage(run.path, compute=compute)
     if engine_options is not None:
         engine(run.path, compute=compute, **engine_options)
-    current = run.is_current("bench") and run.figures("bench").get("asked") == wanted.to_json()
-    if is_main() and not current:
+    if is_main() and not run.is_current("bench", wanted.to_json()):
         _bench_run(run, wanted, compute)
     return run
 
@@ -97,7 +96,7 @@ def search(
 
     compute = _joined(compute)
     request = make_request(model, flops, RunOptions(**options), compute)
-    run = RunDir(Path(out) if out is not None else Path("runs") / _slug(f"{model}-{flops}"))
+    run = RunDir(Path(out) if out is not None else Path("runs") / folder_name(f"{model}-{flops}"))
     run_search(Job(run, request, compute))
     return run
 
@@ -137,6 +136,7 @@ def export(
     *,
     batch: int | None = None,
     opset: int = 20,
+    original: bool = True,
     precisions: Sequence[str] = (),
     calibration: int = CALIBRATION_IMAGES,
     compute: Compute | None = None,
@@ -147,6 +147,7 @@ def export(
         run_dir: The run directory.
         batch: Images per call; None leaves the batch dynamic.
         opset: ONNX operator set.
+        original: Whether the full network is exported as well.
         precisions: Also convert the pruned network to these ("fp16", "bf16", "int8", "fp8") and
             judge each by the validation images; "fp32" judges the export itself.
         calibration: Training images that "int8" and "fp8" are calibrated on.
@@ -163,7 +164,7 @@ def export(
     asked = check_precisions(precisions) if precisions else ()
     check_request(asked, calibration)
     job = Job.resume(Path(run_dir), _joined(compute))
-    run_export(job, batch, opset)
+    run_export(job, batch, opset, original)
     run_precisions(job, asked, calibration)
     return job.run
 
@@ -365,8 +366,8 @@ def _joined(compute: Compute | None) -> Compute:
     """Joins the other processes if torchrun has started this one; the first alone reports."""
     from dmcp_deploy.training.distributed import is_main, join_torchrun
 
-    join_torchrun()
     compute = compute or Compute()
+    join_torchrun(compute.device)
     return compute if is_main() else replace(compute, progress=NO_PROGRESS)
 
 
@@ -393,7 +394,3 @@ def _how(options: BenchOptions, compute: Compute) -> dict[str, Any]:
     # Engines have their precision by then.
     asked = {key: value for key, value in vars(options).items() if key != "precision"}
     return {**asked, "progress": compute.progress}
-
-
-def _slug(text: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in text)

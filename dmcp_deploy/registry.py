@@ -9,12 +9,15 @@ from dmcp_deploy.errors import DmcpError
 
 #: Search method -> module that holds its `search` function.
 METHODS = {
+    "amc": "dmcp_deploy.search.amc",
     "autoslim": "dmcp_deploy.search.autoslim",
     "bn-scale": "dmcp_deploy.search.bn_scale",
     "dmcp": "dmcp_deploy.search.dmcp",
     "fpgm": "dmcp_deploy.search.fpgm",
     "l1": "dmcp_deploy.search.l1",
     "l2": "dmcp_deploy.search.l2",
+    "metapruning": "dmcp_deploy.search.metapruning",
+    "random": "dmcp_deploy.search.random_widths",
     "sfp": "dmcp_deploy.search.sfp",
     "uniform": "dmcp_deploy.search.uniform",
 }

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dmcp_deploy.errors import DmcpError
@@ -26,6 +27,7 @@ DEFAULT_ALIGN = 8  # half-precision tensor cores and CPU kernels work on multipl
 CALIBRATION_IMAGES = 64  # fewer than 32 are refused: too few for the ranges of activations
 SAMPLINGS = ("expected", "markov")
 INITS = ("scratch", "sliced")
+AUGMENT_ON = ("host", "device")
 
 _LARGEST_SEED = 2**63 - 1
 
@@ -52,6 +54,9 @@ class RunOptions:
         seed: The seed of all randomness, from 0 on.
         precision: "auto", "fp32" or "bf16".
         max_steps: Most steps of any training loop, for trials.
+        sync_bn: Whether batch norms that train look at the images of all processes.
+        augment_on: Where random crops of photographs are made: on the "host", out of the whole
+            picture, or on the "device", out of its middle, which decodes small data only once.
     """
 
     data: str | None = None
@@ -71,11 +76,14 @@ class RunOptions:
     seed: int = 0
     precision: str = "auto"
     max_steps: int | None = None
+    sync_bn: bool = False
+    augment_on: str = "host"
 
     def __post_init__(self) -> None:
         choose("--method", self.method, METHODS)
         choose("--sampling", self.sampling, SAMPLINGS)
         choose("--init", self.init, INITS)
+        choose("--augment-on", self.augment_on, AUGMENT_ON)
         if not 0 <= self.seed <= _LARGEST_SEED:
             raise DmcpError(f"--seed {self.seed} must lie in 0..{_LARGEST_SEED}.")
         least = {"align": 1, "max_steps": 1, "input_size": 16, "train_size": 16}
@@ -106,6 +114,8 @@ class RunRequest:
         distill: Whether it is trained by in-place distillation.
         precision: "fp32" or "bf16" arithmetic in training.
         max_steps: Most steps of any training loop; None for no limit.
+        sync_bn: Whether batch norms that train look at the images of all processes.
+        augment_on: Where random crops of photographs are made: "host" or "device".
     """
 
     network: NetworkSpec
@@ -123,10 +133,13 @@ class RunRequest:
     distill: bool
     precision: str
     max_steps: int | None
+    sync_bn: bool = False
+    augment_on: str = "host"
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the request as JSON values."""
+        """Returns the request as JSON values; what older runs lack is left out at its default."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        fields = {k: v for k, v in fields.items() if k not in _ADDED or v != _ADDED[k]}
         return {**fields, "network": self.network.to_json(), "recipe": dict(self.recipe)}
 
     @classmethod
@@ -136,6 +149,7 @@ class RunRequest:
         Raises:
             KeyError, TypeError, ValueError: A field is missing, unknown or of another type.
         """
+        content = {**_ADDED, **content}
         for field in dataclasses.fields(cls):
             if type(content[field.name]) not in _JSON_TYPES[str(field.type)]:
                 raise TypeError(f"{field.name!r}: {content[field.name]!r}")
@@ -146,15 +160,27 @@ class RunRequest:
         text = json.dumps(self.to_json(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def shared(self) -> RunRequest:
+        """Returns the request without what the first stage of a search does not depend on."""
+        own = ("name", "train", "finish_share", "ema_decay")
+        recipe = {key: value for key, value in self.recipe.items() if key not in own}
+        return dataclasses.replace(
+            self, budget="", sampling="", init="", distill=False, recipe=recipe
+        )
+
     def difference(self, other: RunRequest) -> str | None:
         """Returns the first value in which another request differs, as "name: a, b"; or None."""
-        mine, theirs = (dict(_leaves("", request.to_json())) for request in (self, other))
+        both = ({**_ADDED, **request.to_json()} for request in (self, other))
+        mine, theirs = (dict(_leaves("", content)) for content in both)
         for name in {**mine, **theirs}:
             if mine.get(name) != theirs.get(name):
                 asked = _brief(theirs.get(name))
                 return f"{name}: {_brief(mine.get(name))} there, {asked} asked for"
         return None
 
+
+#: Fields of a request that runs of old lack, with what they stand for there.
+_ADDED: dict[str, Any] = {"sync_bn": False, "augment_on": "host"}
 
 #: A field's annotation -> the types that JSON may give it.
 _JSON_TYPES: dict[str, tuple[type, ...]] = {
@@ -177,6 +203,8 @@ class Compute:
         workers: Processes that load images.
         checkpoint_s: Seconds between checkpoints.
         tensorboard: Whether to write TensorBoard files.
+        supernet: The directory of a run whose first stage a new search takes over: the steps
+            that do not depend on the budget, which are the same in both.
         progress: Where to report.
     """
 
@@ -184,6 +212,7 @@ class Compute:
     workers: int = 0
     checkpoint_s: float = 60.0
     tensorboard: bool = False
+    supernet: Path | str | None = None
     progress: Progress = NO_PROGRESS
 
     def __post_init__(self) -> None:

@@ -26,7 +26,7 @@ def make_request(model: str, flops: str, options: RunOptions, compute: Compute) 
     recipe = _recipe(options)
     precision = choose_precision(compute.device, options.precision)
     weights, weights_digest = _weights(options.weights)
-    data = open_data(options.data)
+    data = open_data(options.data, progress=compute.progress)
     default = " (the default: no --data was given)" if options.data is None else ""
     compute.progress.say(f"Data: {data.note}{default}")
     side = options.input_size
@@ -46,6 +46,8 @@ def make_request(model: str, flops: str, options: RunOptions, compute: Compute) 
         distill=options.distill,
         precision="bf16" if precision.bf16 else "fp32",
         max_steps=options.max_steps,
+        sync_bn=options.sync_bn,
+        augment_on=options.augment_on,
     )
 
 

@@ -19,6 +19,9 @@ KIND = "run"
 #: Metrics of this name and a group's: the share of its channels that a search expects to keep.
 KEPT = "kept/"
 
+#: The state of a search behind the steps that do not depend on the budget.
+SHARED = "checkpoints/search-shared.safetensors"
+
 #: What a stage's record holds.
 _RECORD = {"seconds", "inputs", "outputs", "figures"}
 
@@ -55,6 +58,25 @@ class RunDir:
             )
         return begun
 
+    def check_lends(self, request: RunRequest) -> None:
+        """Checks that the search of another request can take over the first stage of this run's.
+
+        Raises:
+            DmcpError: There is no run here, it has none to take over, or it differs in more than
+                the budget.
+        """
+        found = self.request().shared().difference(request.shared())
+        if found is not None:
+            raise DmcpError(
+                f"The first stage of {self.path} cannot be taken over, its run has other settings"
+                f" ({found}): leave out --supernet, or ask for the same."
+            )
+        if not self.file(SHARED).exists():
+            raise DmcpError(
+                f"{self.path} has no {SHARED} to take over: its search has not come so far, or all"
+                f" of it depends on the budget ({request.method})."
+            )
+
     def begin(self, request: RunRequest) -> None:
         """Records the request, or checks that the run that lies here is the same.
 
@@ -90,10 +112,15 @@ class RunDir:
             raise DmcpError(f"{self.file('run.json')} lacks or misstates its stages.")
         return dict(stages or {})
 
-    def is_current(self, stage: str) -> bool:
-        """Returns whether a stage is done, on the inputs that lie here now, its outputs whole."""
+    def is_current(self, stage: str, asked: Mapping[str, Any] | None = None) -> bool:
+        """Returns whether a stage is done, on the inputs that lie here now, its outputs whole.
+
+        Args:
+            stage: The stage.
+            asked: What its figures must say that it was asked for; None for anything.
+        """
         record = self.stages().get(stage)
-        if record is None:
+        if record is None or (asked is not None and record["figures"].get("asked") != asked):
             return False
         named = {**record["inputs"], **record["outputs"]}
         return all(self._digest(name) == digest for name, digest in named.items())
@@ -138,6 +165,11 @@ class RunDir:
             "stages": dict(stages),
         }
         write_artifact(self.file("run.json"), KIND, content)
+
+
+def folder_name(text: str) -> str:
+    """Returns a text as the name of a folder."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in text)
 
 
 def _is_whole(path: Path) -> bool:

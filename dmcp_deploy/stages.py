@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,11 @@ from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.network.supernet import Supernet
 from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.request import CALIBRATION_IMAGES
+from dmcp_deploy.rundir import RunDir
 from dmcp_deploy.runtimes.onnxruntime import OnnxSession
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.run import search_plan
+from dmcp_deploy.training.checkpoint import drop_previous
 from dmcp_deploy.training.data import steps_per_epoch
 from dmcp_deploy.training.dense import DenseTask, DistillTask
 from dmcp_deploy.training.distributed import is_main, wait_for_all, world_size
@@ -54,6 +56,8 @@ def run_search(job: Job) -> None:
     problem = job.problem(job.first_network())
     if not begun:
         check_training(problem.network, job.data, job.recipe)
+    if job.compute.supernet is not None:
+        RunDir(Path(job.compute.supernet)).check_lends(job.request)
     if not begun and is_main():
         check_pictures(job.data, job.compute.progress)
     wait_for_all()
@@ -73,9 +77,10 @@ def run_slice(job: Job) -> None:
         DmcpError: There is no plan, or the sliced network computes something else.
     """
     plan = job.plan()
-    if is_main() and not job.run.is_current("slice"):
-        _slice(job, plan)
+    current = job.run.is_current("slice")
     wait_for_all()
+    if not current:
+        _slice(job, plan)
 
 
 def run_train(job: Job) -> None:
@@ -96,26 +101,33 @@ def run_train(job: Job) -> None:
     with job.stage("train", inputs, ["dense.safetensors"]) as figures:
         figures["steps"] = steps = _train_steps(job)
         dense = _trained(job, network, plan, steps)
-        if not is_main():
-            return
         figures["accuracy"] = job.evaluate(dense, "evaluate pruned").to_json()
         if job.deployed_size != job.image_size:
             deployed = job.evaluate(dense, "evaluate deployed", job.deployed_size)
             figures["deployed_accuracy"] = deployed.to_json()
         figures["majority_share"] = job.data.majority_share
-        save_weights(dense, job.run.file("dense.safetensors"))
+        if is_main():
+            save_weights(dense, job.run.file("dense.safetensors"))
+    drop_previous(job.run.file("checkpoints"))
 
 
-def run_export(job: Job, batch: int | None, opset: int) -> None:
+def run_export(job: Job, batch: int | None, opset: int, original: bool = True) -> None:
     """Exports the pruned network, and the full one to compare with, to ONNX.
+
+    Args:
+        job: The run; its network is trained.
+        batch: Images per call; None leaves the batch dynamic.
+        opset: ONNX operator set.
+        original: Whether the full network is exported as well.
 
     Raises:
         DmcpError: A network cannot be exported, or ONNX Runtime computes something else.
     """
     plan, asked = job.plan(), {"batch": batch, "opset": opset}
-    current = job.run.is_current("export") and job.run.figures("export").get("asked") == asked
+    asked |= {} if original else {"original": False}
+    current = job.run.is_current("export", asked)
     if is_main() and not current:
-        _export_both(job, plan, batch, opset)
+        _export_networks(job, plan, asked)
     wait_for_all()
 
 
@@ -179,21 +191,23 @@ def _is_searched(job: Job) -> bool:
 def _search(job: Job, problem: SearchProblem) -> None:
     with job.stage("search", [], [SUPERNET]) as figures:
         plan, result = search_plan(job.request.method, problem, job.request.align)
-        if not is_main():
-            return
         figures.update(result.figures)
         figures["macs"], figures["budget_macs"] = plan.macs, problem.budget_macs
+        model = problem.network.model
         if result.trained:
-            model = problem.network.model
             job.recalibrate(model, "recalibrate full")
             figures["full_accuracy"] = job.evaluate(model, "evaluate full").to_json()
+        if not is_main():
+            return
+        if result.trained:
             save_weights(model, job.run.file(SUPERNET))
         plan.save(job.run.file("plan.json"))
+    drop_previous(job.run.file("checkpoints"))
 
 
 def _slice(job: Job, plan: ChannelPlan) -> None:
     network = job.searched_network()
-    with job.run.stage("slice", ["plan.json", SUPERNET], ["sliced.safetensors"]) as figures:
+    with job.stage("slice", ["plan.json", SUPERNET], ["sliced.safetensors"]) as figures:
         # On the CPU: convolutions on a GPU may round to TF32 and choose algorithms by their shape.
         dense, parity = slice_proven(network, plan, job.proof_images())
         _check_count(dense, plan)
@@ -202,7 +216,8 @@ def _slice(job: Job, plan: ChannelPlan) -> None:
         if job.run.file(SUPERNET).exists() or job.request.weights:
             job.recalibrate(dense, "recalibrate sliced")
             figures["accuracy"] = job.evaluate(dense, "evaluate sliced").to_json()
-        save_weights(dense, job.run.file("sliced.safetensors"))
+        if is_main():
+            save_weights(dense, job.run.file("sliced.safetensors"))
 
 
 def _train_steps(job: Job) -> int:
@@ -228,22 +243,22 @@ def _trained(job: Job, network: Network, plan: ChannelPlan, steps: int) -> nn.Mo
         job.loop_settings("train", steps, token),
         job.compute.progress,
     )
+    task.finish()
     if job.request.distill:
         dense = slice_network(network, plan.groups)
         job.recalibrate(dense, "recalibrate pruned")
     return dense
 
 
-def _export_both(job: Job, plan: ChannelPlan, batch: int | None, opset: int) -> None:
-    dense = load_dense(job.run.path)
-    inputs, outputs = ["plan.json", "dense.safetensors"], ["model.onnx", "original.onnx"]
-    with job.run.stage("export", inputs, outputs) as figures:
-        figures["asked"] = {"batch": batch, "opset": opset}
-        full = job.searched_network().model
-        for name, model, macs in (
-            ("model", dense, plan.macs),
-            ("original", full, plan.full_macs),
-        ):
+def _export_networks(job: Job, plan: ChannelPlan, asked: Mapping[str, Any]) -> None:
+    batch, opset, original = asked["batch"], asked["opset"], asked.get("original", True)
+    networks = {"model": (load_dense(job.run.path), plan.macs)}
+    outputs = ["model.onnx", *(["original.onnx"] if original else [])]
+    with job.run.stage("export", ["plan.json", "dense.safetensors"], outputs) as figures:
+        figures["asked"] = asked
+        if original:
+            networks["original"] = (job.searched_network().model, plan.full_macs)
+        for name, (model, macs) in networks.items():
             job.compute.progress.say(f"Exporting {name}.onnx")
             figures[name] = _export(job, job.run.file(f"{name}.onnx"), model, macs, batch, opset)
 
@@ -280,9 +295,9 @@ def _export(
 
 def _is_converted(job: Job, precision: str, calibration: int | None) -> bool:
     stage = f"precision {precision}"
-    asked = job.run.figures(stage).get("asked")
-    wanted = asked if calibration is None else _asked(precision, calibration)
-    return job.run.is_current(stage) and asked == wanted
+    return job.run.is_current(
+        stage, None if calibration is None else _asked(precision, calibration)
+    )
 
 
 def _asked(precision: str, calibration: int) -> dict[str, int]:

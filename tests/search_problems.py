@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dmcp_deploy.network.cost import Cost
 from dmcp_deploy.network.derive import trace_network
@@ -21,6 +23,7 @@ from dmcp_deploy.search.fit import width_grid
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.space import search_space
 from dmcp_deploy.training.data import Batch, ImageData, open_data, train_batches
+from dmcp_deploy.training.data_sources import ArrayImages
 from dmcp_deploy.training.precision import Precision
 from dmcp_deploy.training.recipe import Recipe, Schedule
 
@@ -57,10 +60,14 @@ PAPER_BUDGETS = {
 PAPER_ROWS = [(*key, macs) for key, budgets in PAPER_BUDGETS.items() for macs in budgets]
 
 
-@functools.cache
 def paper_network(model: str, width_mult: float = 1.0) -> Network:
     """Returns a full-size network at 224 pixels, for its groups and cost; not to be trained."""
-    return build_network(NetworkSpec(model, width_mult))
+    return _built(NetworkSpec(model, width_mult), 0)
+
+
+def fresh_network(spec: NetworkSpec, seed: int = 0) -> Network:
+    """Returns what `build_network` returns, traced once for all tests of a process."""
+    return copy.deepcopy(_built(spec, seed))
 
 
 def chain_network(channels: Sequence[int], width_mult: float = 1.0) -> Network:
@@ -75,7 +82,8 @@ def chain_network(channels: Sequence[int], width_mult: float = 1.0) -> Network:
 
 def small_network(seed: int = 0) -> Network:
     """Returns `small_mobilenet` at 32 pixels, freshly initialised."""
-    return build_network(NetworkSpec("small_mobilenet:small_mobilenet", 1.0, 10, (3, 32, 32)), seed)
+    spec = NetworkSpec("small_mobilenet:small_mobilenet", 1.0, 10, (3, 32, 32))
+    return fresh_network(spec, seed)
 
 
 def make_problem(
@@ -116,9 +124,37 @@ def garments() -> ImageData:
     return open_data("fashion-mnist")
 
 
+@functools.cache
+def noise_data(classes: int, count: int = 64, side: int = 40) -> ImageData:
+    """Returns `count` pictures of noise to train on, and as many others to judge by.
+
+    They are cropped at random like ImageNet's; their labels are spread over all classes.
+    """
+    train, val = (
+        ArrayImages(partial(_noise, count, side, seed), _labels(classes, count), channels=3)
+        for seed in (0, 1)
+    )
+    names = tuple(f"n{number:08d}" for number in range(classes))
+    return ImageData("noise", "Noise.", names, train, val, "imagenet", "sha256:0")
+
+
 def some_batch(size: int = 16, *, step: int = 0, image_size: int = 32) -> Batch:
     """Returns a training batch of garments."""
     batches = train_batches(
         garments(), image_size=image_size, batch_size=size, seed=0, start_step=step, steps=1
     )
     return next(batches)
+
+
+@functools.cache
+def _built(spec: NetworkSpec, seed: int) -> Network:
+    return build_network(spec, seed)
+
+
+def _noise(count: int, side: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator)
+
+
+def _labels(classes: int, count: int) -> Tensor:
+    return torch.arange(count) * max(1, classes // count) % classes

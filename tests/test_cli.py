@@ -21,7 +21,7 @@ from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.request import BenchOptions, Compute, RunOptions
 
 COMMANDS = [
-    *("bench", "doctor", "engine", "export", "flops", "groups"),
+    *("bench", "compare", "doctor", "engine", "export", "flops", "groups"),
     *("plan", "prune", "report", "search", "slice", "table", "train"),
 ]
 

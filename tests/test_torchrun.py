@@ -16,6 +16,7 @@ from dmcp_deploy.rundir import RunDir
 from dmcp_deploy.training.metrics import read_metrics
 
 WORLD = 2
+VALIDATION = 24  # images in `tiny_folder`
 
 pytestmark = pytest.mark.slow
 
@@ -23,11 +24,15 @@ pytestmark = pytest.mark.slow
 def test_two_processes_make_one_run(tiny_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = asked("prune", tiny_folder, out, seconds=0.2, batch_size=4, checkpoint_seconds=0)
+    words += ["--sync-bn"]
     first, second = on_two_ranks(words)
     assert first.splitlines()[0].startswith(f"{out}: ")
     assert second == "", "the first alone reports"
 
     assert set(RunDir(out).stages()) == {"search", "slice", "train", "export", "bench"}
+    assert RunDir(out).request().sync_bn
+    for stage, key in {"search": "full_accuracy", "slice": "accuracy", "train": "accuracy"}.items():
+        assert RunDir(out).figures(stage)[key]["images"] == VALIDATION, "each looked at once"
     plan = ChannelPlan.load(out / "plan.json")
     assert plan.budget_macs is not None
     assert 0.98 <= plan.macs / plan.budget_macs <= 1.0

@@ -6,6 +6,7 @@ those with parts that cannot be narrowed.
 
 from __future__ import annotations
 
+import copy
 import functools
 import random
 from collections.abc import Mapping
@@ -336,7 +337,17 @@ TINY_NETS: tuple[type[TinyNet], ...] = (
 
 
 def trace_tiny(net: type[TinyNet], seed: int = 0) -> Network:
-    """Returns a tiny network, traced, with weights and BN statistics that differ by channel."""
+    """Returns a tiny network, traced, with weights and BN statistics that differ by channel.
+
+    What torch draws after that is the same every time.
+    """
+    network = copy.deepcopy(_traced(net, seed))
+    torch.manual_seed(seed)
+    return network
+
+
+@functools.cache
+def _traced(net: type[TinyNet], seed: int) -> Network:
     torch.manual_seed(seed)
     model = net()
     randomise_norms(model)

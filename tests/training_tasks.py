@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dmcp_deploy.progress import NoProgress
 from dmcp_deploy.training.data import Batch
 from dmcp_deploy.training.dense import DenseTask
 from dmcp_deploy.training.loop import LoopSettings, run_loop
@@ -76,6 +77,17 @@ class SlowTask(DenseTask):
     def state(self) -> dict[str, Tensor]:
         """Returns copies of weights and momenta."""
         return {name: tensor.clone() for name, tensor in self.tensors().items()}
+
+
+class Said(NoProgress):
+    """Keeps the lines of news."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        """Keeps a line."""
+        self.lines.append(text)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.layers import narrowed
-from dmcp_deploy.network.supernet import Selection, layer_tensors, take
+from dmcp_deploy.network.selection import Selection, layer_tensors, part
 from dmcp_deploy.plan import Keep
 
 
@@ -37,8 +37,8 @@ def slice_network(network: Network, keeps: Mapping[str, int | Keep]) -> nn.Modul
     for name, (dim, units) in network.parameters.items():
         owner, _, attribute = name.rpartition(".")
         parameter = dense.get_parameter(name)
-        part = take(parameter, dim, selection.index(units))
-        setattr(dense.get_submodule(owner), attribute, _own(part, parameter))
+        kept = part(parameter, selection.picks([(dim, units)]))
+        setattr(dense.get_submodule(owner), attribute, _own(kept, parameter))
     return dense
 
 
@@ -50,8 +50,8 @@ def _shrink(module: nn.Module, tensors: Mapping[str, Tensor], inputs: int | None
         setattr(module, name, _own(tensor, getattr(module, name)))
 
 
-def _own(part: Tensor, whole: Tensor) -> Tensor:
-    data = part.detach().clone()
+def _own(kept: Tensor, whole: Tensor) -> Tensor:
+    data = kept.detach().clone()
     if isinstance(whole, nn.Parameter):
         return nn.Parameter(data, requires_grad=whole.requires_grad)
     return data

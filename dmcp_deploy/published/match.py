@@ -8,7 +8,7 @@ import numpy as np
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.graph import Group, Layer, Network, Units
-from dmcp_deploy.network.supernet import Selection
+from dmcp_deploy.network.selection import Selection
 from dmcp_deploy.published.widths import LayerWidth, PublishedPlan
 from dmcp_deploy.registry import near_matches
 

@@ -74,6 +74,7 @@ class Point:
         colour: Number of its colour and shape.
         low: Lower end of the interval of y; None for no interval.
         high: Its upper end.
+        named: Whether its name is drawn; None draws it where the points are few.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Point:
     colour: int = 0
     low: float | None = None
     high: float | None = None
+    named: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,8 @@ def scatter_chart(
     y_axis = axis(ys, shows[1], zero=zero[1])
     body = _stretched("".join(_path(item, x_axis, y_axis) for item in lines))
     # At another batch size a network lies close to itself: its name once is enough.
-    firsts = {p.name: p for p in reversed(points)} if len(points) <= _MOST_NAMES else {}
+    few = len(points) <= _MOST_NAMES
+    firsts = {p.name: p for p in reversed(points) if (few if p.named is None else p.named)}
     body += "".join(_point(p, x_axis, y_axis, firsts.get(p.name) is p) for p in points)
     marks = [
         Mark(x_axis.place(p.x), (y_axis.place(p.y),), "\n".join((p.name, *p.tip))) for p in points

@@ -19,7 +19,7 @@ _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~])")
 
 def markdown(runs: Sequence[RunFacts]) -> str:
     """Returns the report as GitHub's Markdown."""
-    blocks = [_table(runs_table(runs))] if len(runs) > 1 else []
+    blocks = [table_markdown(runs_table(runs))] if len(runs) > 1 else []
     for facts in runs:
         blocks += [f"# {_text(facts.name)}", _budget(facts)]
         blocks += [
@@ -30,7 +30,7 @@ def markdown(runs: Sequence[RunFacts]) -> str:
             f"{_text(lack.what)} To make it:\n\n    {lack.command}" for lack in facts.lacks.values()
         ]
         for table in _tables(facts):
-            blocks += [f"## {_text(table.title)}", _table(table)]
+            blocks += [f"## {_text(table.title)}", table_markdown(table)]
         blocks += [
             "## How to reproduce",
             "With this as recipe.json:",
@@ -39,6 +39,15 @@ def markdown(runs: Sequence[RunFacts]) -> str:
             _code("\n".join(facts.commands)),
         ]
     return "\n\n".join(blocks) + "\n"
+
+
+def table_markdown(table: Table) -> str:
+    """Returns a table in GitHub's Markdown."""
+    columns = range(len(table.head))
+    rule = ["--:" if table.is_numeric(i) else "---" for i in columns]
+    lines = [[_text(cell) for cell in table.head], rule]
+    lines += [[_text(cell) for cell in row] for row in table.rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _budget(facts: RunFacts) -> str:
@@ -64,14 +73,6 @@ def _tables(facts: RunFacts) -> list[Table]:
         tables.environment_table(facts),
     ]
     return [table for table in found if table.rows]
-
-
-def _table(table: Table) -> str:
-    columns = range(len(table.head))
-    rule = ["--:" if table.is_numeric(i) else "---" for i in columns]
-    lines = [[_text(cell) for cell in table.head], rule]
-    lines += [[_text(cell) for cell in row] for row in table.rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _text(text: str) -> str:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Callable, Sequence
-from importlib import resources
 
-from dmcp_deploy import __version__
 from dmcp_deploy.report.charts import Labels, Point, Series, scatter_chart
+from dmcp_deploy.report.document import document
 from dmcp_deploy.report.facts import RunFacts
 from dmcp_deploy.report.markup import esc, table_html
 from dmcp_deploy.report.pareto import Candidate, candidates, comparable, frontier, runs_table
@@ -18,37 +15,9 @@ from dmcp_deploy.units import format_macs
 
 
 def page(runs: Sequence[RunFacts]) -> str:
-    """Returns the page of one run, or of several side by side.
-
-    Nothing is fetched: the policy in its head lets the browser load nothing and run only the
-    page's own script.
-    """
-    style, script = (_asset(name) for name in ("page.css", "page.js"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    title = _title(runs)
+    """Returns the page of one run, or of several side by side."""
     body = "".join(_run(facts, f"run{number}") for number, facts in enumerate(runs, 1))
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{esc(policy)}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{esc(title)}</title>
-<style>{style}</style>
-</head>
-<body>
-<main>
-<h1>{esc(title)}</h1>
-{_side_by_side(runs) if len(runs) > 1 else ""}{body}
-</main>
-<footer>Written by dmcp-deploy {esc(__version__)}. FLOPs are multiply-adds of convolution and
-linear layers for one image.</footer>
-<script>{script}</script>
-</body>
-</html>
-"""
+    return document(_title(runs), (_side_by_side(runs) if len(runs) > 1 else "") + body)
 
 
 def _title(runs: Sequence[RunFacts]) -> str:
@@ -131,7 +100,3 @@ def _latency_ms(item: Candidate) -> float:
 
 def _macs(item: Candidate) -> float:
     return float(item.macs)
-
-
-def _asset(name: str) -> str:
-    return resources.files("dmcp_deploy.report").joinpath(name).read_text(encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from dmcp_deploy.bench.record import BenchRecord, Measured
 from dmcp_deploy.report.facts import RunFacts
@@ -57,10 +58,21 @@ def comparable(found: Sequence[Candidate]) -> list[Candidate]:
     return [item for item in found if item.device == most]
 
 
-def frontier(found: Sequence[Candidate], cost: Callable[[Candidate], float]) -> list[Candidate]:
+class Judged(Protocol):
+    """What can be placed by its accuracy."""
+
+    @property
+    def top1(self) -> float:
+        """Accuracy in [0, 1]."""
+
+
+_Judged = TypeVar("_Judged", bound=Judged)
+
+
+def frontier(found: Sequence[_Judged], cost: Callable[[_Judged], float]) -> list[_Judged]:
     """Returns those that none beats in both accuracy and cost, from the cheapest on."""
     ranked = sorted(found, key=lambda item: (cost(item), -item.top1))
-    best: list[Candidate] = []
+    best: list[_Judged] = []
     for item in ranked:
         if not best or item.top1 > best[-1].top1:
             best.append(item)

@@ -84,11 +84,11 @@ def engines_table(engines: Sequence[EngineRecord]) -> Table:
 
 def environment_table(facts: RunFacts) -> Table:
     """Returns the machine and the libraries of the run, and of its measurement."""
-    rows = [("run: versions", _brief(facts.versions))]
+    rows = [("run: versions", brief(facts.versions))]
     if facts.bench is not None:
         found = facts.bench.environment.items()
         rows += [
-            (f"measurement: {name.replace('_', ' ')}", _brief(value))
+            (f"measurement: {name.replace('_', ' ')}", brief(value))
             for name, value in found
             if value is not None
         ]
@@ -133,9 +133,10 @@ def _engine(item: EngineRecord) -> tuple[str, ...]:
     )
 
 
-def _brief(value: Any) -> str:
+def brief(value: Any) -> str:
+    """Returns JSON values on one line."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_brief(item)}" for name, item in value.items())
+        return ", ".join(f"{name} {brief(item)}" for name, item in value.items())
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
@@ -145,4 +146,4 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:
         for key, item in value.items():
             yield from _leaves(f"{name}.{key}" if name else str(key), item)
     elif value is not None:
-        yield name, _brief(value)
+        yield name, brief(value)

@@ -11,7 +11,7 @@ from dmcp_deploy.network.cost import Cost
 from dmcp_deploy.search import markov
 from dmcp_deploy.search.space import SearchSpace
 from dmcp_deploy.training.checkpoint import load_optimizer, optimizer_tensors
-from dmcp_deploy.training.distributed import average_gradients
+from dmcp_deploy.training.distributed import add_up, world_size
 from dmcp_deploy.training.optimizer import set_lr
 
 BAND = (0.95, 1.0)  # of the budget: where the expected MACs should lie
@@ -33,12 +33,13 @@ class Architecture:
     ) -> None:
         """Starts at alpha = 0 everywhere: at the full network for "exp" transitions."""
         self._cost, self._budget_macs, self._transition = cost, budget_macs, transition
-        self._mask = space.mask.to(device)
-        self._unit_steps = space.unit_steps.to(device)
-        self._minimum = torch.from_numpy(space.minimum).double().to(device)
-        self._step = torch.from_numpy(space.step).double().to(device)
-        zeros = torch.zeros(self._mask.shape, dtype=torch.float64, device=device)
-        self.alphas = nn.Parameter(zeros)
+        self._device = device
+        # All this is small and asked for by the host, so it stays there: a step then waits for
+        # the device once, for the gates' gradient.
+        self._mask, self._unit_steps = space.mask, space.unit_steps
+        self._minimum = torch.from_numpy(space.minimum).double()
+        self._step = torch.from_numpy(space.step).double()
+        self.alphas = nn.Parameter(torch.zeros(self._mask.shape, dtype=torch.float64))
         self._optimizer = torch.optim.SGD([self.alphas], lr=1.0, momentum=0.9)
 
     def probabilities(self) -> Tensor:
@@ -47,7 +48,8 @@ class Architecture:
 
     def gates(self) -> Tensor:
         """Returns the probability that each unit is kept, shape [units]."""
-        return markov.unit_gates(markov.marginal(self.probabilities()), self._unit_steps)
+        gates = markov.unit_gates(markov.marginal(self.probabilities()), self._unit_steps)
+        return gates.to(self._device)
 
     def expected_units(self) -> Tensor:
         """Returns the expected units of every group, shape [groups]."""
@@ -65,8 +67,10 @@ class Architecture:
         it changes them by at most a quarter of their distance from the band (or 1% of the
         budget, if that is more).
         """
-        (self.alphas.grad,) = torch.autograd.grad(loss, [self.alphas])
-        average_gradients([self.alphas])
+        (gradient,) = torch.autograd.grad(loss, [self.alphas])
+        if world_size() > 1:
+            gradient = (add_up(gradient.to(self._device)) / world_size()).cpu()
+        self.alphas.grad = gradient
         set_lr(self._optimizer, lr)
         with torch.no_grad():
             before, share = self.alphas.clone(), self._share()

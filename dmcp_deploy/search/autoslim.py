@@ -24,17 +24,13 @@ from dmcp_deploy.search.greedy import (
 from dmcp_deploy.search.problem import SearchProblem, SearchResult
 from dmcp_deploy.search.slimmable import SharedWeights
 from dmcp_deploy.search.steps import run_steps, search_steps
-from dmcp_deploy.training.checkpoint import Checkpoint
+from dmcp_deploy.training.checkpoint import Checkpoint, Checkpoints
 from dmcp_deploy.training.data import Batch, ImageData, ImageSource, eval_batches
 from dmcp_deploy.training.distributed import add_up, is_main, rank, world_size
 from dmcp_deploy.training.evaluate import batch_statistics
 from dmcp_deploy.training.holdout import hold_out
+from dmcp_deploy.training.interrupt import caught_signals
 
-#: Training images that plans are judged by.
-HELD_OUT = 1024
-
-#: In a trial one batch of them is looked at for every so many of its `max_steps`.
-_STEPS_PER_BATCH = 10
 _PERCENT = 100
 
 
@@ -45,6 +41,7 @@ def search(problem: SearchProblem) -> SearchResult:
     units = plan_within(problem.cost, problem.grid, way.plans, problem.budget_macs)
     figures = {
         "held_out_images": way.images,
+        "plans_judged": way.plans_judged,
         "path": path_report(problem.space, problem.cost, way.plans, way.turns),
     }
     return SearchResult(problem.space.widths(units), figures, trained=True)
@@ -55,7 +52,7 @@ def train_supernet(problem: SearchProblem) -> None:
     rest, _ = _split(problem)
     trained = replace(problem, data=rest)
     steps = search_steps(trained)
-    run_steps(trained, SharedWeights(trained, steps), steps)
+    run_steps(trained, SharedWeights(trained, steps), steps, shared=steps)
 
 
 def slim(problem: SearchProblem, budgets: Sequence[int]) -> dict[int, np.ndarray]:
@@ -79,17 +76,18 @@ def slim(problem: SearchProblem, budgets: Sequence[int]) -> dict[int, np.ndarray
 
 @dataclass(frozen=True)
 class _Way:
-    """What greedy slimming has done: its turns, the plans on the way, the images it looked at."""
+    """What greedy slimming has done: its turns, the plans on the way, and what it looked at."""
 
     turns: Sequence[Turn]
     plans: Sequence[np.ndarray]
+    plans_judged: int
     images: int
 
 
 def _split(problem: SearchProblem) -> tuple[ImageData, ImageSource]:
     """Returns the data to train on, and the training images held out to judge by."""
     assert problem.data is not None
-    return hold_out(problem.data, HELD_OUT, problem.seed)
+    return hold_out(problem.data, problem.recipe.held_out_images, problem.seed)
 
 
 def _way_to(problem: SearchProblem, lowest_macs: int) -> _Way:
@@ -100,23 +98,30 @@ def _way_to(problem: SearchProblem, lowest_macs: int) -> _Way:
     """
     path = problem.folder / "checkpoints" / "slim.safetensors"
     steps = ladder(problem.space, problem.grid)
-    turns = _read_turns(Checkpoint.load(path, problem.token))
+    checkpoints = Checkpoints(path, problem.token, problem.progress)
+    turns = _read_turns(checkpoints.load())
     units = plans_on_the_way(steps.high, turns)[-1]
     judge = _Judge(problem)
     more = slim_down(steps, units, judge.losses, problem.cost.macs, lowest_macs)
     left = None if problem.max_steps is None else max(0, problem.max_steps - len(turns))
     done = _Percent(problem.cost.macs(steps.high), lowest_macs)
     first = done.at(problem.cost.macs(units))
-    with problem.progress.task("slim", _PERCENT, done=first, unit="%") as bar:
+    with (
+        caught_signals() as signals,
+        problem.progress.task("slim", _PERCENT, done=first, unit="%") as bar,
+    ):
         for turn in islice(more, left):
             turns.append(turn)
             if is_main():
-                _checkpoint(problem, turns).save(path)
+                checkpoints.save(len(turns), _columns(turns))
+            signals.heed_together()
             units = plans_on_the_way(units, [turn])[-1]
             first = _show(bar, first, done.at(problem.cost.macs(units)), turn)
         if turns:
             _show(bar, first, _PERCENT, turns[-1])
-    return _Way(turns, plans_on_the_way(steps.high, turns), judge.images)
+    plans = plans_on_the_way(steps.high, turns)
+    plans_judged = sum(len(steps.slimmer(plan)) for plan in plans[:-1])
+    return _Way(turns, plans, plans_judged, judge.images)
 
 
 @dataclass(frozen=True)
@@ -138,13 +143,12 @@ def _show(bar: Bar, shown: int, percent: int, turn: Turn) -> int:
     return percent
 
 
-def _checkpoint(problem: SearchProblem, turns: Sequence[Turn]) -> Checkpoint:
-    tensors = {
+def _columns(turns: Sequence[Turn]) -> dict[str, torch.Tensor]:
+    return {
         "group": torch.tensor([turn.group for turn in turns], dtype=torch.int64),
         "units": torch.tensor([turn.units for turn in turns], dtype=torch.int64),
         "loss": torch.tensor([turn.loss for turn in turns], dtype=torch.float64),
     }
-    return Checkpoint(len(turns), problem.token, tensors)
 
 
 def _read_turns(saved: Checkpoint | None) -> list[Turn]:
@@ -167,7 +171,7 @@ class _Judge:
         self._supernet = Supernet(problem.network)
         _, held = _split(problem)
         size = min(problem.recipe.search.batch_size, len(held))
-        count = max(1, problem.cap(_STEPS_PER_BATCH * (len(held) // size)) // _STEPS_PER_BATCH)
+        count = problem.cap_batches(len(held) // size)
         self.images = count * size
         self._batches = list(_own_batches(problem, held, size, count))
 
@@ -180,7 +184,8 @@ class _Judge:
         return found
 
     def _loss_sum(self, plan: np.ndarray) -> torch.Tensor:
-        precision, widths = self._problem.precision, self._problem.space.widths(plan)
+        precision = self._problem.precision.alone()  # processes may have fewer batches than others
+        widths = self._problem.space.widths(plan)
         total = torch.zeros((), dtype=torch.float64, device=precision.device)
         for batch in self._batches:
             with precision.autocast():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.graph import Network
@@ -51,7 +51,7 @@ class SparseTask(DenseTask):
         found = (m._parameters.get("weight") for m in model.modules() if is_norm(m))
         self._scales = [scale for scale in found if scale is not None]
 
-    def _gradients(self, batch: Batch) -> dict[str, float]:
+    def _gradients(self, batch: Batch) -> dict[str, Tensor]:
         figures = super()._gradients(batch)
         for scale in self._scales:
             if scale.grad is not None:

@@ -20,6 +20,7 @@ from dmcp_deploy.search.sampling import best_draw
 from dmcp_deploy.search.slimmable import SharedWeights
 from dmcp_deploy.search.steps import run_steps, search_steps
 from dmcp_deploy.training.data import Batch
+from dmcp_deploy.training.distributed import average
 
 #: How often in stage 2 the metrics tell what every group is expected to keep.
 _SNAPSHOTS = 40
@@ -34,17 +35,22 @@ def search(problem: SearchProblem) -> SearchResult:
     """
     steps = search_steps(problem)
     task = DmcpTask(problem, steps)
-    run_steps(problem, task, steps)
+    run_steps(problem, task, steps, shared=task.first_architecture_step)
     return _read_plan(problem, task)
 
 
 class DmcpTask:
-    """One step of either stage, and the state it changes."""
+    """One step of either stage, and the state it changes.
+
+    Attributes:
+        first_architecture_step: With which stage 2 begins.
+        architecture: The architecture parameters.
+    """
 
     def __init__(self, problem: SearchProblem, steps: int) -> None:
         """Prepares a search of `steps` weight steps, the last share of them with stage 2."""
         self._problem, self._steps = problem, steps
-        self._first_architecture_step = steps - round(problem.recipe.architecture_share * steps)
+        self.first_architecture_step = steps - round(problem.recipe.architecture_share * steps)
         self._weights = SharedWeights(problem, steps)
         self.architecture = Architecture(
             problem.space,
@@ -59,7 +65,7 @@ class DmcpTask:
         moved = self._problem.precision.move(batch)
         draw = partial(self._draw, step)
         figures: dict[str, float] = self._weights.step(step, moved, draw)
-        if step >= self._first_architecture_step:
+        if step >= self.first_architecture_step:
             figures |= self._architecture_step(step, moved)
         return figures
 
@@ -86,13 +92,13 @@ class DmcpTask:
 
     def _architecture_step(self, step: int, batch: Batch) -> dict[str, float]:
         """Moves the alphas by one step while the weights stand still."""
-        first = self._first_architecture_step
+        first = self.first_architecture_step
         done = (step - first) / max(1, self._steps - first)
         lr = self._problem.recipe.alpha_lr * (1 + math.cos(math.pi * done)) / 2
         task = self.task_loss(batch)
         budget = budget_loss(self.architecture.expected_macs(), self._problem.budget_macs)
         share = self.architecture.move(task + self._problem.recipe.budget_weight * budget, lr)
-        figures = {"arch_loss": float(task.detach()), "expected_share": share}
+        figures = {"arch_loss": float(average(task.detach())), "expected_share": share}
         every = max(1, (self._steps - first) // _SNAPSHOTS)
         if (step - first) % every == 0 or step + 1 == self._steps:
             figures |= self._kept_shares()
@@ -112,7 +118,7 @@ class DmcpTask:
         process, but for one that is drawn as in stage 1 with a probability that decays by 0.9999
         every 10 steps.
         """
-        since = step - self._first_architecture_step
+        since = step - self.first_architecture_step
         if since < 0 or (place == 0 and chance < 0.9999 ** (since / 10)):
             return self._weights.uniform(place, chance, generator)
         probabilities = self.architecture.probabilities().detach().cpu()
@@ -134,7 +140,7 @@ def _read_plan(problem: SearchProblem, task: DmcpTask) -> SearchResult:
     }
     if problem.sampling == "markov":
         units, candidates = best_draw(problem, probabilities)
-        figures["candidates"] = candidates
+        figures |= {"candidates": candidates, "plans_judged": len(candidates)}
     else:
         wanted = task.architecture.expected_units().detach().cpu().numpy()
         units = fit_widths(problem.cost, problem.grid, wanted, problem.budget_macs)

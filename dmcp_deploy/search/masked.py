@@ -78,7 +78,7 @@ class MaskedTask(DenseTask):
         super().load(tensors)
         self.kept = tensors["kept"].numpy()
 
-    def _gradients(self, batch: Batch) -> dict[str, float]:
+    def _gradients(self, batch: Batch) -> dict[str, Tensor]:
         figures = super()._gradients(batch)
         bound_gradients(self._network, self.kept)
         return figures

@@ -13,14 +13,17 @@ from dmcp_deploy.network.cost import Cost
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.plan import Keep
 from dmcp_deploy.progress import NO_PROGRESS, Progress
+from dmcp_deploy.rundir import SHARED
 from dmcp_deploy.search.fit import WidthGrid, fit_widths
 from dmcp_deploy.search.space import SearchSpace
 from dmcp_deploy.training.data import ImageData
-from dmcp_deploy.training.loop import LoopSettings
+from dmcp_deploy.training.loop import LoopSettings, SharedPart
 from dmcp_deploy.training.precision import Precision
 from dmcp_deploy.training.recipe import Recipe
 
 _T = TypeVar("_T")
+
+_STEPS_PER_BATCH = 10
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class SearchProblem:
         sampling: How DMCP reads a plan from its probabilities: "expected" or "markov".
         precision: Device and arithmetic.
         token: What identifies the run for its checkpoints.
+        shared_token: What identifies the steps that runs for other budgets have in common with it.
+        supernet: The directory of such a run, to take its steps over; None trains anew.
         pretrained: Whether the network's weights were given, not random.
         max_steps: Most steps of any loop; None for no limit.
         workers: Processes that load images.
@@ -60,6 +65,8 @@ class SearchProblem:
     sampling: str
     precision: Precision
     token: str
+    shared_token: str = ""
+    supernet: Path | None = None
     pretrained: bool = False
     max_steps: int | None = None
     workers: int = 0
@@ -76,13 +83,30 @@ class SearchProblem:
         """Returns a number of steps within the limit, at least 1."""
         return max(1, steps if self.max_steps is None else min(steps, self.max_steps))
 
+    def cap_batches(self, batches: int) -> int:
+        """Returns how many of the batches that judge plans are looked at, at least 1.
+
+        In a trial it is one for every ten of its `max_steps`.
+        """
+        return max(1, self.cap(_STEPS_PER_BATCH * batches) // _STEPS_PER_BATCH)
+
     def uniform_units(self) -> np.ndarray:
         """Returns the units of the one width multiplier that meets the budget, shape [groups]."""
         wanted = self.space.full.astype(np.float64)
         return fit_widths(self.cost, self.grid, wanted, self.budget_macs)
 
-    def loop_settings(self, name: str, steps: int) -> LoopSettings:
-        """Returns how a loop of this search runs; its files are named after it."""
+    def loop_settings(self, name: str, steps: int, shared: int = 0) -> LoopSettings:
+        """Returns how a loop of this search runs; its files are named after it.
+
+        Args:
+            name: The loop.
+            steps: Its steps.
+            shared: The first of them that do not depend on the budget.
+        """
+        part = None
+        if shared:
+            given = None if self.supernet is None else self.supernet / SHARED
+            part = SharedPart(shared, self.shared_token, self.folder / SHARED, given)
         return LoopSettings(
             title=name,
             steps=steps,
@@ -92,6 +116,7 @@ class SearchProblem:
             metrics=self.folder / "metrics" / f"{name}.jsonl",
             checkpoint_s=self.checkpoint_s,
             tensorboard=self.tensorboard,
+            shared=part,
         )
 
     def progress_over(self, items: Iterable[_T], title: str) -> Iterator[_T]:

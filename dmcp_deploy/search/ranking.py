@@ -31,12 +31,23 @@ def search_by(
         scores: What ranks.
         task: How the full network is trained.
     """
-    if not problem.pretrained:
-        steps = search_steps(problem)
-        model, recipe = problem.network.model, full_recipe(problem)
-        run_steps(problem, task(model, recipe, steps, problem.precision), steps)
+    train_full(problem, task)
     kept = best_units(problem, scores(problem.network))
     return SearchResult(keeps(problem.network, kept), {}, trained=not problem.pretrained)
+
+
+def train_full(problem: SearchProblem, task: type[DenseTask] = DenseTask) -> None:
+    """Trains the full network by the recipe's search schedule; given weights stay as they are.
+
+    Args:
+        problem: The search.
+        task: How it is trained.
+    """
+    if problem.pretrained:
+        return
+    steps = search_steps(problem)
+    model, recipe = problem.network.model, full_recipe(problem)
+    run_steps(problem, task(model, recipe, steps, problem.precision), steps, shared=steps)
 
 
 def full_recipe(problem: SearchProblem) -> Recipe:
@@ -51,8 +62,19 @@ def best_units(problem: SearchProblem, scores: np.ndarray) -> np.ndarray:
         problem: The search; its budget sets the one width multiplier for all groups.
         scores: The importance of every unit, shape [units].
     """
+    return top_units(problem.network, scores, problem.uniform_units())
+
+
+def top_units(network: Network, scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Returns whether each unit is among its group's most important, shape [units].
+
+    Args:
+        network: The network.
+        scores: The importance of every unit, shape [units].
+        counts: How many units each group keeps, shape [groups].
+    """
     kept = np.zeros(len(scores), dtype=bool)
-    for group, count in zip(problem.network.prunable, problem.uniform_units(), strict=True):
+    for group, count in zip(network.prunable, counts, strict=True):
         own = scores[group.first : group.first + group.units]
         kept[group.first + np.argsort(-own, kind="stable")[:count]] = True
     return kept

@@ -13,6 +13,7 @@ from dmcp_deploy.search import markov
 from dmcp_deploy.search.fit import fit_widths
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.training.data import train_batches
+from dmcp_deploy.training.distributed import rank, world_size
 from dmcp_deploy.training.evaluate import evaluate, recalibrate
 from dmcp_deploy.training.loop import step_seed
 
@@ -63,7 +64,10 @@ def nearest_draws(problem: SearchProblem, probabilities: Tensor) -> list[np.ndar
 
 
 def supernet_loss(problem: SearchProblem, units: np.ndarray) -> float:
-    """Returns the loss of a sub-network of the trained supernet, batch norms recalibrated."""
+    """Returns the loss of a sub-network of the trained supernet, batch norms recalibrated.
+
+    Processes share the images, and all get the same loss.
+    """
     assert problem.data is not None
     dense = slice_network(problem.network, problem.space.widths(units))
     batches = partial(
@@ -73,9 +77,11 @@ def supernet_loss(problem: SearchProblem, units: np.ndarray) -> float:
         batch_size=problem.recipe.search.batch_size,
         start_step=0,
         workers=problem.workers,
+        rank=rank(),
+        world=world_size(),
     )
     seed = step_seed(problem.seed, 0, "recalibration")
     steps = problem.recipe.recalibration_batches
-    recalibrate(dense, batches(seed=seed, steps=steps), problem.precision)
+    recalibrate(dense, batches(seed=seed, steps=steps), problem.precision, shared=True)
     images = batches(seed=seed + 1, steps=_SCORE_BATCHES, augment=False)
-    return evaluate(dense, images, problem.precision).loss
+    return evaluate(dense, images, problem.precision, shared=True).loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -15,7 +16,10 @@ from dmcp_deploy.training.data import Batch
 from dmcp_deploy.training.distributed import average_gradients
 from dmcp_deploy.training.loop import step_seed
 from dmcp_deploy.training.optimizer import set_lr, weight_optimizer
-from dmcp_deploy.training.sandwich import sandwich_gradients
+from dmcp_deploy.training.sandwich import read_figures, sandwich_gradients
+
+#: The name of the digest of drawn widths among a task's tensors.
+DRAWN = "drawn"
 
 #: (place among the random networks, a number drawn from [0, 1), generator) -> units [groups].
 Draw = Callable[[int, float, torch.Generator], np.ndarray]
@@ -34,20 +38,21 @@ class SharedWeights:
         self.model = problem.precision.place(problem.network.model).train()
         self.supernet = Supernet(problem.network).train()
         self._optimizer = weight_optimizer(self.model, problem.recipe.search)
+        self._drawn = 0
 
     def step(self, step: int, batch: Batch, draw: Draw | None = None) -> dict[str, float]:
         """Does one step; returns "loss" of the full network and "distill" of the narrow ones."""
         recipe, precision = self._problem.recipe, self._problem.precision
         set_lr(self._optimizer, recipe.search.lr_at(step, self._steps))
         self._optimizer.zero_grad(set_to_none=True)
-        narrow = [self._problem.space.widths(units) for units in self.networks(step, draw)]
+        networks = self.networks(step, draw)
+        self._drawn = zlib.crc32(np.concatenate(networks).tobytes(), self._drawn)
+        narrow = [self._problem.space.widths(units) for units in networks]
         moved = precision.move(batch)
-        figures = sandwich_gradients(
-            self.supernet, moved, narrow, recipe.label_smoothing, precision
-        )
-        average_gradients(self.model.parameters())
+        losses = sandwich_gradients(self.supernet, moved, narrow, recipe.label_smoothing, precision)
+        average_gradients(self.model.parameters(), losses.values())
         self._optimizer.step()
-        return figures
+        return read_figures(losses)
 
     def networks(self, step: int, draw: Draw | None = None) -> list[np.ndarray]:
         """Returns the narrowest and the random networks of a step, units [groups] each.
@@ -70,12 +75,14 @@ class SharedWeights:
         return self._problem.space.random_units(generator)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Returns weights and momenta."""
+        """Returns weights and momenta, and a digest of all widths that were drawn so far."""
         weights = {f"model.{name}": t for name, t in self.model.state_dict().items()}
-        return {**weights, **optimizer_tensors(self._optimizer, "optimizer")}
+        drawn = {DRAWN: torch.tensor(self._drawn)}
+        return {**weights, **optimizer_tensors(self._optimizer, "optimizer"), **drawn}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Restores weights and momenta."""
         own = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
         self.model.load_state_dict(own)
         load_optimizer(self._optimizer, tensors, "optimizer")
+        self._drawn = int(tensors.get(DRAWN, 0))  # checkpoints of old lack it

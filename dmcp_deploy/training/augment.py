@@ -22,6 +22,10 @@ STD = (0.229, 0.224, 0.225)
 #: Random numbers that `augment_batch` uses for one picture.
 DRAWS = 3
 
+#: What normalisation multiplies by, then subtracts: float32 [1, 3, 1, 1].
+SCALE = np.array([1 / (255 * s) for s in STD], dtype=np.float32).reshape(1, 3, 1, 1)
+SHIFT = np.array([m / s for m, s in zip(MEAN, STD, strict=True)], np.float32).reshape(1, 3, 1, 1)
+
 #: Kinds that change whole batches of pictures of one size, vectorised.
 BATCH_KINDS = ("cells", "crop", "shift")
 
@@ -32,10 +36,8 @@ def normalise(pixels: Tensor) -> Tensor:
     Args:
         pixels: uint8 [N, 1 or 3, S, S].
     """
-    scale = np.array([1 / (255 * s) for s in STD], dtype=np.float32).reshape(1, 3, 1, 1)
-    shift = np.array([m / s for m, s in zip(MEAN, STD, strict=True)], dtype=np.float32)
-    values = pixels.numpy().astype(np.float32) * scale
-    values -= shift.reshape(1, 3, 1, 1)
+    values = pixels.numpy().astype(np.float32) * SCALE
+    values -= SHIFT
     return torch.from_numpy(values)
 
 
@@ -74,9 +76,19 @@ def squash(picture: Image.Image, size: int) -> Image.Image:
 
 def centre_crop(picture: Image.Image, size: int) -> Image.Image:
     """Returns the middle of the picture, its shorter side first resized to size * 256 / 224."""
-    resized = v2.functional.resize(picture, [size * 256 // 224])
+    resized = v2.functional.resize(picture, [view_side(size)])
     cropped: Image.Image = v2.functional.center_crop(resized, [size, size])
     return cropped
+
+
+def view_side(size: int) -> int:
+    """Returns the side of a picture whose middle is of a size, as evaluation takes it."""
+    return size * 256 // 224
+
+
+def edge_of(size: int) -> int:
+    """Returns by how many pixels "crop" and "shift" move a picture at most."""
+    return max(1, size // 8)
 
 
 def to_pixels(picture: Image.Image) -> Tensor:
@@ -117,7 +129,7 @@ def _flip_and_turn(pixels: Tensor, draws: Tensor) -> Tensor:
 
 def _shift(pixels: Tensor, draws: Tensor, *, mirror: bool) -> Tensor:
     size = pixels.shape[-1]
-    margin = max(1, size // 8)
+    margin = edge_of(size)
     edge = (margin, margin)
     padded = np.pad(pixels.numpy(), ((0, 0), (0, 0), edge, edge))
     after = np.empty(pixels.shape, dtype=np.uint8)

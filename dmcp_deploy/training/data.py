@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dmcp_deploy.training.augment import MEAN, STD
 from dmcp_deploy.training.data_sources import ImageSource
-from dmcp_deploy.training.data_types import Batch, ImageData
+from dmcp_deploy.training.data_types import Batch, ImageData, crops_of_views
 from dmcp_deploy.training.datasets import open_data
 from dmcp_deploy.training.loader import eval_batches, steps_per_epoch, train_batches
 
@@ -17,6 +17,7 @@ __all__ = [
     "Batch",
     "ImageData",
     "ImageSource",
+    "crops_of_views",
     "eval_batches",
     "open_data",
     "steps_per_epoch",

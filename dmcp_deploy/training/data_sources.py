@@ -21,6 +21,12 @@ from dmcp_deploy.training.augment import centre_crop, fit_arrays, squash, to_pic
 #: A source holds its resized pictures in memory up to this size.
 HELD_BYTES = 1_500_000_000
 
+#: Endings of picture files, without the dot.
+PICTURES = ("jpg", "jpeg", "png", "bmp", "webp", "ppm", "tif", "tiff")
+
+#: What is read, whatever a file is called; some formats that Pillow knows start other programs.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
+
 _CHUNK = 64
 _UNREADABLE = (
     OSError,
@@ -83,6 +89,10 @@ class ImageSource(ABC):
             self._held.clear()
         self._held[size] = self._all_views(size)
 
+    def stored_bytes(self, index: int) -> int:
+        """Returns the bytes that are read from disk for a picture; 0 where it lies in memory."""
+        return 0
+
     @abstractmethod
     def picture(self, index: int) -> Image.Image:
         """Returns one picture, in grey or RGB, at its own size.
@@ -139,7 +149,7 @@ class ArrayImages(ImageSource):
         return self._array
 
 
-class _PictureImages(ImageSource):
+class PictureImages(ImageSource):
     """Pictures of any size, decoded one by one."""
 
     #: Whether views show the middle of the picture; else the whole of it, resized to a square.
@@ -171,7 +181,7 @@ class _PictureImages(ImageSource):
     def _where(self, index: int) -> str: ...
 
 
-class FileImages(_PictureImages):
+class FileImages(PictureImages):
     """Picture files.
 
     Args:
@@ -190,14 +200,18 @@ class FileImages(_PictureImages):
         self.names = names
         self.centred = centred
 
+    def stored_bytes(self, index: int) -> int:
+        """Returns the size of a picture's file."""
+        return os.stat(self._where(index)).st_size
+
     def _open(self, index: int) -> Image.Image:
-        return Image.open(self._where(index))
+        return Image.open(self._where(index), formats=FORMATS)
 
     def _where(self, index: int) -> str:
         return os.path.join(self.folder, self.names[index])
 
 
-class DatasetImages(_PictureImages):
+class DatasetImages(PictureImages):
     """The pictures of a torchvision data set that yields (picture, label) pairs.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,13 +31,14 @@ class ImageData:
 
     Attributes:
         name: What `open_data` opens it by: "elpv", "fashion-mnist", "folder:/path",
-            "torchvision:CIFAR10".
+            "torchvision:CIFAR10", "webdataset:/path".
         note: One line with the data's full name, counts and licence.
         classes: The classes' names, by label.
         train: The pictures to learn from.
         val: The pictures to judge by.
         augmentation: "cells" (flips and quarter turns), "crop" (small moves and mirroring), "shift"
-            (small moves) or "imagenet" (random resized crops and mirroring).
+            (small moves), "imagenet" (random resized crops and mirroring) or "views" (the same,
+            but out of the middle of each picture as evaluation sees it).
         digest: "sha256:<hex>" over what identifies the data: file names, sizes and labels, or the
             labels alone where the pictures lie in one archive of a fixed release.
     """
@@ -54,6 +55,11 @@ class ImageData:
     def majority_share(self) -> float:
         """The share of the most frequent class in `val`, in (0, 1]."""
         return float(torch.bincount(self.val.labels).max()) / len(self.val)
+
+
+def crops_of_views(data: ImageData) -> ImageData:
+    """Returns the data with random crops made out of views, on the device; other kinds stay."""
+    return replace(data, augmentation="views") if data.augmentation == "imagenet" else data
 
 
 def digest_of(parts: Iterable[str | bytes]) -> str:

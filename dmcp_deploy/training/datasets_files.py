@@ -14,10 +14,10 @@ import torch
 from torchvision.datasets.folder import has_file_allowed_extension, make_dataset
 
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.training.data_sources import FileImages
+from dmcp_deploy.training.data_sources import PICTURES, FileImages
 from dmcp_deploy.training.data_types import ImageData, digest_of
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
+EXTENSIONS = tuple(f".{ending}" for ending in PICTURES)
 
 _LAYOUT = "put the pictures into train/CLASS/ and val/CLASS/"
 _ELPV_CLASSES = ("functional", "defective")

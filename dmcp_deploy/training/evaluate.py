@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from dmcp_deploy.training.data import Batch
+from dmcp_deploy.training.distributed import add_up
 from dmcp_deploy.training.precision import Precision
 
 
@@ -37,34 +38,69 @@ class Accuracy:
 
 
 @torch.no_grad()
-def recalibrate(model: nn.Module, batches: Iterable[Batch], precision: Precision) -> None:
+def recalibrate(
+    model: nn.Module, batches: Iterable[Batch], precision: Precision, *, shared: bool = False
+) -> None:
     """Recomputes the running statistics of every batch norm, in place.
 
     They become the cumulative average over all given batches (momentum None), as a network whose
     weights were trained at other widths needs before it is evaluated.
+
+    Args:
+        model: The network; the same in every process where they share the batches.
+        batches: Training batches.
+        precision: The arithmetic of the passes.
+        shared: Whether these are one process's share, and the average goes over all processes'.
+            Batch norms that look at all processes' images need as many batches in each.
     """
-    norms = _batch_norms(model)
+    precision = precision if shared else precision.alone()
+    norms, count = _batch_norms(model), 0
     with _evaluating(model), _cumulative(norms):
         for batch in batches:
             with precision.autocast():
                 model(precision.move(batch).images)
+            count += 1
+    if shared:
+        _average(running_statistics(model), count, precision)
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Iterable[Batch], precision: Precision) -> Accuracy:
-    """Returns the accuracy of a model in evaluation mode over batches."""
-    right = images = size = 0
-    loss = 0.0
+def evaluate(
+    model: nn.Module, batches: Iterable[Batch], precision: Precision, *, shared: bool = False
+) -> Accuracy:
+    """Returns the accuracy of a model in evaluation mode over batches.
+
+    Args:
+        model: The network; the same in every process where they share the batches.
+        batches: Images to judge by.
+        precision: The arithmetic of the passes.
+        shared: Whether these are one process's share, and all processes' images count, each once.
+            However they are shared, the sums are the same but for the last digits of the loss.
+    """
+    # Right ones and their losses are added up where they are: no batch waits for the one before.
+    sums = torch.zeros(2, dtype=torch.float64, device=precision.device)
+    images = sides = 0
     with _evaluating(model):
         for batch in batches:
             moved = precision.move(batch)
             with precision.autocast():
                 logits = model(moved.images).float()
-            right += int((logits.argmax(1) == moved.labels).sum())
-            loss += float(F.cross_entropy(logits, moved.labels, reduction="sum"))
+            right = (logits.argmax(1) == moved.labels).sum()
+            loss = F.cross_entropy(logits, moved.labels, reduction="sum")
+            sums += torch.stack([right.double(), loss.double()])
             images += len(moved.labels)
-            size = moved.images.shape[-1]
-    return Accuracy(right / max(1, images), loss / max(1, images), images, size)
+            sides += len(moved.labels) * moved.images.shape[-1]
+    whole = torch.cat([sums, sums.new_tensor([images, sides])])
+    found = (add_up(whole) if shared else whole).tolist()
+    count = max(1, int(found[2]))
+    return Accuracy(found[0] / count, found[1] / count, int(found[2]), round(found[3] / count))
+
+
+def running_statistics(model: nn.Module) -> list[Tensor]:
+    """Returns the running means and variances of a model's batch norms."""
+    tracked = (norm for norm in _batch_norms(model) if norm.running_mean is not None)
+    found = [(norm.running_mean, norm.running_var) for norm in tracked]
+    return [tensor for pair in found for tensor in pair if tensor is not None]
 
 
 @contextmanager
@@ -81,6 +117,17 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
 
 def _batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
     return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+def _average(statistics: list[Tensor], count: int, precision: Precision) -> None:
+    """Replaces each process's averages over `count` batches by those over all batches."""
+    if not statistics:
+        return
+    own = torch.cat([values.flatten() for values in statistics]).to(torch.float64)
+    total = add_up(torch.cat([own * count, own.new_tensor([count])]))
+    means = torch.split(total[:-1] / total[-1], [values.numel() for values in statistics])
+    for values, mean in zip(statistics, means, strict=True):
+        values.copy_(mean.view_as(values))
 
 
 @contextmanager

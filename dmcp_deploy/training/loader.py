@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.training.augment import (
-    BATCH_KINDS,
-    DRAWS,
-    augment_batch,
-    normalise,
-    random_crop,
-)
+from dmcp_deploy.training.augment_device import sent
+from dmcp_deploy.training.batch_maker import BatchMaker, EvalMaker, TrainMaker, mixed_order
 from dmcp_deploy.training.data_sources import ImageSource
 from dmcp_deploy.training.data_types import Batch, ImageData
+from dmcp_deploy.training.interrupt import leave_signals_to_parent
 
 MIN_IMAGE_SIZE = 16
-
-_Pair = tuple[Tensor, Tensor]
 
 
 def train_batches(
@@ -40,10 +32,12 @@ def train_batches(
     rank: int = 0,
     world: int = 1,
     augment: bool = True,
+    device: torch.device | None = None,
 ) -> Iterator[Batch]:
     """Returns the batches of the steps start_step, start_step + 1, ..., `steps` of them.
 
-    The batch of a step depends on (seed, step) alone: not on earlier calls nor on `workers`. Each
+    The batch of a step depends on (seed, step) alone: not on earlier calls, `workers` nor (but for
+    the last bits of crops out of views) `device`. Each
     epoch has its own order; what remains of it at its end is left out. Arguments are checked, and
     small data read into memory, before this function returns.
 
@@ -58,6 +52,7 @@ def train_batches(
         rank: This process's number in [0, world).
         world: Processes that share each global batch of batch_size * world pictures.
         augment: Whether pictures are changed at random.
+        device: Where batches are wanted; pixels go there as bytes. None leaves them here.
 
     Raises:
         DmcpError: A picture cannot be read (also while iterating), or image_size or batch_size
@@ -65,10 +60,10 @@ def train_batches(
     """
     _check_sizes(image_size, batch_size)
     steps_per_epoch(data, batch_size * world)
-    if not augment or data.augmentation in BATCH_KINDS:
-        data.train.hold(image_size, steps * batch_size)
-    maker = _TrainMaker(data, image_size, batch_size, seed, rank, world, augment)
-    return _batches(maker, range(start_step, start_step + steps), workers)
+    maker = TrainMaker(data, image_size, batch_size, seed, rank, world, augment)
+    if maker.view_size is not None:
+        data.train.hold(maker.view_size, steps * batch_size)
+    return _batches(maker, range(start_step, start_step + steps), workers, device)
 
 
 def eval_batches(
@@ -78,6 +73,9 @@ def eval_batches(
     batch_size: int,
     workers: int = 0,
     limit: int | None = None,
+    rank: int = 0,
+    world: int = 1,
+    device: torch.device | None = None,
 ) -> Iterator[Batch]:
     """Returns the pictures of a source, unchanged, in order, the last batch possibly smaller.
 
@@ -88,6 +86,9 @@ def eval_batches(
         workers: Processes that prepare batches; 0 prepares them in this one.
         limit: At most so many pictures: a fixed random choice in a mixed order, since files often
             lie sorted by class.
+        rank: This process's number in [0, world).
+        world: Processes that share the batches: each takes every world-th one.
+        device: Where batches are wanted; pixels go there as bytes. None leaves them here.
 
     Raises:
         DmcpError: A picture cannot be read (also while iterating), or image_size or batch_size is
@@ -96,10 +97,11 @@ def eval_batches(
     _check_sizes(image_size, batch_size)
     indices = torch.arange(len(source))
     if limit is not None and limit < len(source):
-        indices = _order(len(source), 0, "limit", 0)[:limit]
-    source.hold(image_size, len(indices))
-    maker = _EvalMaker(source, image_size, _parts(indices, batch_size))
-    return _batches(maker, range(len(maker.parts)), workers)
+        indices = mixed_order(len(source), 0, "limit", 0)[:limit]
+    parts = _parts(indices, batch_size)[rank::world]
+    source.hold(image_size, sum(map(len, parts)))
+    maker = EvalMaker(source, image_size, parts)
+    return _batches(maker, range(len(maker.parts)), workers, device)
 
 
 def steps_per_epoch(data: ImageData, batch_size: int) -> int:
@@ -133,76 +135,42 @@ def _parts(indices: Tensor, length: int) -> tuple[Tensor, ...]:
     return tuple(indices[first : first + length] for first in range(0, len(indices), length))
 
 
-class _Maker(Protocol):
-    def __getitem__(self, number: int) -> _Pair: ...
-
-
-@dataclass(frozen=True)
-class _TrainMaker:
-    data: ImageData
-    image_size: int
-    batch_size: int
-    seed: int
-    rank: int
-    world: int
-    augment: bool
-
-    def __getitem__(self, number: int) -> _Pair:
-        global_size = self.batch_size * self.world
-        epoch, place = divmod(number, len(self.data.train) // global_size)
-        order = _order(len(self.data.train), self.seed, "order", epoch)
-        own = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
-        indices = order[place * global_size : (place + 1) * global_size][own]
-        labels = self.data.train.labels[indices]
-        if self.augment and self.data.augmentation not in BATCH_KINDS:
-            return normalise(self._random_crops(indices, epoch)), labels
-        pixels = self.data.train.views(indices, self.image_size)
-        if self.augment:
-            # Drawn for the global batch, so that its pictures do not depend on `world`.
-            draws = torch.rand(global_size, DRAWS, generator=_generator(self.seed, "draws", number))
-            pixels = augment_batch(self.data.augmentation, pixels, draws[own])
-        return normalise(pixels), labels
-
-    def _random_crops(self, indices: Tensor, epoch: int) -> Tensor:
-        source, size = self.data.train, self.image_size
-        return torch.stack(
-            [
-                random_crop(source.picture(index), size, _derived(self.seed, "crop", epoch, index))
-                for index in indices.tolist()
-            ]
-        )
-
-
-@dataclass(frozen=True)
-class _EvalMaker:
-    source: ImageSource
-    image_size: int
-    parts: tuple[Tensor, ...]
-
-    def __getitem__(self, number: int) -> _Pair:
-        indices = self.parts[number]
-        pixels = self.source.views(indices, self.image_size)
-        return normalise(pixels), self.source.labels[indices]
-
-
-def _batches(maker: _Maker, numbers: range, workers: int) -> Iterator[Batch]:
-    made = _in_workers(maker, numbers, workers) if workers else map(maker.__getitem__, numbers)
-    for item in made:
+def _batches(
+    maker: BatchMaker, numbers: range, workers: int, device: torch.device | None
+) -> Iterator[Batch]:
+    there = device if _is_elsewhere(device) else None
+    carried = _Carried(maker, whole=there is None)
+    for number, item in zip(numbers, _made(carried, numbers, workers, there), strict=True):
         if isinstance(item, DmcpError):
             raise item
-        yield Batch(*item)
+        pixels, labels = item
+        if there is None:
+            yield Batch(pixels, labels)
+        else:
+            # As bytes they are a quarter of what the network reads.
+            yield Batch(maker.finish(number, sent(pixels, there)), sent(labels, there))
 
 
-def _in_workers(maker: _Maker, numbers: range, workers: int) -> Iterable[Any]:
+def _is_elsewhere(device: torch.device | None) -> bool:
+    return device is not None and device.type != "cpu"
+
+
+def _made(
+    carried: _Carried, numbers: range, workers: int, device: torch.device | None
+) -> Iterable[Any]:
+    if not workers:
+        return map(carried.__getitem__, numbers)
     # A whole batch is one item, named by its number: workers hold no state. With a generator of
     # its own the loader leaves the global random state alone.
     return DataLoader(
-        _Carried(maker),  # type: ignore[arg-type]
+        carried,  # type: ignore[arg-type]
         batch_size=None,
         sampler=numbers,
         num_workers=workers,
         collate_fn=_unchanged,
+        worker_init_fn=leave_signals_to_parent,
         generator=torch.Generator(),
+        pin_memory=device is not None and device.type == "cuda",
     )
 
 
@@ -210,28 +178,16 @@ def _in_workers(maker: _Maker, numbers: range, workers: int) -> Iterable[Any]:
 class _Carried:
     """Hands a DmcpError over as a value: raised in a worker it would arrive as a traceback."""
 
-    maker: _Maker
+    maker: BatchMaker
+    whole: bool
 
-    def __getitem__(self, number: int) -> _Pair | DmcpError:
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor] | DmcpError:
         try:
-            return self.maker[number]
+            pixels, labels = self.maker.pixels(number)
+            return (self.maker.finish(number, pixels) if self.whole else pixels), labels
         except DmcpError as err:
             return DmcpError(str(err))
 
 
 def _unchanged(item: Any) -> Any:
     return item
-
-
-@functools.lru_cache(maxsize=2)
-def _order(count: int, seed: int, purpose: str, epoch: int) -> Tensor:
-    return torch.randperm(count, generator=_generator(seed, purpose, epoch))
-
-
-def _generator(seed: int, purpose: str, number: int) -> torch.Generator:
-    return torch.Generator().manual_seed(_derived(seed, purpose, number))
-
-
-def _derived(*parts: int | str) -> int:
-    text = "/".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")

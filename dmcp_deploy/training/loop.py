@@ -15,10 +15,16 @@ from torch import Tensor
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.progress import NO_PROGRESS, Progress
-from dmcp_deploy.training.checkpoint import Checkpoint
+from dmcp_deploy.training.allocator import keep_freed_memory
+from dmcp_deploy.training.checkpoint import Checkpoint, Checkpoints
 from dmcp_deploy.training.data import Batch
-from dmcp_deploy.training.distributed import is_main
+from dmcp_deploy.training.distributed import any_says, check_alike, is_main, rank, world_size
+from dmcp_deploy.training.interrupt import caught_signals
 from dmcp_deploy.training.metrics import Metrics
+
+#: How the names of tensors begin that are the same in all processes: weights, probabilities,
+#: and the digest of the widths that were drawn.
+_ALIKE = ("model.", "alphas", "drawn")
 
 
 class Task(Protocol):
@@ -35,6 +41,23 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True)
+class SharedPart:
+    """The first steps of a loop that other runs have in common with it.
+
+    Attributes:
+        steps: How many they are.
+        token: What identifies them, the same in all of these runs.
+        kept: The file in which the state behind them is left for other runs.
+        given: Such a file of another run, from which a loop starts that has not begun.
+    """
+
+    steps: int
+    token: str
+    kept: Path
+    given: Path | None = None
+
+
+@dataclass(frozen=True)
 class LoopSettings:
     """How a loop runs.
 
@@ -47,6 +70,7 @@ class LoopSettings:
         metrics: The file of figures.
         checkpoint_s: Seconds between checkpoints.
         tensorboard: Whether to write TensorBoard files beside the metrics.
+        shared: What other runs have in common with it; None for nothing.
     """
 
     title: str
@@ -57,6 +81,7 @@ class LoopSettings:
     metrics: Path
     checkpoint_s: float = 60.0
     tensorboard: bool = False
+    shared: SharedPart | None = None
 
 
 def run_loop(
@@ -68,7 +93,8 @@ def run_loop(
     """Runs a task to its last step, from its checkpoint if there is one.
 
     All randomness of a step comes from (seed, step), so that a loop that was killed and resumed
-    ends bit for bit where an undisturbed one ends.
+    ends bit for bit where an undisturbed one ends. On SIGTERM and SIGUSR1 it finishes its step and
+    saves first; then it ends, or calls the handler that was installed before it began.
 
     Args:
         task: What to repeat; it is left in its final state.
@@ -80,15 +106,23 @@ def run_loop(
         The step at which it began: above 0 if it resumed.
 
     Raises:
-        DmcpError: The checkpoint is damaged or of another run, or the training has diverged.
+        DmcpError: The checkpoint and the one before it are damaged, or of another run; or the
+            training has diverged.
+        Interrupted: SIGTERM or SIGUSR1 has come, nobody else handles it, and all is saved.
     """
-    saved = Checkpoint.load(settings.checkpoint, settings.token)
+    keep_freed_memory()
+    checkpoints = Checkpoints(settings.checkpoint, settings.token, progress)
+    saved = checkpoints.load()
+    how = "resumed"
+    if saved is None:
+        saved, how = _given(settings.shared), "taken over"
     start = 0 if saved is None else saved.step
     if saved is not None:
         task.load(saved.tensors)
-        progress.say(f"{settings.title}: resumed at step {start} of {settings.steps}")
+        progress.say(f"{settings.title}: {how} at step {start} of {settings.steps}")
+    _check_alike(task, start, settings)
     if start < settings.steps:
-        _steps(task, batches(start), start, settings, progress)
+        _steps(task, batches(start), start, settings, checkpoints, progress)
     return start
 
 
@@ -99,24 +133,69 @@ def step_seed(seed: int, step: int, purpose: str = "step") -> int:
 
 
 def _steps(
-    task: Task, batches: Iterator[Batch], start: int, settings: LoopSettings, progress: Progress
+    task: Task,
+    batches: Iterator[Batch],
+    start: int,
+    settings: LoopSettings,
+    checkpoints: Checkpoints,
+    progress: Progress,
 ) -> None:
     saved_at = time.monotonic()
     with (
+        caught_signals() as signals,
         _metrics(settings, start) as metrics,
         progress.task(settings.title, settings.steps, done=start) as bar,
     ):
         for step in range(start, settings.steps):
             batch = next(batches)
-            torch.manual_seed(step_seed(settings.seed, step))
+            torch.manual_seed(step_seed(settings.seed, step, _purpose()))
             figures = task.step(step, batch)
             _check_finite(figures, step, settings.title)
             bar.advance(**{name: value for name, value in figures.items() if "/" not in name})
             metrics.write(step, figures)
-            last = step + 1 == settings.steps
-            if last or time.monotonic() - saved_at >= settings.checkpoint_s:
-                _save(task, step + 1, settings)
+            done = step + 1
+            if is_main():
+                _share(task, done, settings.shared)
+            late = time.monotonic() - saved_at >= settings.checkpoint_s
+            late, stop = any_says(late, signals.waiting)
+            if late or stop or done == settings.steps:
+                _check_alike(task, done, settings)
+                if is_main():
+                    checkpoints.save(done, task.tensors())
                 saved_at = time.monotonic()
+            if stop:
+                signals.heed_together()
+
+
+def _purpose() -> str:
+    """Returns what a step's random numbers are for: in every process they are others."""
+    return "step" if is_main() else f"step of {rank()}"
+
+
+def _check_alike(task: Task, done: int, settings: LoopSettings) -> None:
+    """Checks that all processes stand at the same step, with the same weights and draws."""
+    if world_size() > 1:
+        own = {name: t for name, t in task.tensors().items() if name.startswith(_ALIKE)}
+        check_alike({"step": torch.tensor(done), **own}, f"{settings.title}, step {done}")
+
+
+def _share(task: Task, done: int, shared: SharedPart | None) -> None:
+    if shared is not None and done == shared.steps:
+        Checkpoint(done, shared.token, task.tensors()).save(shared.kept)
+
+
+def _given(shared: SharedPart | None) -> Checkpoint | None:
+    """Returns the state behind the steps that another run has done; None if none is named.
+
+    Raises:
+        DmcpError: It is not there, or of other settings.
+    """
+    if shared is None or shared.given is None:
+        return None
+    saved = Checkpoint.load(shared.given, shared.token)
+    if saved is None:
+        raise DmcpError(f"There is no {shared.given}: that run has not come so far yet.")
+    return saved
 
 
 def _check_finite(figures: Mapping[str, float], step: int, title: str) -> None:
@@ -132,8 +211,3 @@ def _metrics(settings: LoopSettings, start: int) -> Metrics:
     if not is_main():
         return Metrics(None)
     return Metrics(settings.metrics, start, settings.tensorboard)
-
-
-def _save(task: Task, step: int, settings: LoopSettings) -> None:
-    if is_main():
-        Checkpoint(step, settings.token, task.tensors()).save(settings.checkpoint)

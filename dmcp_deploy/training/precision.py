@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.training.data import Batch
+from dmcp_deploy.training.sync_norm import synced_norms
 
 MODES = ("auto", "fp32", "bf16")
 
@@ -21,16 +23,23 @@ class Precision:
     Attributes:
         device: The device.
         bf16: Whether convolutions and products run in bfloat16 (weights stay FP32).
+        sync_bn: Whether batch norms that train look at the images of all processes.
     """
 
     device: torch.device
     bf16: bool
+    sync_bn: bool = False
 
     def autocast(self) -> AbstractContextManager[object]:
         """Returns the context in which forward passes run."""
-        if not self.bf16:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        casting = torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bf16 else None
+        if self.sync_bn:
+            return _synced(casting or nullcontext())
+        return casting or nullcontext()
+
+    def alone(self) -> Precision:
+        """Returns the same for passes that other processes do not make at the same time."""
+        return replace(self, sync_bn=False)
 
     def place(self, model: nn.Module) -> nn.Module:
         """Moves a model to the device, weights in channels-last order; returns it."""
@@ -69,6 +78,12 @@ def choose_precision(device: str = "auto", mode: str = "auto") -> Precision:
             " cpu, or cuda:N with a smaller N."
         )
     return Precision(chosen, mode == "bf16" or (mode == "auto" and _computes_bf16(chosen)))
+
+
+@contextmanager
+def _synced(casting: AbstractContextManager[object]) -> Iterator[None]:
+    with casting, synced_norms():
+        yield
 
 
 def _computes_bf16(device: torch.device) -> bool:

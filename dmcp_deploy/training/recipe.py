@@ -88,12 +88,21 @@ class Recipe:
         transition: How alphas become probabilities: "exp" or "sigmoid".
         random_networks: Random sub-networks per sandwich step.
         candidates: Networks drawn and compared by Markov sampling.
+        population: Plans in a generation of MetaPruning.
+        generations: Generations of MetaPruning.
+        episodes: Episodes of AMC.
+        warmup_episodes: The first of them, whose plans are random.
+        held_out_images: Training images held out to judge plans by, at most (AMC, AutoSlim,
+            MetaPruning).
+        reconstruction_images: Training images that AMC refits weights on, at most.
         recalibration_batches: Training batches behind every batch-norm recalibration.
         min_width: Narrowest width multiplier of the search space.
         width_step: Step of the search space as a width multiplier.
         train_size: Side of the training images in pixels; None for the deployed size.
         finish_share: Share of the pruned network's last steps that trains at the deployed size,
             where train_size is another one.
+        ema_decay: Decay of the moving average of the pruned network's weights that takes their
+            place in the end; 0 for the weights of the last step themselves.
     """
 
     name: str
@@ -106,11 +115,18 @@ class Recipe:
     transition: str = "exp"
     random_networks: int = 2
     candidates: int = 5
+    population: int = 50
+    generations: int = 20
+    episodes: int = 100
+    warmup_episodes: int = 25
+    held_out_images: int = 1024
+    reconstruction_images: int = 1024
     recalibration_batches: int = 16
     min_width: float = 0.1
     width_step: float = 0.1
     train_size: int | None = None
     finish_share: float = 0.0
+    ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("label_smoothing", "alpha_lr", "budget_weight", "random_networks"):
@@ -118,7 +134,14 @@ class Recipe:
         _check(self, "label_smoothing", least=0, below=1)
         _check(self, "architecture_share", least=0, most=1)
         _check(self, "finish_share", least=0, most=1)
+        _check(self, "ema_decay", least=0, below=1)
         _check(self, "candidates", least=1)
+        _check(self, "population", least=1)
+        _check(self, "generations", least=1)
+        _check(self, "episodes", least=1)
+        _check(self, "warmup_episodes", least=1, most=self.episodes)
+        _check(self, "held_out_images", least=2)
+        _check(self, "reconstruction_images", least=1)
         _check(self, "recalibration_batches", least=1)
         _check(self, "min_width", least=0, below=1)
         _check(self, "width_step", above=0, most=1)
@@ -129,12 +152,14 @@ class Recipe:
             )
 
 
-#: Recipes by name. The ImageNet ones are those of the DMCP authors' release.
+#: Recipes by name. The ImageNet ones are those of the DMCP authors' release, and of AMC's.
 RECIPES = {
     "demo": Recipe(
         name="demo",
         search=Schedule(2, 32, 0.01, 0.05, 0.01, 0.1, 4e-5),
         train=Schedule(7, 32, 0.005, 0.05, 0.002, 0.15, 4e-5),
+        population=16,
+        generations=5,
         train_size=96,
         finish_share=0.06,
     ),
@@ -148,20 +173,31 @@ RECIPES = {
         search=Schedule(40, 64, 0.2, 0.5, 0.08, 0.00625, 4e-5),
         train=Schedule(250, 64, 0.2, 0.8, 0.0, 0.002, 4e-5),
         recalibration_batches=100,
+        episodes=800,
+        warmup_episodes=100,
+        held_out_images=3000,
+        reconstruction_images=3000,
     ),
     "imagenet-resnet": Recipe(
         name="imagenet-resnet",
         search=Schedule(40, 64, 0.5, 0.5, 0.08, 0.0, 1e-4),
         train=Schedule(100, 64, 0.2, 0.8, 0.0, 0.0025, 1e-4),
         recalibration_batches=100,
+        episodes=800,
+        warmup_episodes=100,
+        held_out_images=3000,
+        reconstruction_images=3000,
     ),
 }
 
 #: Options of a run that a recipe file may set under "run".
 RUN_OPTIONS = (
     *("model", "flops", "width_mult", "input_size", "method", "sampling"),
-    *("align", "init", "distill"),
+    *("align", "weights", "init", "distill"),
 )
+
+#: Fields that the recipes of older runs lack, with what they stand for there.
+_ADDED: dict[str, Any] = {"ema_decay": 0.0}
 
 #: A field's annotation -> the types that JSON may give it; a bool is no number here.
 _JSON_TYPES: dict[str, tuple[type, ...]] = {
@@ -210,8 +246,9 @@ def recipe_run(name: str) -> dict[str, Any]:
 
 
 def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
-    """Returns a recipe as JSON values."""
-    return dataclasses.asdict(recipe)
+    """Returns a recipe as JSON values; what older runs lack is left out at its default."""
+    fields = dataclasses.asdict(recipe)
+    return {k: v for k, v in fields.items() if k not in _ADDED or v != _ADDED[k]}
 
 
 def recipe_from_json(content: dict[str, Any]) -> Recipe:

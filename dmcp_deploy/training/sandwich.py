@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dmcp_deploy.network.selection import Borrowed
 from dmcp_deploy.network.supernet import Supernet
 from dmcp_deploy.plan import Keep
 from dmcp_deploy.training.data import Batch
@@ -22,7 +23,7 @@ def sandwich_gradients(
     narrow: Sequence[Keeps],
     label_smoothing: float,
     precision: Precision,
-) -> dict[str, float]:
+) -> dict[str, Tensor]:
     """Adds up the gradients of the full network and of narrower ones on the shared weights.
 
     The full network learns from the labels; its detached output is what every narrower network
@@ -37,7 +38,8 @@ def sandwich_gradients(
         precision: The arithmetic of the passes.
 
     Returns:
-        The losses: "loss" of the full network, "distill" the mean over the narrower ones.
+        The losses, still on the device: "loss" of the full network, "distill" the mean over the
+        narrower ones.
     """
     with precision.autocast():
         logits = supernet(batch.images)
@@ -45,15 +47,22 @@ def sandwich_gradients(
     loss.backward()  # type: ignore[no-untyped-call]
     teacher = F.softmax(logits.detach().float(), dim=1)
     distilled = [_distill(supernet, batch.images, keeps, teacher, precision) for keeps in narrow]
-    total = torch.stack([loss.detach(), *distilled]).tolist()
-    return {"loss": total[0], "distill": sum(total[1:]) / max(1, len(narrow))}
+    total = torch.stack(distilled).mean() if distilled else torch.zeros_like(teacher[0, 0])
+    return {"loss": loss.detach(), "distill": total}
+
+
+def read_figures(figures: Mapping[str, Tensor]) -> dict[str, float]:
+    """Returns figures as numbers, in one transfer; it waits for the device, so it comes last."""
+    return dict(zip(figures, torch.stack(list(figures.values())).tolist(), strict=True))
 
 
 def _distill(
     supernet: Supernet, images: Tensor, keeps: Keeps, teacher: Tensor, precision: Precision
 ) -> Tensor:
+    borrowed = Borrowed()
     with precision.autocast():
-        logits = supernet(images, keeps)
+        logits = supernet(images, keeps, borrowed=borrowed)
     loss = F.kl_div(F.log_softmax(logits.float(), dim=1), teacher, reduction="batchmean")
     loss.backward()  # type: ignore[no-untyped-call]
+    borrowed.hand_back()
     return loss.detach()

@@ -97,7 +97,9 @@ def test_the_papers_networks_become_engines_in_their_precisions(
 @pytest.mark.parametrize("model", OTHERS)
 def test_other_networks_become_engines(tmp_path: Path, model: str) -> None:
     side = 128 if model == "inception_v3" else 96
-    network = build_network(NetworkSpec(model, 1.0, 10, (3, side, side)))
+    # Of 129M weights of VGG nearly all lie in two linear layers, which take as long as all others.
+    width = 0.25 if model.startswith("vgg") else 1.0
+    network = build_network(NetworkSpec(model, width, 10, (3, side, side)))
     source = exported(network.model, tmp_path / "net.onnx", side)
     for precision in ("fp32", "fp16", "int8"):
         record = built(source, precision, side, "sm86")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from odd_nets import ODD_NETS, FunctionalConv
+from search_problems import paper_network
 from tiny_nets import INPUT, TINY_NETS, Chain, Grouped, Residual, TinyNet, random_widths, traced
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -15,10 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from dmcp_deploy.network.cost import Cost, LayerCost
 from dmcp_deploy.network.derive import trace_network
 from dmcp_deploy.network.graph import Network
-from dmcp_deploy.network.models import build_network
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.network.supernet import Supernet
-from dmcp_deploy.plan import NetworkSpec
 
 ALL_NETS = pytest.mark.parametrize("net", [*TINY_NETS, *ODD_NETS], ids=lambda net: net.__name__)
 
@@ -40,7 +39,7 @@ ALL_NETS = pytest.mark.parametrize("net", [*TINY_NETS, *ODD_NETS], ids=lambda ne
     ],
 )
 def test_macs_are_those_of_the_papers_table(model: str, width_mult: float, macs: int) -> None:
-    assert Cost(build_network(NetworkSpec(model, width_mult))).full_macs == macs
+    assert Cost(paper_network(model, width_mult)).full_macs == macs
 
 
 @ALL_NETS

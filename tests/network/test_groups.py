@@ -7,11 +7,11 @@ import re
 import pytest
 import torch
 from odd_nets import ODD_NETS, Opaque
+from search_problems import paper_network
 from tiny_nets import CLASSES, INPUT, TINY_NETS, Chain, Grouped, Shuffle, TinyNet, conv, traced
 from torch import nn
 
 from dmcp_deploy.network.derive import trace_network
-from dmcp_deploy.network.models import build_network
 from dmcp_deploy.network.supernet import Supernet
 from dmcp_deploy.plan import NetworkSpec
 
@@ -29,12 +29,12 @@ def test_groups_of_tiny_networks(net: type[TinyNet]) -> None:
 
 @pytest.mark.parametrize(("name", "count"), [("resnet18", 12), ("resnet50", 37)])
 def test_number_of_groups_of_the_papers_networks(name: str, count: int) -> None:
-    network = build_network(NetworkSpec(name, input_shape=(3, 64, 64)))
+    network = paper_network(name)
     assert len(network.groups) == len(network.prunable) == count
 
 
 def test_groups_of_mobilenet_v2() -> None:
-    network = build_network(NetworkSpec("mobilenet_v2", input_shape=(3, 64, 64)))
+    network = paper_network("mobilenet_v2")
     assert len(network.groups) == len(network.prunable) == 25
     first, *_, last = network.groups
     assert (first.name, first.size) == ("features.0.0", 32)

@@ -1,78 +1,175 @@
-"""What every search method promises, whichever it is."""
+"""What every search method promises, whichever it is, on networks of different kinds."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
 import pytest
 import torch
-from search_problems import garments, make_problem, paper_network, small_network
+from search_problems import (
+    fresh_network,
+    make_problem,
+    noise_data,
+    paper_network,
+    small_network,
+)
+from tiny_nets import Dense, Residual, Separable, trace_tiny
+from torch import Tensor, nn
 
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.export.slice import slice_proven
 from dmcp_deploy.network.cost import Cost
-from dmcp_deploy.network.slicing import slice_network
+from dmcp_deploy.network.graph import Network
+from dmcp_deploy.plan import ChannelPlan, NetworkSpec
 from dmcp_deploy.registry import METHODS
 from dmcp_deploy.search import uniform
-from dmcp_deploy.search.problem import SearchProblem
+from dmcp_deploy.search.problem import SearchProblem, SearchResult
 from dmcp_deploy.search.run import find_method, search_plan
 
-ALIGN = 8
+SEED = 3
 
 
-def problem_for(folder, seed: int = 0) -> SearchProblem:
-    return make_problem(
-        small_network(),
-        folder,
-        share=0.4,
-        align=ALIGN,
-        data=garments(),
-        max_steps=3,
-        seed=seed,
-    )
+@dataclass(frozen=True)
+class Case:
+    """A network, what widths are multiples of, and the share of each group that costs the budget.
+
+    The share need not be a plan of any method: it makes sure that some plan meets the budget.
+    """
+
+    network: Callable[[], Network]
+    align: int
+    share: float
+    steps: int = 3
+
+    def problem(self, folder: Path) -> SearchProblem:
+        network = self.network()
+        cost, side = Cost(network), network.spec.input_shape[-1]
+        widths = {g.name: self._width(g.size) for g in network.prunable}
+        return make_problem(
+            network,
+            folder,
+            align=self.align,
+            budget_macs=cost.macs_at(widths),
+            data=noise_data(network.spec.num_classes),
+            max_steps=self.steps,
+            seed=SEED,
+            train_size=max(16, side),
+        )
+
+    def _width(self, size: int) -> int:
+        return size if size <= self.align else round(self.share * size / self.align) * self.align
 
 
-@pytest.mark.usefixtures("fashion_mnist")
-@pytest.mark.parametrize("method", METHODS)
+def stock(model: str) -> Callable[[], Network]:
+    return lambda: fresh_network(NetworkSpec(model, 1.0, 10, (3, 64, 64)))
+
+
+CASES = {
+    "small MobileNet": Case(small_network, align=8, share=0.6),
+    "residual sums": Case(lambda: trace_tiny(Residual), align=2, share=0.6),
+    "concatenation": Case(lambda: trace_tiny(Dense), align=2, share=0.5),
+    "squeeze and excite": Case(lambda: trace_tiny(Separable), align=2, share=0.6),
+}
+STOCK = {
+    "MobileNetV2": Case(stock("mobilenet_v2"), align=8, share=0.6, steps=2),
+    "ResNet-18": Case(stock("resnet18"), align=8, share=0.6, steps=2),
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A search that is over, and what its network was like before."""
+
+    problem: SearchProblem
+    plan: ChannelPlan
+    result: SearchResult
+    before: Mapping[str, Tensor]
+    parts: tuple[object, ...]
+
+
+def find(method: str, case: Case, folder: Path) -> Found:
+    problem = case.problem(folder)
+    model = problem.network.model
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    parts = structure(model)
+    plan, result = search_plan(method, problem, case.align)
+    return Found(problem, plan, result, before, parts)
+
+
+def structure(model: nn.Module) -> tuple[object, ...]:
+    modules = [(name, type(module)) for name, module in model.named_modules()]
+    return (modules, [(name, id(tensor)) for name, tensor in model.named_parameters()])
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        *(
+            pytest.param((case, method), id=f"{case}-{method}")
+            for case in CASES
+            for method in METHODS
+        ),
+        *(
+            pytest.param((case, method), id=f"{case}-{method}", marks=pytest.mark.slow)
+            for case in STOCK
+            for method in METHODS
+        ),
+    ],
+)
+def asked(request: pytest.FixtureRequest) -> tuple[str, Case]:
+    """A method and what it is to search."""
+    case, method = request.param
+    return method, {**CASES, **STOCK}[case]
+
+
+@pytest.fixture(scope="module")
+def found(asked: tuple[str, Case], tmp_path_factory: pytest.TempPathFactory) -> Found:
+    return find(*asked, tmp_path_factory.mktemp("search"))
+
+
 class TestContract:
-    def test_the_budget_is_met_by_valid_widths(self, method, tmp_path):
-        problem = problem_for(tmp_path)
-        widths = find_method(method).search(problem).channels()
-        groups = {group.name: group for group in problem.network.prunable}
+    def test_the_budget_is_met_by_valid_widths(self, asked, found):
+        align, widths = asked[1].align, found.result.channels()
+        groups = {group.name: group for group in found.problem.network.prunable}
         assert widths.keys() == groups.keys()
         for name, width in widths.items():
             assert isinstance(width, int)
             assert 1 <= width <= groups[name].size
             assert width % groups[name].unit == 0
-            assert groups[name].size <= ALIGN or width % ALIGN == 0
-        assert 0.98 <= problem.cost.macs_at(widths) / problem.budget_macs <= 1.0
+            assert groups[name].size <= align or width % align == 0
+        assert 0.98 <= found.problem.cost.macs_at(widths) / found.problem.budget_macs <= 1.0
 
-    def test_its_plan_slices(self, method, tmp_path):
-        problem = problem_for(tmp_path)
-        plan, result = search_plan(method, problem, ALIGN)
-        assert plan.widths() == {**problem.network.sizes(), **result.channels()}
-        dense = slice_network(problem.network, plan.groups)
-        assert sum(p.numel() for p in dense.parameters()) == plan.params
-        assert dense.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
-
-    def test_the_same_seed_gives_the_same_widths(self, method, tmp_path):
-        first, second = (
-            find_method(method).search(problem_for(tmp_path / name, seed=3)).widths
-            for name in ("a", "b")
+    def test_its_plan_slices_to_what_the_supernet_computes(self, found):
+        network, plan = found.problem.network, found.plan
+        assert plan.widths() == {**network.sizes(), **found.result.channels()}
+        images = torch.randn(2, *network.spec.input_shape)
+        model = network.model.cpu()
+        dense, parity = slice_proven(network, plan, images)
+        assert parity.max_rel <= 1e-5
+        assert (
+            sum(p.numel() for p in dense.parameters())
+            == plan.params
+            < sum(p.numel() for p in model.parameters())
         )
-        assert first == second
+        assert dense(images).shape == (2, network.spec.num_classes)
 
-    def test_the_network_keeps_its_structure(self, method, tmp_path):
-        problem = problem_for(tmp_path)
-        model = problem.network.model
-        shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-        types = [(name, type(module)) for name, module in model.named_modules()]
-        parameters = list(model.parameters())
-        trained = find_method(method).search(problem).trained
-        assert {name: tensor.shape for name, tensor in model.state_dict().items()} == shapes
-        assert [(name, type(module)) for name, module in model.named_modules()] == types
-        assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
-        assert all(parameter.requires_grad for parameter in parameters)
-        fresh = small_network().model.state_dict()
-        same = all(torch.equal(model.state_dict()[name], fresh[name]) for name in fresh)
-        assert same is not trained
+    def test_the_same_seed_gives_the_same_widths(self, asked, found, tmp_path):
+        again = find(*asked, tmp_path)
+        assert again.result.widths == found.result.widths
+        assert again.plan == found.plan
+
+    def test_the_network_keeps_its_structure(self, found):
+        model = found.problem.network.model
+        after = model.state_dict()
+        assert structure(model) == found.parts
+        assert {k: v.shape for k, v in after.items()} == {
+            k: v.shape for k, v in found.before.items()
+        }
+        assert all(parameter.requires_grad for parameter in model.parameters())
+        same = all(torch.equal(after[name], found.before[name]) for name in after)
+        assert same is not found.result.trained
 
 
 @pytest.mark.parametrize("name", ["dcmp", "Uniform", ""])

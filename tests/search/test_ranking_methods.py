@@ -286,8 +286,6 @@ def test_the_end_of_a_training_can_be_loaded_again(tmp_path):
     [
         pytest.param(*(model, method), marks=[] if (model, method) == quick else pytest.mark.slow)
         for model, quick in (
-            ("mobilenet_v2", ("mobilenet_v2", "sfp")),
-            ("resnet18", ("resnet18", "fpgm")),
             ("densenet121", None),
             ("mobilenet_v3_small", ("mobilenet_v3_small", "bn-scale")),
         )

@@ -7,9 +7,16 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from torch import nn
+from training_tasks import Said
 
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.training.checkpoint import Checkpoint, load_optimizer, optimizer_tensors
+from dmcp_deploy.training.checkpoint import (
+    Checkpoint,
+    Checkpoints,
+    drop_previous,
+    load_optimizer,
+    optimizer_tensors,
+)
 from dmcp_deploy.training.weights import save_tensors
 
 TENSORS = {
@@ -62,6 +69,13 @@ def test_a_truncated_checkpoint_is_refused(path, kept):
     assert "is damaged" in refusal(path)
 
 
+def test_a_checkpoint_with_other_bytes_is_refused(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert "is damaged (its digest is another)" in refusal(path)
+
+
 def test_what_is_no_checkpoint_is_refused(path):
     path.write_bytes(b"not a safetensors file, whatever its name")
     assert "is damaged" in refusal(path)
@@ -92,6 +106,106 @@ def test_a_failed_save_leaves_the_checkpoint_before(path, monkeypatch):
     assert loaded is not None
     assert loaded.step == 12
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+class TestGenerations:
+    @pytest.fixture
+    def newest(self, tmp_path) -> Path:
+        """The newest of three checkpoints."""
+        path = tmp_path / "checkpoints" / "search.safetensors"
+        for step in (1, 2, 3):
+            Checkpoints(path, "run-a").save(step, tensors_at(step))
+        return path
+
+    def test_two_are_kept(self, newest):
+        assert loaded_step(newest) == (3, [])
+        names = ["search.safetensors", "search.safetensors.previous"]
+        assert sorted(file.name for file in newest.parent.iterdir()) == names
+        drop_previous(newest.parent)
+        assert [file.name for file in newest.parent.iterdir()] == names[:1]
+        assert loaded_step(newest) == (3, [])
+
+    def test_without_files_there_is_none(self, tmp_path):
+        assert Checkpoints(tmp_path / "none.safetensors", "run-a").load() is None
+        drop_previous(tmp_path / "none")
+
+    def test_a_damaged_newest_gives_way_with_a_sentence(self, newest):
+        newest.write_bytes(newest.read_bytes()[:50])
+        step, (told,) = loaded_step(newest)
+        assert step == 2
+        assert str(newest) in told
+        assert "is damaged (Error while deserializing" in told
+        assert told.endswith(": the one before it is taken, of step 2.")
+
+    def test_a_missing_newest_gives_way_with_a_sentence(self, newest):
+        newest.unlink()  # between two renames there is none
+        step, (told,) = loaded_step(newest)
+        assert (step, "is missing: the one before it" in told) == (2, True)
+
+    def test_a_damaged_newest_does_not_push_out_the_one_before(self, newest):
+        newest.write_bytes(b"torn")
+        checkpoints = Checkpoints(newest, "run-a")
+        checkpoints.load()
+        checkpoints.save(3, tensors_at(3))
+        assert loaded_step(newest) == (3, [])
+        newest.write_bytes(b"torn again")
+        step, _ = loaded_step(newest)
+        assert step == 2
+
+    def test_where_both_are_damaged_both_are_named(self, newest):
+        for path in (newest, before(newest)):
+            path.write_bytes(b"torn")
+        with pytest.raises(DmcpError, match=r"is damaged .*previous is damaged .*delete both"):
+            loaded_step(newest)
+        newest.unlink()
+        with pytest.raises(DmcpError, match=r"is missing, and .*previous is damaged"):
+            loaded_step(newest)
+
+    def test_a_damaged_one_alone_is_refused(self, newest):
+        drop_previous(newest.parent)
+        newest.write_bytes(b"torn")
+        with pytest.raises(DmcpError, match=r"is damaged .*: delete it to start this stage again"):
+            loaded_step(newest)
+
+    def test_the_one_before_must_be_of_the_same_run(self, newest):
+        newest.write_bytes(b"torn")
+        with pytest.raises(DmcpError, match="belongs to a run with other settings"):
+            Checkpoints(newest, "run-b").load()
+
+    def test_a_full_disk_leaves_both(self, newest, monkeypatch):
+        def fail(*args: object, **kwargs: object) -> None:
+            raise SafetensorError("No space left on device")
+
+        monkeypatch.setattr("dmcp_deploy.training.weights.save_file", fail)
+        with pytest.raises(DmcpError, match="No space left"):
+            Checkpoints(newest, "run-a").save(4, tensors_at(4))
+        assert len(list(newest.parent.iterdir())) == 2
+        assert loaded_step(newest) == (3, [])
+        newest.unlink()
+        assert loaded_step(newest)[0] == 2
+
+    def test_what_a_killed_process_left_half_written_goes(self, newest):
+        part = newest.parent / ".search.next.safetensors.abc.part"
+        part.write_bytes(b"half")
+        Checkpoints(newest, "run-a").save(4, tensors_at(4))
+        assert not part.exists()
+
+
+def tensors_at(step: int) -> dict[str, torch.Tensor]:
+    return {"weights": torch.full((4,), float(step))}
+
+
+def before(path: Path) -> Path:
+    return path.with_name(f"{path.name}.previous")
+
+
+def loaded_step(path: Path) -> tuple[int, list[str]]:
+    """Returns the step whose whole checkpoint is loaded, and what is said of it."""
+    said = Said()
+    found = Checkpoints(path, "run-a", said).load()
+    assert found is not None
+    assert torch.equal(found.tensors["weights"], tensors_at(found.step)["weights"])
+    return found.step, said.lines
 
 
 def trained() -> tuple[nn.Module, torch.optim.SGD]:

@@ -27,7 +27,7 @@ from dmcp_deploy.training.data import (
     train_batches,
 )
 
-KINDS = ("imagenet", "crop", "shift", "cells")
+KINDS = ("imagenet", "views", "crop", "shift", "cells")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def arrays(tmp_path_factory) -> ImageData:
 
 @pytest.fixture(params=KINDS)
 def data(request, pictures, arrays) -> ImageData:
-    source = pictures if request.param == "imagenet" else arrays
+    source = pictures if request.param in ("imagenet", "views") else arrays
     return dataclasses.replace(source, augmentation=request.param)
 
 

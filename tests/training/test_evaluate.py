@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from search_problems import FP32
+from search_problems import FP32, noise_data
 from torch import Tensor, nn
 
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.training.data import Batch
-from dmcp_deploy.training.evaluate import evaluate, recalibrate
+from dmcp_deploy.training.data import Batch, eval_batches
+from dmcp_deploy.training.evaluate import evaluate, recalibrate, running_statistics
 from dmcp_deploy.training.precision import Precision
 
 
@@ -137,3 +137,27 @@ def test_evaluation_does_not_train():
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     evaluate(net.train(), batches(), FP32)
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+def test_shares_of_the_images_are_all_of_them_each_once():
+    source = noise_data(classes=5, count=21).val
+    options = {"image_size": 16, "batch_size": 4}
+    whole = list(eval_batches(source, **options))
+    for world in (2, 3, 7):
+        shares = [list(eval_batches(source, rank=r, world=world, **options)) for r in range(world)]
+        assert sum(len(batch.labels) for own in shares for batch in own) == 21
+        for number, batch in enumerate(whole):
+            own = shares[number % world][number // world]
+            assert torch.equal(own.images, batch.images)
+            assert torch.equal(own.labels, batch.labels)
+
+
+def test_a_share_may_be_empty():
+    assert evaluate(model(), [], FP32, shared=True).images == 0
+
+
+def test_running_statistics_are_those_of_batch_norms_that_keep_any():
+    net = nn.Sequential(model(), nn.BatchNorm2d(3, track_running_stats=False))
+    found = running_statistics(net)
+    assert [len(values) for values in found] == [6, 6, 4, 4]
+    assert found[0] is net[0][1].running_mean

@@ -14,10 +14,9 @@ import pytest
 import torch
 import training_tasks
 from torch import Tensor
-from training_tasks import STEPS, SlowTask, batches_from, settings
+from training_tasks import STEPS, Said, SlowTask, batches_from, settings
 
-from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.progress import NoProgress
+from dmcp_deploy.errors import DmcpError, Interrupted
 from dmcp_deploy.training.checkpoint import Checkpoint
 from dmcp_deploy.training.data import Batch
 from dmcp_deploy.training.loop import run_loop, step_seed
@@ -39,12 +38,15 @@ class StoppingTask(SlowTask):
         return super().step(step, batch)
 
 
-class Said(NoProgress):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
+class SignalledTask(SlowTask):
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self._at = at
 
-    def say(self, text: str) -> None:
-        self.lines.append(text)
+    def step(self, step: int, batch: Batch) -> Mapping[str, float]:
+        if step == self._at:
+            signal.raise_signal(signal.SIGTERM)
+        return super().step(step, batch)
 
 
 @pytest.fixture
@@ -125,17 +127,66 @@ def test_the_last_step_is_always_checkpointed(tmp_path):
     assert saved.step == STEPS
 
 
-def test_a_damaged_checkpoint_stops_the_run_before_its_metrics_are_touched(tmp_path):
+@pytest.mark.parametrize("at", [0, 5, STEPS - 1])
+def test_a_signal_ends_it_behind_the_step_that_it_came_in(at, undisturbed, tmp_path):
+    rare = settings(tmp_path, checkpoint_s=3600.0)
+    with pytest.raises(Interrupted) as caught:
+        run_loop(SignalledTask(at), batches_from, rare)
+    assert caught.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    task = SlowTask(seed=9)
+    assert run_loop(task, batches_from, rare) == at + 1
+    assert_equal(task.state(), undisturbed)
+    assert steps_reported(tmp_path) == list(range(STEPS))
+
+
+def test_where_someone_else_handles_the_signal_it_saves_and_goes_on(undisturbed, tmp_path):
+    path, steps_saved = tmp_path / "train.safetensors", []
+
+    def handler(number: int, frame: object) -> None:
+        saved = Checkpoint.load(path, "test")
+        assert saved is not None
+        steps_saved.append(saved.step)
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        task = SignalledTask(5)
+        run_loop(task, batches_from, settings(tmp_path, checkpoint_s=3600.0))
+        assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert steps_saved == [6]
+    assert_equal(task.state(), undisturbed)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(undisturbed, tmp_path):
+    with pytest.raises(StopTraining):
+        run_loop(StoppingTask(7), batches_from, settings(tmp_path))
+    damage(tmp_path / "train.safetensors")
+    task, said = SlowTask(seed=9), Said()
+    assert run_loop(task, batches_from, settings(tmp_path), said) == 6
+    assert_equal(task.state(), undisturbed)
+    assert steps_reported(tmp_path) == list(range(STEPS))
+    told, resumed = said.lines
+    assert "train.safetensors is damaged" in told
+    assert told.endswith("the one before it is taken, of step 6.")
+    assert resumed == f"train: resumed at step 6 of {STEPS}"
+
+
+def test_damaged_checkpoints_stop_the_run_before_its_metrics_are_touched(tmp_path):
     folder = tmp_path
     run_loop(SlowTask(), batches_from, settings(folder))
-    path = folder / "train.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
+    damage(folder / "train.safetensors")
+    damage(folder / "train.safetensors.previous")
     before = (folder / "train.jsonl").read_bytes()
-    with pytest.raises(DmcpError, match="is damaged"):
-        run_loop(SlowTask(), batches_from, settings(folder))
-    with pytest.raises(DmcpError, match="is damaged"):
-        run_loop(SlowTask(), batches_from, settings(folder, token="other"))
+    for token in ("test", "other"):
+        with pytest.raises(DmcpError, match="delete both to start this stage again"):
+            run_loop(SlowTask(), batches_from, settings(folder, token=token))
     assert (folder / "train.jsonl").read_bytes() == before
+
+
+def damage(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
 
 
 def test_another_runs_checkpoint_stops_the_run(tmp_path):

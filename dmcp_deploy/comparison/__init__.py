@@ -1,0 +1,1 @@
+"""Search methods side by side: the same data, recipe, budgets and measurement for all."""

@@ -1,0 +1,175 @@
+"""AMC's walk over the channel groups: what the agent sees of each, and what it may do."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import nn
+
+from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.graph import Group, Layer, Network
+from dmcp_deploy.network.reconstruction import consumers
+from dmcp_deploy.search.fit import LOWEST_SHARE, WidthGrid, fit_widths
+from dmcp_deploy.search.problem import SearchProblem
+from dmcp_deploy.search.space import SearchSpace
+
+#: The least a group keeps of its channels (AMC).
+LOWEST_RATIO = 0.2
+
+#: Of the budget: what the narrowest plan may cost at most, so that there is something to choose.
+_ROOM = 0.5
+
+
+@dataclass(frozen=True)
+class Walk:
+    """The groups one after the other, and the budget that bounds every decision.
+
+    Attributes:
+        cost: The cost of the network.
+        grid: The widths on offer; its lowest ones meet the budget together.
+        budget_macs: The budget.
+        full: Units of every group, shape [groups].
+        order: The groups' numbers, in the order in which they are decided upon.
+        traits: What does not change about each group, in that order and between 0 and 1, shape
+            [groups, 8]: its place, whether a linear layer reads it, channels, outputs of all
+            layers that read it, then stride, kernel and positions of the first of those, and the
+            multiply-adds that go with it.
+    """
+
+    cost: Cost
+    grid: WidthGrid
+    budget_macs: int
+    full: np.ndarray
+    order: np.ndarray
+    traits: np.ndarray
+
+    @property
+    def features(self) -> int:
+        """Length of a state."""
+        return int(self.traits.shape[1]) + 3
+
+    def state(self, units: np.ndarray, place: int) -> np.ndarray:
+        """Returns what the agent sees before a decision, shape [features].
+
+        Behind the group's traits: the share of all multiply-adds that decisions so far have
+        saved, the share that this and later ones can save, and the last ratio.
+
+        Args:
+            units: Those of groups decided upon count, shape [groups].
+            place: How many these are.
+        """
+        most = self.cost.macs(self._others(units, place, self.full))
+        least = self.cost.macs(self._others(units, place, self.grid.low))
+        last = self.order[place - 1]
+        ratio = units[last] / self.full[last] if place else 1.0
+        whole = self.cost.full_macs
+        seen = [(whole - most) / whole, (most - least) / whole, ratio]
+        return np.concatenate([self.traits[place], seen])
+
+    def bounds(self, units: np.ndarray, place: int) -> tuple[int, int]:
+        """Returns the fewest and the most units that a group may keep.
+
+        With the most, the budget is just met if all later groups keep their fewest.
+        """
+        group = int(self.order[place])
+        plan = self._others(units, place, self.grid.low)
+        widths = self.grid.axes()[group]
+
+        def macs(width: int) -> int:
+            plan[group] = width
+            return self.cost.macs(plan)
+
+        return widths[0], widths[bisect_right(widths, self.budget_macs, key=macs) - 1]
+
+    def realised(self, ratio: float, units: np.ndarray, place: int) -> int:
+        """Returns the units nearest to a wanted ratio that the bounds and the grid allow."""
+        low, most = self.bounds(units, place)
+        group = int(self.order[place])
+        step = int(self.grid.step[group])
+        bounded = min(ratio * float(self.full[group]), float(most))
+        return max(low, min(most, int(bounded / step + 0.5) * step))
+
+    def fitted(self, units: np.ndarray) -> np.ndarray:
+        """Returns a plan as it is if it lies in [0.98, 1.00] of the budget, else the next to it."""
+        if LOWEST_SHARE * self.budget_macs <= self.cost.macs(units) <= self.budget_macs:
+            return units
+        return fit_widths(self.cost, self.grid, units.astype(np.float64), self.budget_macs)
+
+    def trajectory(self, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the states [groups, features] and ratios [groups] that lead to a plan."""
+        states = [self.state(units, place) for place in range(len(self.order))]
+        return np.stack(states), (units / self.full)[self.order]
+
+    def _others(self, units: np.ndarray, place: int, later: np.ndarray) -> np.ndarray:
+        """Returns a plan of the first `place` decisions and given units of all other groups."""
+        plan = later.copy()
+        decided = self.order[:place]
+        plan[decided] = units[decided]
+        return plan
+
+
+def walk_of(problem: SearchProblem) -> Walk:
+    """Returns the walk over a problem's groups, in the order of the layers that first read them."""
+    network, cost = problem.network, problem.cost
+    readers = [_readers(network, group) for group in network.prunable]
+    order = np.argsort([_first(network, layers) for layers in readers], kind="stable")
+    full = problem.space.full
+    rows = [
+        _traits(network, cost, full, place, int(group), readers[group])
+        for place, group in enumerate(order)
+    ]
+    grid = _grid(cost, problem.grid, problem.space, problem.budget_macs)
+    return Walk(cost, grid, problem.budget_macs, full, order, _scaled(np.array(rows)))
+
+
+def _readers(network: Network, group: Group) -> list[Layer]:
+    """Returns the layers that read channels of a group, other than those it is tied through."""
+    units = range(group.first, group.first + group.units)
+    found = []
+    for layer in consumers(network).values():
+        assert layer.inputs is not None
+        if ((layer.inputs >= units.start) & (layer.inputs < units.stop)).any():
+            found.append(layer)
+    return found
+
+
+def _first(network: Network, readers: Sequence[Layer]) -> int:
+    """Returns the place of the first reader in the network; behind all where there is none."""
+    names = list(network.layers)
+    return names.index(readers[0].name) if readers else len(names)
+
+
+def _traits(
+    network: Network, cost: Cost, full: np.ndarray, place: int, group: int, readers: list[Layer]
+) -> list[float]:
+    without = full.copy()
+    without[group] = 0
+    macs = cost.full_macs - cost.macs(without)
+    outputs = sum(layer.out_channels for layer in readers)
+    channels = network.prunable[group].size
+    if not readers:
+        return [place, 0, channels, outputs, 1, 1, 1, macs]
+    first = network.model.get_submodule(readers[0].name)
+    linear = isinstance(first, nn.Linear)
+    stride = 1 if linear else int(first.stride[0])  # type: ignore[index]
+    kernel = 1 if linear else int(first.kernel_size[0])  # type: ignore[index]
+    shape = [stride, kernel, readers[0].positions]
+    return [place, int(linear), channels, outputs, *shape, macs]
+
+
+def _scaled(traits: np.ndarray) -> np.ndarray:
+    """Returns every column between 0 and 1; 0 where all of it is the same."""
+    low, high = traits.min(axis=0), traits.max(axis=0)
+    return np.asarray((traits - low) / np.where(high > low, high - low, 1.0))
+
+
+def _grid(cost: Cost, grid: WidthGrid, space: SearchSpace, budget_macs: int) -> WidthGrid:
+    """Returns the grid without widths below the lowest ratio, if a budget leaves room for that."""
+    raised = -(-LOWEST_RATIO * space.full // grid.step).astype(np.int64) * grid.step
+    low = np.clip(raised, grid.low, grid.high)
+    if cost.macs(low) > _ROOM * budget_macs:
+        return grid
+    return replace(grid, low=low)

@@ -1,0 +1,198 @@
+"""Evolution of channel plans within a budget: generations of mutants and crossovers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+
+from dmcp_deploy.search.fit import LOWEST_SHARE, WidthGrid, fit_widths
+from dmcp_deploy.search.problem import SearchProblem
+from dmcp_deploy.search.space import SearchSpace
+from dmcp_deploy.training.loop import step_seed
+
+#: The units of every prunable group, one gene each.
+Plan = tuple[int, ...]
+
+MUTATION_RATE = 0.1  # of every gene of a mutant
+_LEAST_PARENTS = 2
+_TRIES = 10  # draws per plan that is wanted, after which a generation stays smaller
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A plan that was judged: its generation, and its loss and accuracy in [0, 1]."""
+
+    plan: Plan
+    generation: int
+    loss: float
+    top1: float
+
+
+#: Plans -> (loss, accuracy in [0, 1]) of each.
+Judge = Callable[[Sequence[Plan]], Sequence[tuple[float, float]]]
+
+
+def evolve(
+    rules: Evolution, judge: Judge, judged: Sequence[Judged], at_once: int = 1
+) -> Iterator[list[Judged]]:
+    """Yields the plans of one generation after the other as they are judged, few at a time.
+
+    A generation depends on the seed, its number and those before it alone, so that evolution may
+    be stopped after any plan. No plan is judged twice.
+
+    Args:
+        rules: How a generation comes about.
+        judge: What judges.
+        judged: Plans that were judged before, in order.
+        at_once: How many plans are judged together.
+    """
+    done = list(judged)
+    for number in range(done[-1].generation if done else 0, rules.generations):
+        earlier = [one for one in done if one.generation < number]
+        known = {one.plan for one in done}
+        waiting = [plan for plan in rules.plans(number, earlier) if plan not in known]
+        for first in range(0, len(waiting), at_once):
+            plans = waiting[first : first + at_once]
+            found = [Judged(p, number, *f) for p, f in zip(plans, judge(plans), strict=True)]
+            done += found
+            yield found
+
+
+@dataclass(frozen=True)
+class Evolution:
+    """How a generation comes about (MetaPruning, algorithm 1).
+
+    Attributes:
+        values: The units that each gene may draw, in order.
+        fit: Plan -> itself, or a near plan that meets the budget.
+        population: Plans in a generation, and the best of all so far that it may descend from
+            are a fifth of that.
+        generations: Generations in all.
+        seed: The seed of all draws.
+    """
+
+    values: tuple[np.ndarray, ...]
+    fit: Callable[[np.ndarray], np.ndarray]
+    population: int
+    generations: int
+    seed: int
+
+    def plans(self, number: int, earlier: Sequence[Judged]) -> list[Plan]:
+        """Returns the plans of a generation, none of which was judged in an earlier one.
+
+        Half of them are mutants of the best, the others crossovers; what they lack, and all of
+        the first generation, is drawn at random. There may be fewer where plans run out.
+        """
+        generator = torch.Generator().manual_seed(step_seed(self.seed, number, "generation"))
+        seen, plans = {one.plan for one in earlier}, list[Plan]()
+        add = partial(self._add, plans, seen)
+        if earlier:
+            parents = np.array([one.plan for one in best_of(earlier, self._parents)])
+            add(self.population // 2, lambda: self._mutant(parents, generator))
+            add(self.population, lambda: self._crossover(parents, generator))
+        add(self.population, lambda: drawn(self.values, self._chances(generator)))
+        return plans
+
+    @property
+    def _parents(self) -> int:
+        return max(_LEAST_PARENTS, self.population // 5)
+
+    def _add(
+        self, plans: list[Plan], seen: set[Plan], until: int, make: Callable[[], np.ndarray]
+    ) -> None:
+        for _ in range(_TRIES * max(0, until - len(plans))):
+            if len(plans) >= until:
+                return
+            plan = tuple(self.fit(make()).tolist())
+            if plan not in seen:
+                seen.add(plan)
+                plans.append(plan)
+
+    def _mutant(self, parents: np.ndarray, generator: torch.Generator) -> np.ndarray:
+        (parent,) = self._chosen(parents, 1, generator)
+        change, pick = self._chances(generator), self._chances(generator)
+        return mutated(self.values, parent, change, pick)
+
+    def _crossover(self, parents: np.ndarray, generator: torch.Generator) -> np.ndarray:
+        first, second = self._chosen(parents, 2, generator)
+        return crossed(first, second, self._chances(generator))
+
+    def _chances(self, generator: torch.Generator) -> np.ndarray:
+        return _chances(len(self.values), generator)
+
+    def _chosen(
+        self, parents: np.ndarray, count: int, generator: torch.Generator
+    ) -> Sequence[np.ndarray]:
+        return list(parents[np.floor(_chances(count, generator) * len(parents)).astype(int)])
+
+
+def drawn(values: Sequence[np.ndarray], chances: np.ndarray) -> np.ndarray:
+    """Returns a plan whose genes are drawn by chances in [0, 1), shape [groups]."""
+    pairs = zip(values, chances.tolist(), strict=True)
+    return np.array([own[int(chance * len(own))] for own, chance in pairs], dtype=np.int64)
+
+
+def mutated(
+    values: Sequence[np.ndarray], plan: np.ndarray, change: np.ndarray, pick: np.ndarray
+) -> np.ndarray:
+    """Returns a plan some of whose genes have drawn another of their values.
+
+    Args:
+        values: The values of every gene.
+        plan: The parent, shape [groups].
+        change: Chances in [0, 1), shape [groups]: a gene below `MUTATION_RATE` changes.
+        pick: Chances in [0, 1), shape [groups]: which value it takes.
+    """
+    child = plan.copy()
+    for gene in np.flatnonzero(change < MUTATION_RATE).tolist():
+        others = values[gene][values[gene] != plan[gene]]
+        if len(others):
+            child[gene] = others[int(pick[gene] * len(others))]
+    return child
+
+
+def crossed(first: np.ndarray, second: np.ndarray, chances: np.ndarray) -> np.ndarray:
+    """Returns a plan of the first's genes where chances [groups] are below 0.5, else the second's.
+
+    A gene is a group, so layers that are added to one another get their width from one parent.
+    """
+    return np.where(chances < 0.5, first, second)
+
+
+def best_of(judged: Sequence[Judged], count: int) -> list[Judged]:
+    """Returns the plans with the lowest losses, the lowest first; of equals those judged first."""
+    return sorted(judged, key=lambda one: one.loss)[:count]
+
+
+def gene_values(space: SearchSpace, grid: WidthGrid) -> tuple[np.ndarray, ...]:
+    """Returns the units each gene may take: the widths of the search space, aligned."""
+    steps = range(int(space.count.max(initial=0)) + 1)
+    rows = [grid.nearest(space.units(np.minimum(step, space.count))) for step in steps]
+    return tuple(np.unique(column) for column in np.stack(rows, axis=1))
+
+
+def within_budget(problem: SearchProblem) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns what makes a plan meet the budget: plans in [0.98, 1.00] of it stay as they are.
+
+    Others are scaled by `fit_widths`. Where that ends lower than 0.98, and lower than the uniform
+    plan (on some grids no plan ends in the band), it is that plan.
+    """
+    cost, grid, most = problem.cost, problem.grid, problem.budget_macs
+    uniform = problem.uniform_units()
+    least = min(LOWEST_SHARE * most, cost.macs(uniform))
+
+    def fit(units: np.ndarray) -> np.ndarray:
+        if not least <= cost.macs(units) <= most:
+            units = fit_widths(cost, grid, units.astype(np.float64), most)
+        return units if cost.macs(units) >= least else uniform
+
+    return fit
+
+
+def _chances(count: int, generator: torch.Generator) -> np.ndarray:
+    chances: np.ndarray = torch.rand(count, generator=generator, dtype=torch.float64).numpy()
+    return chances

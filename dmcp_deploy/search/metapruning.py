@@ -1,0 +1,212 @@
+"""MetaPruning: weights from widths, and evolution of the widths (Liu et al., ICCV 2019).
+
+arXiv 1903.10258.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+
+from dmcp_deploy.network.slicing import slice_network
+from dmcp_deploy.progress import Bar
+from dmcp_deploy.search.evolution import (
+    Evolution,
+    Judged,
+    Plan,
+    best_of,
+    drawn,
+    evolve,
+    gene_values,
+    within_budget,
+)
+from dmcp_deploy.search.problem import SearchProblem, SearchResult
+from dmcp_deploy.search.pruningnet import PruningNet
+from dmcp_deploy.search.ranking import full_recipe
+from dmcp_deploy.search.steps import recalibration_batches, run_steps, search_steps
+from dmcp_deploy.training.checkpoint import Checkpoint, Checkpoints
+from dmcp_deploy.training.data import Batch, ImageSource, eval_batches
+from dmcp_deploy.training.dense import DenseTask
+from dmcp_deploy.training.distributed import add_up, is_main, rank, world_size
+from dmcp_deploy.training.evaluate import evaluate, recalibrate
+from dmcp_deploy.training.holdout import hold_out
+from dmcp_deploy.training.interrupt import caught_signals
+from dmcp_deploy.training.loop import step_seed
+
+
+def search(problem: SearchProblem) -> SearchResult:
+    """Returns the widths MetaPruning finds.
+
+    The network's weights become those that are generated for these widths.
+    """
+    assert problem.data is not None
+    rest, held = hold_out(problem.data, problem.recipe.held_out_images, problem.seed)
+    trained = replace(problem, data=rest)
+    steps = search_steps(trained)
+    task = PruningNetTask(trained, steps)
+    run_steps(trained, task, steps, shared=steps)
+    judge = PlanJudge(trained, task.net, held)
+    judged = _evolved(problem, judge)
+    (best,) = best_of(judged, 1)
+    units = np.array(best.plan)
+    task.net.settle(units, problem.network.model)
+    figures = {
+        "held_out_images": judge.images,
+        "plans_judged": len(judged),
+        "loss": best.loss,
+        "top1": best.top1,
+        "generator_params": task.net.generator_params(),
+        "generations": generations_report(judged),
+    }
+    return SearchResult(problem.space.widths(units), figures, trained=True)
+
+
+class PruningNetTask(DenseTask):
+    """Trains the generators of weights, and all else that the network has, at random widths.
+
+    Attributes:
+        net: What is trained.
+    """
+
+    def __init__(self, problem: SearchProblem, steps: int) -> None:
+        """Prepares `steps` steps of the recipe's search schedule."""
+        self.net = PruningNet(
+            problem.network, problem.space, pretrained=problem.pretrained, seed=problem.seed
+        )
+        super().__init__(self.net, full_recipe(problem), steps, problem.precision)
+        self._seed, self._values = problem.seed, gene_values(problem.space, problem.grid)
+
+    def step(self, step: int, batch: Batch) -> Mapping[str, float]:
+        """Does one step at widths of its own, the same in every process."""
+        self.net.units = self.units_at(step)
+        return super().step(step, batch)
+
+    def units_at(self, step: int) -> np.ndarray:
+        """Returns the random units [groups] of a step, each gene drawn uniformly."""
+        generator = torch.Generator().manual_seed(step_seed(self._seed, step, "widths"))
+        chances = torch.rand(len(self._values), generator=generator, dtype=torch.float64)
+        return drawn(self._values, chances.numpy())
+
+
+class PlanJudge:
+    """Judges plans by the weights generated for them, on images that nothing was trained on.
+
+    Each plan is sliced, its batch norms are recalibrated on training images, and it is evaluated.
+    Processes share the plans of a call; all get the same answers.
+
+    Attributes:
+        images: How many images are looked at.
+    """
+
+    def __init__(self, problem: SearchProblem, net: PruningNet, held: ImageSource) -> None:
+        """Prepares the images, which are held in memory.
+
+        Args:
+            problem: The search, its data without the images held out.
+            net: What generates the weights.
+            held: The images held out.
+        """
+        self._problem, self._net = problem, net
+        self._network = replace(problem.network, model=copy.deepcopy(problem.network.model))
+        size = min(problem.recipe.search.batch_size, len(held))
+        count = problem.cap_batches(len(held) // size)
+        self.images = count * size
+        batches = partial(eval_batches, held, image_size=problem.image_size, batch_size=size)
+        self._held = [batch for batch, _ in zip(batches(), range(count), strict=False)]
+        self._recalibration = list(recalibration_batches(problem))
+
+    def __call__(self, plans: Sequence[Plan]) -> list[tuple[float, float]]:
+        """Returns the loss of each plan, and its accuracy in [0, 1]."""
+        found = torch.zeros(len(plans), 2, dtype=torch.float64)
+        for place in range(rank(), len(plans), world_size()):
+            found[place] = torch.tensor(self._judged(np.array(plans[place])), dtype=torch.float64)
+        loss, top1 = add_up(found.to(self._problem.precision.device)).T.tolist()
+        return list(zip(loss, top1, strict=True))
+
+    def _judged(self, units: np.ndarray) -> tuple[float, float]:
+        precision = self._problem.precision
+        self._net.settle(units, self._network.model)
+        dense = slice_network(self._network, self._problem.space.widths(units))
+        recalibrate(dense, self._recalibration, precision)
+        accuracy = evaluate(dense, self._held, precision)
+        return accuracy.loss, accuracy.top1
+
+
+def generations_report(judged: Sequence[Judged]) -> list[Mapping[str, object]]:
+    """Returns of each generation its plans, their mean loss, and the best found until then."""
+    report: list[Mapping[str, object]] = []
+    for number in sorted({one.generation for one in judged}):
+        losses = [one.loss for one in judged if one.generation == number]
+        (best,) = best_of([one for one in judged if one.generation <= number], 1)
+        report.append(
+            {
+                "generation": number,
+                "plans": len(losses),
+                "mean_loss": round(sum(losses) / len(losses), 5),
+                "best_loss": round(best.loss, 5),
+                "best_top1": round(best.top1, 5),
+            }
+        )
+    return report
+
+
+def _evolved(problem: SearchProblem, judge: PlanJudge) -> list[Judged]:
+    """Returns all plans that evolution judges, going on after those that were judged before.
+
+    They are saved as soon as they are judged. In a trial there are at most `max_steps`
+    generations, of as many plans.
+    """
+    path = problem.folder / "checkpoints" / "evolution.safetensors"
+    rules = evolution_rules(problem)
+    checkpoints = Checkpoints(path, problem.token, problem.progress)
+    judged = _read(checkpoints.load())
+    total = rules.population * rules.generations
+    with (
+        caught_signals() as signals,
+        problem.progress.task("evolution", total, done=len(judged), unit="plan") as bar,
+    ):
+        for found in evolve(rules, judge, judged, at_once=world_size()):
+            judged += found
+            if is_main():
+                checkpoints.save(len(judged), _columns(judged))
+            signals.heed_together()
+            _show(bar, judged, len(found))
+    return judged
+
+
+def evolution_rules(problem: SearchProblem) -> Evolution:
+    """Returns how the generations of a search come about."""
+    return Evolution(
+        values=gene_values(problem.space, problem.grid),
+        fit=within_budget(problem),
+        population=problem.cap(problem.recipe.population),
+        generations=problem.cap(problem.recipe.generations),
+        seed=problem.seed,
+    )
+
+
+def _show(bar: Bar, judged: Sequence[Judged], plans: int) -> None:
+    (best,) = best_of(judged, 1)
+    for _ in range(plans):
+        bar.advance(generation=judged[-1].generation, loss=best.loss, top1=best.top1)
+
+
+def _columns(judged: Sequence[Judged]) -> dict[str, torch.Tensor]:
+    return {
+        "plan": torch.tensor([one.plan for one in judged], dtype=torch.int64),
+        "generation": torch.tensor([one.generation for one in judged], dtype=torch.int64),
+        "loss": torch.tensor([one.loss for one in judged], dtype=torch.float64),
+        "top1": torch.tensor([one.top1 for one in judged], dtype=torch.float64),
+    }
+
+
+def _read(saved: Checkpoint | None) -> list[Judged]:
+    if saved is None:
+        return []
+    columns = [saved.tensors[name].tolist() for name in ("plan", "generation", "loss", "top1")]
+    return [Judged(tuple(plan), *rest) for plan, *rest in zip(*columns, strict=True)]
