@@ -25,7 +25,7 @@ from dmcp_deploy.training.weights import save_weights
         ({"model": "no.such.module:net"}, r"'no.such.module:net' cannot be imported"),
         ({"model": "tiny_pipeline_net:tiny_net"}, r"no function 'tiny_net'; did you mean tiny_pi"),
         ({"model": "timm:mobilenetv5_100"}, r"no timm model 'mobilenetv5_100'; did you mean"),
-        ({"method": "dmpc"}, r"--method 'dmpc' is unknown: choose one of .*dmcp, .* mean dmcp\?"),
+        ({"method": "dmpc"}, r"--method 'dmpc' is unknown: choose one of .*dmcp, .* mean dmcp"),
         ({"sampling": "expect"}, r"--sampling 'expect' is unknown.* did you mean expected\?"),
         ({"init": "zero"}, r"--init 'zero' is unknown: choose one of scratch, sliced\."),
         ({"precision": "fp8"}, r"precision 'fp8' is unknown: choose one of auto, fp32, bf16"),

@@ -55,8 +55,8 @@ def test_the_module_is_the_command() -> None:
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["prnue"], "There is no command 'prnue': choose one of bench, doctor,"),
-        (["prnue"], "; did you mean prune?"),
+        (["prnue"], "There is no command 'prnue': choose one of bench, compare, doctor,"),
+        (["prnue"], "; did you mean prune"),
         (["zzz"], "prune, report, search, slice, table, train."),
         (["prune", "--flop", "1G"], "No such option '--flop'"),
         (["prune", "--flops", "1G"], "Missing option '--model'"),

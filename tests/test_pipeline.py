@@ -39,6 +39,7 @@ FILES = {
     "metrics/search.jsonl",
     "metrics/train.jsonl",
     "checkpoints/search.safetensors",
+    "checkpoints/search-shared.safetensors",
     "checkpoints/train.safetensors",
 }
 
