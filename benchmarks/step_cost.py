@@ -12,6 +12,7 @@ of fresh processes on a CPU. Runs of several networks and labels gather in one f
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import statistics
@@ -193,10 +194,14 @@ def make_step(kind: str, options: argparse.Namespace) -> Step:
     return lambda number: _drop(task._architecture_step(STEPS // 2 + 1 + number, batch))
 
 
+_KEPT = contextlib.ExitStack()  # to the end of the process
+
+
 def _keep_freed_memory() -> None:
     """Does what a run does, if the code that is measured has it."""
     if importlib.util.find_spec("dmcp_deploy.training.allocator"):
-        importlib.import_module("dmcp_deploy.training.allocator").keep_freed_memory()
+        allocator = importlib.import_module("dmcp_deploy.training.allocator")
+        _KEPT.enter_context(allocator.freed_memory_kept())
 
 
 def _drop(figures: Mapping[str, float]) -> None:

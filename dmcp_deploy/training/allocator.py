@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of glibc's malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
+#: What glibc comes to by itself in a process that frees large blocks.
+_USUAL = ((_MMAP_MAX, 65_536), (_MMAP_THRESHOLD, 32 << 20), (_TRIM_THRESHOLD, 64 << 20))
+_KEPT = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1))
 
 
-def keep_freed_memory() -> bool:
-    """Tells this process's allocator to keep what is freed; returns whether it has.
+@contextmanager
+def freed_memory_kept() -> Iterator[bool]:
+    """Has this process's allocator keep what is freed during the block, and give it back behind.
 
     By default glibc maps every large activation anew in every step, and the kernel clears its
-    pages: a fifth of a step's time on a CPU. Other C libraries are left as they are.
+    pages: a fifth of a step's time on a CPU. Other C libraries are left as they are. Yields
+    whether memory is kept.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and all(
-        mallopt(option, value) for option, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1))
-    )
+    libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+    if libc is None or not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):
+        yield False
+        return
+    try:
+        yield all(libc.mallopt(*option) for option in _KEPT)
+    finally:
+        for option in _USUAL:
+            libc.mallopt(*option)
+        libc.malloc_trim(0)

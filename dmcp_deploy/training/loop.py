@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.progress import NO_PROGRESS, Progress
-from dmcp_deploy.training.allocator import keep_freed_memory
+from dmcp_deploy.training.allocator import freed_memory_kept
 from dmcp_deploy.training.checkpoint import Checkpoint, Checkpoints
 from dmcp_deploy.training.data import Batch
 from dmcp_deploy.training.distributed import any_says, check_alike, is_main, rank, world_size
@@ -110,7 +110,6 @@ def run_loop(
             training has diverged.
         Interrupted: SIGTERM or SIGUSR1 has come, nobody else handles it, and all is saved.
     """
-    keep_freed_memory()
     checkpoints = Checkpoints(settings.checkpoint, settings.token, progress)
     saved = checkpoints.load()
     how = "resumed"
@@ -142,6 +141,7 @@ def _steps(
 ) -> None:
     saved_at = time.monotonic()
     with (
+        freed_memory_kept(),
         caught_signals() as signals,
         _metrics(settings, start) as metrics,
         progress.task(settings.title, settings.steps, done=start) as bar,
