@@ -76,19 +76,11 @@ def compare(
         DmcpError: Something asked for cannot be had; found before any training where it can be.
     """
     require("torch", "torchvision", "safetensors", "PIL", "onnx", "onnxscript", "onnxruntime")
-    from dmcp_deploy.bench_artifacts import check_runtime
-
     check_seeds(seeds)
     if jobs < 1:
         raise DmcpError(f"--jobs {jobs} is too small: it must be at least 1.")
     cells = all_cells(parse_entries(methods), parse_budgets(flops), seeds)
-    measured = BenchOptions(**{"seconds": _SECONDS, **(bench_options or {})})
-    check_runtime(measured.runtime)
-    if measured.runtime == "torch":
-        raise DmcpError(
-            "--runtime torch measures run directories one by one (bench): compare measures ONNX"
-            " files or engines."
-        )
+    measured = _measurement(bench_options or {})
     compute = compute or Compute()
     folder = Path(out) if out is not None else Path("runs") / f"compare-{folder_name(model)}"
     shared = {**options, "init": init}
@@ -175,8 +167,25 @@ class _Run:
         pipeline.search(setting.model, cell.budget, out=out, compute=compute, **options)
         for stage in (pipeline.slice, pipeline.train):
             stage(out, compute=compute)
-        if not (out / _ORIGINAL).exists():
-            pipeline.export(out, original=False, compute=compute)
+        pipeline.export(out, original=(out / _ORIGINAL).exists(), compute=compute)
+
+
+def _measurement(bench_options: Mapping[str, Any]) -> BenchOptions:
+    """Returns how networks are measured.
+
+    Raises:
+        DmcpError: The runtime is not there, or measures no ONNX files.
+    """
+    from dmcp_deploy.bench_artifacts import check_runtime
+
+    measured = BenchOptions(**{"seconds": _SECONDS, **bench_options})
+    check_runtime(measured.runtime)
+    if measured.runtime == "torch":
+        raise DmcpError(
+            "--runtime torch measures run directories one by one (bench): compare measures ONNX"
+            " files or engines."
+        )
+    return measured
 
 
 def _check(model: str, cells: Sequence[Cell], options: Mapping[str, Any], compute: Compute) -> None:
