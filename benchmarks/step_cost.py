@@ -73,14 +73,15 @@ def main() -> None:
 def report(runs: list[dict[str, Any]]) -> str:
     """Returns what the runs' samples say as a Markdown table."""
     lines = [
-        "| network | device | label | sandwich / plain | ideal | over ideal | architecture / plain"
+        "| network | device | ours | sandwich / plain | ideal | over ideal | architecture / plain"
         " | images/s | the release's way | ratio | memory: sandwich | architecture |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for run in runs:
         derived = figures(run)
         name = f"{run['model']} {run['width_mult']:g}x, {run['batch']} of {run['side']} px"
-        cells = [name, run["device"], run["label"], *map(_cell, derived.values())]
+        way = f"{run['label']}, {'bf16' if run['bf16'] else 'fp32'}, widths of {run['align']}"
+        cells = [name, run["device"], way, *map(_cell, derived.values())]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -129,6 +130,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", "1")))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto", help="Of our steps: auto, fp32 or bf16.")
+    parser.add_argument("--align", type=int, default=8, help="Of our steps; the release has none.")
     parser.add_argument("--label", default="now", help="Which state of the code this is.")
     parser.add_argument("--processes", type=int, default=3, help="For each peak of memory.")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/step_cost.json"))
@@ -139,7 +141,7 @@ def _options() -> argparse.Namespace:
 def _asked(options: argparse.Namespace) -> dict[str, Any]:
     precision = choose_precision(options.device, options.precision)
     cuda = precision.device.type == "cuda"
-    names = ("label", "model", "width_mult", "batch", "side", "threads", "warm_ups")
+    names = ("label", "model", "width_mult", "batch", "side", "threads", "warm_ups", "align")
     return {
         **{name: getattr(options, name) for name in names},
         "device": torch.cuda.get_device_name(precision.device) if cuda else "cpu",
@@ -152,13 +154,14 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _key(run: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(run[name] for name in ("device", "model", "width_mult", "batch", "side", "label"))
+    names = ("device", "model", "width_mult", "batch", "side", "bf16", "align", "label")
+    return tuple(run[name] for name in names)
 
 
 def _measured(options: argparse.Namespace) -> dict[str, Any]:
     """Returns the seconds of every step by kind, and the ideal of every round's sandwich."""
     steps = {kind: make_step(kind, options) for kind in KINDS}
-    networks = _narrow(_problem(options))
+    networks = _narrow(_problem(options, options.align))
     clock = _clock(options)
     seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for number in range(-options.warm_ups, options.rounds):
@@ -175,7 +178,7 @@ def make_step(kind: str, options: argparse.Namespace) -> Step:
     """Returns what does one step of a kind, on a network of its own."""
     torch.set_num_threads(options.threads)
     _keep_freed_memory()
-    problem = _problem(options)
+    problem = _problem(options, 1 if kind.startswith("release") else options.align)
     batch = problem.precision.move(_batch(options))
     if kind == "plain":
         dense = DenseTask(problem.network.model, problem.recipe, STEPS, problem.precision)
@@ -223,7 +226,7 @@ def _narrow(problem: SearchProblem) -> Callable[[int], tuple[list[dict[str, int]
     return networks
 
 
-def _problem(options: argparse.Namespace) -> SearchProblem:
+def _problem(options: argparse.Namespace, align: int) -> SearchProblem:
     spec = NetworkSpec(options.model, options.width_mult, CLASSES, (3, options.side, options.side))
     network = build_network(spec)
     cost, space = Cost(network), search_space(network)
@@ -232,7 +235,7 @@ def _problem(options: argparse.Namespace) -> SearchProblem:
         network=network,
         cost=cost,
         space=space,
-        grid=width_grid(space, 1),
+        grid=width_grid(space, align),
         budget_macs=int(SHARE * cost.full_macs),
         data=None,
         recipe=RECIPES[recipe],

@@ -57,7 +57,8 @@ class SharedWeights:
     def networks(self, step: int, draw: Draw | None = None) -> list[np.ndarray]:
         """Returns the narrowest and the random networks of a step, units [groups] each.
 
-        They depend on the seed and the step alone: every process draws the same.
+        They depend on the seed and the step alone: every process draws the same. Their widths are
+        the nearest ones that a plan may have: multiples of 8 are quick, odd ones are not.
 
         Args:
             step: The step.
@@ -68,7 +69,7 @@ class SharedWeights:
         for place in range(self._problem.recipe.random_networks):
             chance = torch.rand(1, generator=generator).item()
             networks.append((draw or self.uniform)(place, chance, generator))
-        return networks
+        return [self._problem.grid.nearest(units) for units in networks]
 
     def uniform(self, _place: int, _chance: float, generator: torch.Generator) -> np.ndarray:
         """Returns a network whose every group draws its own width uniformly, units [groups]."""

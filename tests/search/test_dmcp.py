@@ -208,3 +208,18 @@ def test_random_networks_differ_by_group_and_are_markov_draws_in_stage_2(tmp_pat
     assert (stage_2[2] == problem.space.full).all()
     assert (stage_2[1] != problem.space.full).any()
     assert all((a == b).all() for a, b in zip(stage_2, narrow_networks(task, 999), strict=True))
+
+
+def test_networks_are_trained_at_widths_that_a_plan_may_have(tmp_path):
+    """The nearest ones to what was drawn: the same draws, but for rounding."""
+    aligned, free = (
+        DmcpTask(make_problem(small_network(), tmp_path, share=0.5, align=align), steps=1000)
+        for align in (8, 1)
+    )
+    grid = aligned._problem.grid
+    assert (grid.step > 1).any()
+    for step in (0, 600, 999):
+        both = zip(narrow_networks(aligned, step), narrow_networks(free, step), strict=True)
+        for units, drawn in both:
+            assert (units % grid.step == 0).all()
+            assert (units == grid.nearest(drawn)).all()

@@ -1,0 +1,84 @@
+"""A quicker gradient for strided depthwise convolutions in bfloat16 on CPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.overrides import TorchFunctionMode
+
+
+class QuickStridedDepthwise(TorchFunctionMode):
+    """Computes the gradient of the images in FP32 where strided depthwise convolutions run in bf16.
+
+    oneDNN 3.12 has no kernel of its own for it in bf16, and takes a general one that is ten times
+    slower: four such layers took more than half of MobileNetV2's backward pass.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is F.conv2d and not kwargs and _is_strided_depthwise(args):
+            return _convolution(*args)
+        return func(*args, **(kwargs or {}))
+
+
+def _is_strided_depthwise(args: Sequence[Any]) -> bool:
+    if len(args) != 7 or isinstance(args[4], str):
+        return False
+    (images, weight, _, stride, _, _, groups), casting = args, torch.is_autocast_enabled("cpu")
+    depthwise = 1 < groups == images.shape[1] == weight.shape[0]
+    return depthwise and max(stride) > 1 and casting and images.device.type == "cpu"
+
+
+def _convolution(
+    images: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    _groups: int,
+) -> Tensor:
+    dtype = torch.get_autocast_dtype("cpu")
+    geometry = (list(stride), list(padding), list(dilation))
+    values: Tensor = _Convolution.apply(images.to(dtype), weight.to(dtype), geometry)
+    return values if bias is None else values + bias.to(dtype).view(1, -1, 1, 1)
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, images: Tensor, weight: Tensor, geometry: tuple[list[int], ...]
+    ) -> Tensor:
+        ctx.save_for_backward(images, weight)
+        ctx.geometry = geometry
+        rest = (None, *geometry, False, [0, 0], len(weight))
+        return torch.ops.aten.convolution(images, weight, *rest)  # type: ignore[no-any-return]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        images, weight = ctx.saved_tensors
+        of_images = of_weight = None
+
+        def backward(*tensors: Tensor, mask: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
+            rest = (None, *ctx.geometry, False, [0, 0], len(weight), mask)
+            return torch.ops.aten.convolution_backward(*tensors, *rest)  # type: ignore[no-any-return]
+
+        if ctx.needs_input_grad[1]:
+            of_weight = backward(gradients[0], images, weight, mask=[False, True, False])[1]
+        if ctx.needs_input_grad[0]:
+            # Of the images only shape, type and order are read here.
+            like = torch.empty_like(images, dtype=torch.float32)
+            floats = gradients[0].float(), like, weight.float()
+            of_images = backward(*floats, mask=[True, False, False])[0].to(images.dtype)
+        return of_images, of_weight, None
