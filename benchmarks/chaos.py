@@ -27,7 +27,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # sums depend on the number of threads
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from chaos_runs import Site, disk_of, make_site
+from chaos_runs import ROOM_BYTES, Site, disk_of, make_site
 
 _OUTPUTS = ("plan.json", "supernet.safetensors", "dense.safetensors")
 _NEVER_S = 3600.0
@@ -95,6 +95,9 @@ def _trials(site: Site, rng: random.Random, kills: int) -> Iterator[_Trial]:
         yield _torn_output(site, rng, name)
     for checkpoints in range(5):
         yield _full_disk(site, checkpoints + 0.5)
+    for loop, share in (("search", 0.25), ("search", 0.75), ("train", 0.5)):
+        if site.mount:
+            yield _disk_fills_up(site, loop, round(share * site.steps))
 
 
 def _killed_once(site: Site, rng: random.Random, checkpoint_s: float) -> _Trial:
@@ -186,6 +189,21 @@ def _full_disk(site: Site, checkpoints: float) -> _Trial:
     told = child.sentences() if fits or child.is_one_sentence() else []
     good = end["good"] and (fits or (code == 1 and bool(told)))
     return trial | end | {"exit_code": code, "said": told + end["said"], "good": good}
+
+
+def _disk_fills_up(site: Site, loop: str, steps: int) -> _Trial:
+    """Takes all room that is left behind a step."""
+    with disk_of(site, ROOM_BYTES) as disk:
+        run = disk.folder / "run"
+        child = site.start(run)
+        child.wait_for_steps(run, loop, steps)
+        disk.fill()
+        code = child.wait()
+        trial = {"kind": "disk fills up, then freed", "place": site.place(run), "exit_code": code}
+        disk.free()
+        end = _ended(site, run)
+    told = code == 1 and child.is_one_sentence()
+    return trial | end | {"good": end["good"] and told, "said": child.sentences() + end["said"]}
 
 
 def _refused_until(

@@ -25,7 +25,7 @@ from dmcp_deploy.training.metrics import read_metrics
 
 _PATIENCE_S = 120
 _SENTENCE = re.compile(r"(?:Error: |Stopped by |The checkpoint |\w+: resumed ).*")
-_ROOM = "64m"
+ROOM_BYTES = 64 << 20
 _HEAVY = {"dmcp_deploy", "numpy", "PIL", "safetensors", "sympy", "torch", "torchvision", "tqdm"}
 
 
@@ -223,12 +223,14 @@ class Disk:
         kind: What it is.
         folder: Where it is.
         limit_bytes: The size that files on it must be held to, where it has all the room.
+        fill: Takes what room it has left.
         free: Gives it room.
     """
 
     kind: str
     folder: Path
     limit_bytes: int | None
+    fill: Callable[[], object]
     free: Callable[[], object]
 
 
@@ -238,12 +240,19 @@ def disk_of(site: Site, size_bytes: int) -> Iterator[Disk]:
     folder = site.new_run()
     folder.mkdir()
     if not site.mount:
-        yield Disk("files of limited size", folder, size_bytes // 3, lambda: None)
+        yield Disk("files of limited size", folder, size_bytes // 3, lambda: None, lambda: None)
         return
     _run("mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder))
+
+    def resize(size: int) -> None:
+        _run("mount", "-o", f"remount,size={size}", str(folder))
+
+    def fill() -> None:
+        found = os.statvfs(folder)
+        resize((found.f_blocks - found.f_bfree) * found.f_frsize)
+
     try:
-        room = ("mount", "-o", f"remount,size={_ROOM}", str(folder))
-        yield Disk("full disk, then freed", folder, None, lambda: _run(*room))
+        yield Disk("full disk, then freed", folder, None, fill, lambda: resize(ROOM_BYTES))
     finally:
         _run("umount", str(folder))
 
