@@ -192,12 +192,13 @@ def _full_disk(site: Site, checkpoints: float) -> _Trial:
 
 
 def _disk_fills_up(site: Site, loop: str, steps: int) -> _Trial:
-    """Takes all room that is left behind a step."""
+    """Takes all room that is left behind a step, and all that is given back until the end."""
     with disk_of(site, ROOM_BYTES) as disk:
         run = disk.folder / "run"
         child = site.start(run)
         child.wait_for_steps(run, loop, steps)
-        disk.fill()
+        while not child.has_ended():
+            disk.fill()
         code = child.wait()
         trial = {"kind": "disk fills up, then freed", "place": site.place(run), "exit_code": code}
         disk.free()

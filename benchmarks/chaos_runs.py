@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -160,6 +160,10 @@ class Child:
                 os.kill(self._pid, 9)
             time.sleep(0.001)
 
+    def has_ended(self) -> bool:
+        """Returns whether it has."""
+        return self._poll() is not None
+
     def sentences(self) -> list[str]:
         """Returns what it said of how it went on or ended."""
         return _SENTENCE.findall(self._text())
@@ -244,15 +248,19 @@ def disk_of(site: Site, size_bytes: int) -> Iterator[Disk]:
         return
     _run("mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder))
 
-    def resize(size: int) -> None:
-        _run("mount", "-o", f"remount,size={size}", str(folder))
+    ballast = folder / "ballast"
 
     def fill() -> None:
-        found = os.statvfs(folder)
-        resize((found.f_blocks - found.f_bfree) * found.f_frsize)
+        with ballast.open("ab", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+
+    def free() -> None:
+        ballast.unlink(missing_ok=True)
+        _run("mount", "-o", f"remount,size={ROOM_BYTES}", str(folder))
 
     try:
-        yield Disk("full disk, then freed", folder, None, fill, lambda: resize(ROOM_BYTES))
+        yield Disk("full disk, then freed", folder, None, fill, free)
     finally:
         _run("umount", str(folder))
 
