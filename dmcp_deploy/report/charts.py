@@ -16,6 +16,9 @@ from dmcp_deploy.report.scale import Axis, axis, number, tight_axis
 _TABLE_ROWS = 24
 #: The names of more points than this would lie over one another; pointing at one still shows it.
 _MOST_NAMES = 12
+#: About the size of a small chart, and of a letter in it, in pixels.
+_PLOT, _LETTER, _LINE = (320, 230), 7, 12
+_SHIFTS = (0, -13, 13, -26, 26)
 #: A point's outline by the number of its colour: nothing is told by colour alone.
 _SHAPES = (
     "M-5,0A5,5 0 1 0 5,0A5,5 0 1 0 -5,0Z",
@@ -179,7 +182,9 @@ def scatter_chart(
     # At another batch size a network lies close to itself: its name once is enough.
     few = len(points) <= _MOST_NAMES
     firsts = {p.name: p for p in reversed(points) if (few if p.named is None else p.named)}
-    body += "".join(_point(p, x_axis, y_axis, firsts.get(p.name) is p) for p in points)
+    shifts = _shifts([p for p in points if firsts.get(p.name) is p], x_axis, y_axis)
+    body += "".join(_point(p, x_axis, y_axis) for p in points)
+    body += "".join(_name(p, x_axis, y_axis, shifts[id(p)]) for p in points if id(p) in shifts)
     marks = [
         Mark(x_axis.place(p.x), (y_axis.place(p.y),), "\n".join((p.name, *p.tip))) for p in points
     ]
@@ -246,9 +251,32 @@ def _path(item: Series, x_axis: Axis, y_axis: Axis) -> str:
     return f'<path class="line c{item.colour} {item.style}" d="M{way}{dot}"/>'
 
 
-def _point(point: Point, x_axis: Axis, y_axis: Axis, named: bool) -> str:
+def _shifts(named: Sequence[Point], x_axis: Axis, y_axis: Axis) -> dict[int, int]:
+    """Returns by how many pixels each point's name is moved down to stand clear of the others.
+
+    Names are taken to be as wide as they are in a small chart; one that finds no room stays.
+    """
+    taken: list[tuple[float, float, float]] = []  # left and right end, height, all in pixels
+    found: dict[int, int] = {}
+    for point in named:
+        x = x_axis.place(point.x) / 100 * _PLOT[0]
+        y = (1 - y_axis.place(point.y) / 100) * _PLOT[1]
+        width = 12 + _LETTER * len(point.name)
+        left, right = (x - width, x) if _leftwards(point, x_axis) else (x, x + width)
+        beside = [h for start, end, h in taken if left < end and start < right]
+        free = (s for s in _SHIFTS if all(abs(y + s - h) >= _LINE for h in beside))
+        found[id(point)] = next(free, 0)
+        taken.append((left, right, y + found[id(point)]))
+    return found
+
+
+def _leftwards(point: Point, x_axis: Axis) -> bool:
+    return x_axis.place(point.x) > 60
+
+
+def _point(point: Point, x_axis: Axis, y_axis: Axis) -> str:
     x, y = x_axis.place(point.x), 100 - y_axis.place(point.y)
-    colour, beyond = point.colour % COLOURS, x > 60
+    colour = point.colour % COLOURS
     bar = ""
     if point.low is not None and point.high is not None:
         ends = (100 - y_axis.place(point.low), 100 - y_axis.place(point.high))
@@ -257,10 +285,15 @@ def _point(point: Point, x_axis: Axis, y_axis: Axis, named: bool) -> str:
             f' y2="{ends[1]:.3f}%"/>'
         )
     shape = f'<path class="dot" d="{_SHAPES[colour]}"/>'
-    dx, anchor = (-10, "end") if beyond else (10, "start")
-    text = f'<text class="name" x="{dx}" y="4" text-anchor="{anchor}">{esc(point.name)}</text>'
-    text = text if named else ""
-    return f'{bar}<svg class="point c{colour}" x="{x}%" y="{y:.3f}%">{shape}{text}</svg>'
+    return f'{bar}<svg class="point c{colour}" x="{x}%" y="{y:.3f}%">{shape}</svg>'
+
+
+def _name(point: Point, x_axis: Axis, y_axis: Axis, shift: int) -> str:
+    """Returns a point's name, beside it and so many pixels further down."""
+    x, y = x_axis.place(point.x), 100 - y_axis.place(point.y)
+    dx, anchor = (-10, "end") if _leftwards(point, x_axis) else (10, "start")
+    place = f'x="{dx}" y="{4 + shift}" text-anchor="{anchor}"'
+    return f'<svg x="{x}%" y="{y:.3f}%"><text class="name" {place}>{esc(point.name)}</text></svg>'
 
 
 def _key(item: Series) -> str:

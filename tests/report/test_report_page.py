@@ -196,3 +196,13 @@ def test_of_many_points_no_names_are_drawn() -> None:
     points = [Point(f"name-{i}", float(i), float(i), ()) for i in range(13)]
     assert 'class="name"' in scatter_chart(labels, points[:12])
     assert 'class="name"' not in scatter_chart(labels, points)
+
+
+def test_names_of_points_in_one_place_are_drawn_at_heights_of_their_own() -> None:
+    labels = Labels("k", "t", "w", "x", "y")
+    here = [Point(name, 1.0, 1.0, ()) for name in ("one", "two", "three")]
+    chart = scatter_chart(labels, [*here, Point("far", 9.0, 9.0, ())])
+    found = re.findall(r'class="name" x="-?10" y="(-?\d+)" [^>]*>(\w+)<', chart)
+    heights = {name: int(y) for y, name in found}
+    assert heights["far"] == heights["one"]
+    assert len({heights[name] for name in ("one", "two", "three")}) == 3
