@@ -33,6 +33,7 @@ def run(finished_run: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_is_measured_in_torch(run: Path) -> None:
     words = ("--runtime", "torch", "--threads", 1, "--seconds", 0.2, "--batch", "1,2")
     table = succeed("bench", run, *words, "--wide")

@@ -38,6 +38,7 @@ def scale_baseline(folder, factor):
     return path
 
 
+@pytest.mark.slow
 def test_an_older_file_against_a_wider_one_exits_with_3(folder):
     result = call(
         *("bench", folder / "wide.onnx", "--against", folder / "model.onnx"),
@@ -75,6 +76,7 @@ def test_equal_files_pass_at_any_generous_limit_and_in_time(folder):
     assert time.perf_counter() - start < 20
 
 
+@pytest.mark.slow
 def test_a_baseline_far_quicker_exits_with_3_and_one_far_slower_with_0(folder):
     model = folder / "model.onnx"
     slow = measure(model, "--baseline", scale_baseline(folder, 0.1), "--max-regress", "5%")

@@ -44,6 +44,7 @@ def test_save_keeps_the_usual_record_alone(nets: list[Path], tmp_path: Path) -> 
     assert [path.name for path in (tmp_path / "saved").iterdir()] == ["bench.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("run")
 def test_a_run_directory_keeps_its_layers(finished_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"

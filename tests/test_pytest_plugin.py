@@ -71,6 +71,7 @@ def shown(result, name: str) -> str:
     return text[text.index(f"test_{name}") + 1]
 
 
+@pytest.mark.slow
 def test_a_gate_fails_warns_or_passes_and_junit_has_the_figures(project):
     change_baseline(project, "quick.json", times_a_tenth)
     change_baseline(project, "short.json", lambda c: c["measured"][0].update(samples_ms=[1.0] * 3))

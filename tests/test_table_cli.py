@@ -46,6 +46,7 @@ def tiny_plan(**widths: int) -> ChannelPlan:
     return ChannelPlan(SPEC, groups, 1, 1, 1, None, "uniform", 8, 0)
 
 
+@pytest.mark.slow
 def test_the_probes_have_the_widths_that_are_noted_of_them(made):
     probes = ProbeSet.load(made / "table-probes")
     assert {name: group.size for name, group in probes.groups.items()} == GROUPS
@@ -58,6 +59,7 @@ def test_the_probes_have_the_widths_that_are_noted_of_them(made):
             assert form.outputs.at(widths, probes.groups) == layer.out_channels
 
 
+@pytest.mark.slow
 def test_a_plan_and_its_onnx_file_are_predicted_alike(made, tmp_path):
     probes = ProbeSet.load(made / "table-probes")
     widths = {name.replace(".", "_"): width for name, width in probes.widths["probe002"].items()}

@@ -63,6 +63,7 @@ def test_measured_work_is_pinned_if_threads_are_asked_for(
     assert result.record.environment["pinned_cores"] == cores
 
 
+@pytest.mark.slow
 def test_the_state_before_and_after_is_recorded(net: Path) -> None:
     for record in (
         measure_artifacts({"net": net}, batches=[1], threads=1, seconds=0.1),

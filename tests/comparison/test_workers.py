@@ -51,6 +51,8 @@ def test_a_process_that_dies_is_told_in_a_sentence(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_no_worker_outlives_its_parent(how: int, tmp_path: Path) -> None:
     script = (
+        # A process that a shell starts in the background ignores Ctrl-C, and so do its children.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pathlib import Path; from test_workers import write_and_sleep;"
         "from dmcp_deploy.comparison.workers import work_through\n"
         "if __name__ == '__main__':\n"

@@ -72,6 +72,7 @@ def run(driver: Path, folder: Path, code: str, **changes: object) -> list[str]:
     return run_python(text, driver).splitlines()
 
 
+@pytest.mark.slow
 def test_an_engine_is_timed_as_asked(tmp_path: Path, driver: Path) -> None:
     code = """
 for how in ({}, {"graph": True}, {"graph": False}, {"transfers": True}):
