@@ -43,7 +43,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/multi_budget.json"))
     parser.add_argument("--budgets", default="50%,30%,15%")
-    parser.add_argument("--shares", default="0.5,0.2", help="of the search: stage 2")
+    parser.add_argument("--shares", default="0.5,0.2,0.1", help="of the search: stage 2")
     parser.add_argument("--search-epochs", type=float, default=0.64)
     parser.add_argument("--epochs", type=float, default=0.5)
     return parser.parse_args()
