@@ -53,6 +53,8 @@ slow: $(VENV)/.installed-dev ## Tests that take minutes
 gpu: $(VENV)/.installed-dev ## Tests that need a CUDA device, then measurements into benchmarks/results
 	$(BIN)/pytest -m gpu --timeout 900
 	$(BIN)/python benchmarks/gpu.py --out benchmarks/results
+	$(BIN)/python benchmarks/step_cost.py --width-mult 1.5
+	$(BIN)/python benchmarks/step_cost.py --model resnet50
 
 clean: ## Remove runs and caches, and keep the environment
 	rm -rf runs build dist .mypy_cache .pytest_cache .ruff_cache
