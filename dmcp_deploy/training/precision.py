@@ -11,7 +11,7 @@ from torch import nn
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.training.data import Batch
-from dmcp_deploy.training.strided_depthwise import QuickStridedDepthwise
+from dmcp_deploy.training.strided_depthwise import quick_strided_depthwise
 from dmcp_deploy.training.sync_norm import synced_norms
 
 MODES = ("auto", "fp32", "bf16")
@@ -37,7 +37,7 @@ class Precision:
         if self.bf16:
             contexts.append(torch.autocast(self.device.type, dtype=torch.bfloat16))
             if self.device.type == "cpu":
-                contexts.append(QuickStridedDepthwise())
+                contexts.append(quick_strided_depthwise())
         if self.sync_bn:
             contexts.append(synced_norms())
         return _all_of(contexts)

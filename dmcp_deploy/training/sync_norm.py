@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from dmcp_deploy.training.distributed import add_up, world_size
+from dmcp_deploy.training.replaced import Replaced
 
 
 def synced_norms() -> AbstractContextManager[object]:
     """Returns the context in which batch norms that train look at all processes' images.
 
-    Every process must run the same norms in the same order, forward and backward. It acts on the
-    function that all of them call, so that norms which are narrowed for one pass are in it too,
-    and works by whatever the processes talk by (torch's own SyncBatchNorm needs CUDA).
+    Every process must run the same norms in the same order, forward and backward. It works by
+    whatever the processes talk by (torch's own SyncBatchNorm needs CUDA).
     """
-    return nullcontext() if world_size() == 1 else _SyncedNorms()
-
-
-class _SyncedNorms(TorchFunctionMode):
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        run = synced_batch_norm if func is F.batch_norm else func
-        return run(*args, **(kwargs or {}))
+    return nullcontext() if world_size() == 1 else Replaced(F.batch_norm, synced_batch_norm)
 
 
 def synced_batch_norm(
