@@ -31,11 +31,12 @@ demo: $(VENV)/.installed-demo ## Run the main job
 
 test: check fast slow ## Lint, types, fast tests, slow tests
 
-check: lint types ## Lint and types, as pre-commit does
+check: lint types ## Lint, import directions and types, as pre-commit does
 
 lint: $(VENV)/.installed-dev ## Lint and formatting
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
 
 types: $(VENV)/.installed-dev ## Static types
 	$(BIN)/mypy

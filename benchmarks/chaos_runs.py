@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
-from dmcp_deploy.cli import main
+from dmcp_deploy.cli.main import main
 from dmcp_deploy.training.metrics import read_metrics
 
 _PATIENCE_S = 120

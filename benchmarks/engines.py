@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from dmcp_deploy.artifact import write_text
-from dmcp_deploy.bench.environment import read_environment
-from dmcp_deploy.bench.onnx_cost import onnx_cost
 from dmcp_deploy.export.engine import EngineOptions, Origin, build_engine
 from dmcp_deploy.export.precisions import Evidence, convert, precision_path
 from dmcp_deploy.export.to_onnx import export_onnx
+from dmcp_deploy.machine.environment import read_environment
+from dmcp_deploy.onnxgraph.cost import onnx_cost
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -103,11 +103,11 @@ def _work(job: tuple[str, int, str, dict[str, Any]]) -> tuple[str, dict[str, Any
 
 
 def _problem(budget: str, seed: int, sampling: str, options: dict[str, Any]) -> Any:
+    from dmcp_deploy.data.datasets import open_data
     from dmcp_deploy.network.models import build_network
     from dmcp_deploy.plan import NetworkSpec
     from dmcp_deploy.search.problem import SearchProblem
     from dmcp_deploy.search.run import plan_problem
-    from dmcp_deploy.training.data import open_data
     from dmcp_deploy.training.precision import choose_precision
     from dmcp_deploy.units import parse_budget
 
@@ -191,7 +191,7 @@ def _train(budget: str, seed: int, plan: str, options: dict[str, Any]) -> dict[s
 
 def _trained(problem: Any, model: Any, name: str, steps: int, seed: int) -> dict[str, Any]:
     """Trains a network in place; returns its accuracy on the test images."""
-    from dmcp_deploy.training.data import eval_batches, train_batches
+    from dmcp_deploy.data.loader import eval_batches, train_batches
     from dmcp_deploy.training.dense import DenseTask
     from dmcp_deploy.training.evaluate import evaluate
     from dmcp_deploy.training.loop import LoopSettings, run_loop
@@ -246,7 +246,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _save(options: argparse.Namespace, results: dict[str, Any]) -> None:
     from dmcp_deploy.artifact import write_text
-    from dmcp_deploy.bench.environment import read_environment
+    from dmcp_deploy.machine.environment import read_environment
 
     shown = {k: str(v) for k, v in vars(options).items() if k not in ("out", "runs", "jobs")}
     content = {"options": shown, "environment": read_environment(), "results": results}

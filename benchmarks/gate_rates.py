@@ -26,11 +26,11 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from dmcp_deploy.artifact import digest_file, write_text
-from dmcp_deploy.bench.affinity import pinned
 from dmcp_deploy.bench.decision import Load, decide_by_loads
-from dmcp_deploy.bench.environment import read_environment
 from dmcp_deploy.bench.gate import GATE_SECONDS, Opened, Race
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.machine.affinity import pinned
+from dmcp_deploy.machine.environment import read_environment
 from dmcp_deploy.runtimes.session import open_session
 
 LIMIT = 0.05

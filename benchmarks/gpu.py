@@ -23,17 +23,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from dmcp_deploy import doctor
 from dmcp_deploy.artifact import write_text
-from dmcp_deploy.bench.environment import read_environment
-from dmcp_deploy.bench.onnx_cost import onnx_cost
 from dmcp_deploy.bench.timing import time_interleaved
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.export.engine import EngineOptions, Origin, build_engine
 from dmcp_deploy.export.precisions import Evidence, convert, precision_path
 from dmcp_deploy.export.to_onnx import export_onnx
 from dmcp_deploy.export.verify import compare_outputs
-from dmcp_deploy.runtimes.device import open_device
+from dmcp_deploy.machine.cuda.device import open_device
+from dmcp_deploy.machine.environment import read_environment
+from dmcp_deploy.onnxgraph.cost import onnx_cost
+from dmcp_deploy.runtimes import doctor
 from dmcp_deploy.runtimes.sampler import (
     EVENTS,
     EVENTS_GRAPH,

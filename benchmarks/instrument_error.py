@@ -25,10 +25,10 @@ import numpy as np
 from torch import nn
 
 from dmcp_deploy.artifact import write_text
-from dmcp_deploy.bench.affinity import pinned
-from dmcp_deploy.bench.environment import read_environment
 from dmcp_deploy.bench.timing import time_interleaved, warm_up
 from dmcp_deploy.export.to_onnx import export_onnx
+from dmcp_deploy.machine.affinity import pinned
+from dmcp_deploy.machine.environment import read_environment
 from dmcp_deploy.runtimes.onnxruntime import OnnxSession
 from dmcp_deploy.runtimes.sampler import Clock, make_sampler
 from dmcp_deploy.runtimes.session import Session, open_session

@@ -33,16 +33,12 @@ import torch
 from PIL import Image
 
 from dmcp_deploy.artifact import read_artifact, write_artifact
-from dmcp_deploy.bench.environment import read_environment
+from dmcp_deploy.data.datasets import open_data
+from dmcp_deploy.data.loader import train_batches
+from dmcp_deploy.data.types import Batch, ImageData, crops_of_views
+from dmcp_deploy.machine.environment import read_environment
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.plan import NetworkSpec
-from dmcp_deploy.training.data import (
-    Batch,
-    ImageData,
-    crops_of_views,
-    open_data,
-    train_batches,
-)
 from dmcp_deploy.training.dense import DenseTask
 from dmcp_deploy.training.precision import Precision, choose_precision
 from dmcp_deploy.training.recipe import RECIPES

@@ -77,12 +77,12 @@ def _measure(folder: Path, share: float, options: argparse.Namespace) -> dict[st
 def _searched(
     out: Path, flops: str, recipe: Path, options: argparse.Namespace
 ) -> tuple[list[Any], float]:
-    from dmcp_deploy import pipeline
-    from dmcp_deploy.budgets import for_each_budget
+    from dmcp_deploy.run import api
+    from dmcp_deploy.run.budgets import for_each_budget
 
     started = time.process_time()
     runs = for_each_budget(
-        pipeline.search,
+        api.search,
         MODEL,
         flops,
         out=out,
@@ -98,10 +98,10 @@ def _searched(
 
 def _trained(run: Any) -> float:
     """Returns the accuracy of a run's pruned network on 10,000 images, after its training."""
-    from dmcp_deploy import pipeline
+    from dmcp_deploy.run import api
 
-    pipeline.slice(run.path)
-    pipeline.train(run.path)
+    api.slice(run.path)
+    api.train(run.path)
     return float(run.figures("train")["accuracy"]["top1"])
 
 
@@ -123,7 +123,7 @@ def _line(found: dict[str, Any]) -> str:
 
 def _save(options: argparse.Namespace, results: list[dict[str, Any]]) -> None:
     from dmcp_deploy.artifact import write_text
-    from dmcp_deploy.bench.environment import read_environment
+    from dmcp_deploy.machine.environment import read_environment
 
     asked = {k: str(v) for k, v in vars(options).items() if k != "out"}
     content = {"options": asked, "environment": read_environment(), "results": results}

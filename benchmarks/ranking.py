@@ -68,8 +68,8 @@ def _rank(job: tuple[str, int, dict[str, Any], str]) -> dict[str, Any]:
     import fashion_mnist
     import torch
 
+    from dmcp_deploy.data.loader import eval_batches, train_batches
     from dmcp_deploy.search.fit import fit_widths
-    from dmcp_deploy.training.data import eval_batches, train_batches
     from dmcp_deploy.training.weights import load_weights, read_tensors
 
     torch.set_num_threads(1)

@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from dmcp_deploy.data.types import Batch
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.search.architecture import Architecture, budget_loss
 from dmcp_deploy.search.problem import SearchProblem
-from dmcp_deploy.training.data import Batch
 
 SMOOTHING = 0.1
 

@@ -28,7 +28,8 @@ import torch
 from release_way import ReleaseWay
 
 from dmcp_deploy.artifact import read_artifact, write_artifact
-from dmcp_deploy.bench.environment import read_environment
+from dmcp_deploy.data.types import Batch
+from dmcp_deploy.machine.environment import read_environment
 from dmcp_deploy.network.cost import Cost
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.plan import NetworkSpec
@@ -36,7 +37,6 @@ from dmcp_deploy.search.dmcp import DmcpTask
 from dmcp_deploy.search.fit import width_grid
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.space import search_space
-from dmcp_deploy.training.data import Batch
 from dmcp_deploy.training.dense import DenseTask
 from dmcp_deploy.training.precision import choose_precision
 from dmcp_deploy.training.recipe import RECIPES

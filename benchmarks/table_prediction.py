@@ -23,22 +23,22 @@ import numpy as np
 import torch
 
 from dmcp_deploy.artifact import write_text
-from dmcp_deploy.bench.affinity import pinned
-from dmcp_deploy.bench.environment import read_environment
-from dmcp_deploy.bench.table import LatencyTable
-from dmcp_deploy.bench.table_predict import Prediction
+from dmcp_deploy.bench.tables.predict import Prediction
+from dmcp_deploy.bench.tables.table import LatencyTable
 from dmcp_deploy.export.to_onnx import export_onnx
+from dmcp_deploy.machine.affinity import pinned
+from dmcp_deploy.machine.environment import read_environment
 from dmcp_deploy.network.cost import Cost
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.plan import ChannelPlan, Keep, NetworkSpec
 from dmcp_deploy.progress import TerminalProgress
-from dmcp_deploy.request import Compute
+from dmcp_deploy.run.tables import table_build, table_predict, table_probes
+from dmcp_deploy.rundir.request import Compute
 from dmcp_deploy.runtimes.sampler import Clock, make_sampler
 from dmcp_deploy.runtimes.session import open_session
 from dmcp_deploy.search.fit import fit_widths, width_grid
 from dmcp_deploy.search.space import search_space
-from dmcp_deploy.tables import table_build, table_predict, table_probes
 
 SIDE, ALIGN, THREADS = 224, 8, 1
 SHARES = (0.3, 0.8)

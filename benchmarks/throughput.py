@@ -22,21 +22,21 @@ from typing import Any
 
 import numpy as np
 
-from dmcp_deploy import pipeline
 from dmcp_deploy.artifact import write_text
-from dmcp_deploy.bench.layers import measure_layers
-from dmcp_deploy.bench.layers_compare import compare_layer
-from dmcp_deploy.bench.layers_record import LayersRecord
+from dmcp_deploy.bench.layers.compare import compare_layer
+from dmcp_deploy.bench.layers.measure import measure_layers
+from dmcp_deploy.bench.layers.record import LayersRecord
+from dmcp_deploy.bench.layers.roofline import bound_ms
 from dmcp_deploy.bench.measure import measure_artifacts
 from dmcp_deploy.bench.record import BenchRecord, compare
-from dmcp_deploy.bench.roofline import bound_ms
 from dmcp_deploy.export.to_onnx import export_onnx
 from dmcp_deploy.network.cost import Cost
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.progress import TerminalProgress
-from dmcp_deploy.request import Compute
+from dmcp_deploy.run import api
+from dmcp_deploy.rundir.request import Compute
 from dmcp_deploy.search.fit import fit_widths, width_grid
 from dmcp_deploy.search.space import SearchSpace, search_space
 from dmcp_deploy.units import format_macs, parse_budget
@@ -209,7 +209,7 @@ def _plans(
 
 def _wanted(case: Case, folder: Path, space: SearchSpace) -> np.ndarray:
     """Returns the units that a search expects every group to keep."""
-    run = pipeline.search(
+    run = api.search(
         case.model,
         case.flops,
         out=folder / "search",

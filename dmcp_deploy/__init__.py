@@ -1,36 +1,63 @@
 """dmcp-deploy: search, slice and measure channel-pruned networks for edge GPUs.
 
 What the command line does, Python does with the same names: `dmcp_deploy.prune("mobilenet_v2",
-"211M")`, and `search`, `slice`, `train`, `export`, `engine`, `bench`, `gate`, `load`,
-`write_report` on run directories; `groups` and `flops` for a network by name; `table_probes`,
-`table_build` and `table_predict` for latency tables.
+"211M")` is the whole chain, `dmcp_deploy.run` holds each stage of it. The functions named in
+`__all__` are imported once they are needed: `import dmcp_deploy` costs nothing.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-#: Public name -> the module it lives in.
+if TYPE_CHECKING:
+    from dmcp_deploy.comparison.run import compare
+    from dmcp_deploy.errors import DmcpError
+    from dmcp_deploy.network.listing import flops, groups
+    from dmcp_deploy.report.write import write_report
+    from dmcp_deploy.run.api import engine, gate, load, prune, slice, train
+    from dmcp_deploy.run.tables import table_build, table_predict, table_probes
+    from dmcp_deploy.rundir.request import Compute
+
+__all__ = [
+    "Compute",
+    "DmcpError",
+    "compare",
+    "engine",
+    "flops",
+    "gate",
+    "groups",
+    "load",
+    "prune",
+    "slice",
+    "table_build",
+    "table_predict",
+    "table_probes",
+    "train",
+    "write_report",
+]
+
+#: Public name -> the module it lives in; the imports above, for the time of use.
 _HOMES = {
-    "prune": "pipeline",
-    "slice": "pipeline",
-    "train": "pipeline",
-    "engine": "pipeline",
-    "gate": "pipeline",
-    "load": "pipeline",
-    "table_probes": "tables",
-    "table_build": "tables",
-    "table_predict": "tables",
-    "groups": "listing",
-    "flops": "listing",
-    "write_report": "report.write",
-    "Compute": "request",
+    "Compute": "rundir.request",
     "DmcpError": "errors",
+    "compare": "comparison.run",
+    "engine": "run.api",
+    "flops": "network.listing",
+    "gate": "run.api",
+    "groups": "network.listing",
+    "load": "run.api",
+    "prune": "run.api",
+    "slice": "run.api",
+    "table_build": "run.tables",
+    "table_predict": "run.tables",
+    "table_probes": "run.tables",
+    "train": "run.api",
+    "write_report": "report.write",
 }
-#: Packages that can be called as the stage of their name.
-_ROOMS = ("search", "export", "bench")
+#: Packages that need no import of their own: `dmcp_deploy.run.search(...)`.
+_PACKAGES = ("bench", "export", "run", "search")
 
 
 def __getattr__(name: str) -> Any:
@@ -39,11 +66,11 @@ def __getattr__(name: str) -> Any:
 
     if name in _HOMES:
         return getattr(importlib.import_module(f"dmcp_deploy.{_HOMES[name]}"), name)
-    if name in _ROOMS:
+    if name in _PACKAGES:
         return importlib.import_module(f"dmcp_deploy.{name}")
     raise AttributeError(f"module 'dmcp_deploy' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     """Returns the public names."""
-    return sorted([*globals(), *_HOMES, *_ROOMS])
+    return sorted([*globals(), *__all__, *_PACKAGES])

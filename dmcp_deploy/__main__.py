@@ -1,6 +1,6 @@
 """`python -m dmcp_deploy` is `dmcp-deploy`."""
 
-from dmcp_deploy.cli import main
+from dmcp_deploy.cli.main import main
 
 if __name__ == "__main__":
     main()

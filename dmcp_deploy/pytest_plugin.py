@@ -103,15 +103,15 @@ def latency_gate(request: pytest.FixtureRequest) -> LatencyGate:
 
 def _measured(request: pytest.FixtureRequest, artifact: Path, **options: Any) -> GateResult:
     """Returns what a gate found; a request that cannot be met fails the test in one sentence."""
-    from dmcp_deploy import pipeline
     from dmcp_deploy.bench.comparable import NotComparableError
     from dmcp_deploy.errors import DmcpError
+    from dmcp_deploy.run import api
 
     __tracebackhide__ = True
     _warn_of_workers()
     try:
         with _only_one():
-            return pipeline.gate(artifact, **options)
+            return api.gate(artifact, **options)
     except DmcpError as err:
         problem = err
     # Out of the handler, so that the sentence is not shown twice.

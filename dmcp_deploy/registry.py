@@ -9,7 +9,7 @@ from dmcp_deploy.errors import DmcpError
 
 #: Search method -> module that holds its `search` function.
 METHODS = {
-    "amc": "dmcp_deploy.search.amc",
+    "amc": "dmcp_deploy.search.amc.method",
     "autoslim": "dmcp_deploy.search.autoslim",
     "bn-scale": "dmcp_deploy.search.bn_scale",
     "dmcp": "dmcp_deploy.search.dmcp",

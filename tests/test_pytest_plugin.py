@@ -16,7 +16,7 @@ import pytest
 from tiny_onnx import write_tiny_net
 
 import dmcp_deploy
-from dmcp_deploy import pipeline
+from dmcp_deploy.run import api
 
 pytest_plugins = ["pytester"]
 
@@ -29,7 +29,7 @@ def nets(tmp_path_factory):
     folder = tmp_path_factory.mktemp("nets")
     for name, width in (("model", 32), ("wide", 512)):
         write_tiny_net(folder / f"{name}.onnx", width=width, size=64)
-    pipeline.bench(folder / "model.onnx", threads=1, seconds=0.3, save=folder / "baseline.json")
+    api.bench(folder / "model.onnx", threads=1, seconds=0.3, save=folder / "baseline.json")
     return folder
 
 

@@ -11,7 +11,7 @@ import click
 import pytest
 
 import dmcp_deploy
-from dmcp_deploy.cli import main
+from dmcp_deploy.cli.main import main
 
 ROOT = Path(dmcp_deploy.__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

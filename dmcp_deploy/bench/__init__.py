@@ -1,5 +1,1 @@
-"""Measurement: timing, environment, records, comparison."""
-
-from dmcp_deploy.rooms import make_callable
-
-make_callable(__name__)
+"""Measurement: timing, records, comparison, gates."""

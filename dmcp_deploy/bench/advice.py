@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dmcp_deploy.bench.record import BenchRecord
-from dmcp_deploy.runtimes.gpu_state import THERMAL
+from dmcp_deploy.machine.gpu_state import THERMAL
 
 #: Clocks that differ by more than this between beginning and end are told.
 MOST_CLOCK_CHANGE = 0.05

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from dmcp_deploy.bench.onnx_cost import onnx_cost
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.onnxgraph.cost import onnx_cost
+from dmcp_deploy.onnxgraph.precision import read_precision
 from dmcp_deploy.runtimes.engine_record import EngineRecord
-from dmcp_deploy.runtimes.onnx_precision import read_precision
 from dmcp_deploy.runtimes.session import Session, is_engine, open_session
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from typing import Any
 
 from dmcp_deploy.bench.artifacts import Artifact
 from dmcp_deploy.bench.decision import decide_unpaired
-from dmcp_deploy.bench.environment import read_environment
 from dmcp_deploy.bench.gate import GateResult, GateRow
 from dmcp_deploy.bench.measure import measure_artifacts
 from dmcp_deploy.bench.record import BenchRecord, Measured
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.machine.environment import read_environment
 from dmcp_deploy.progress import NO_PROGRESS, Progress
 from dmcp_deploy.runtimes.sampler import WALL
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from dmcp_deploy.artifact import digest_file
-from dmcp_deploy.bench.affinity import measured_cores, pinned
 from dmcp_deploy.bench.artifacts import Artifact
-from dmcp_deploy.bench.environment import read_environment
 from dmcp_deploy.bench.record import Measured
-from dmcp_deploy.bench.state import read_state
 from dmcp_deploy.bench.timing import warm_up
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.machine.affinity import measured_cores, pinned
+from dmcp_deploy.machine.environment import read_environment
+from dmcp_deploy.machine.state import read_state
 from dmcp_deploy.runtimes.sampler import WALL, Clock, Sampler, make_sampler
 from dmcp_deploy.runtimes.session import Session
 

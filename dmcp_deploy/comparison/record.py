@@ -14,7 +14,7 @@ from dmcp_deploy.bench.record import BenchRecord, compare
 from dmcp_deploy.comparison.cells import Cell
 from dmcp_deploy.report.facts import Accuracy, RunFacts
 from dmcp_deploy.report.gather import gather
-from dmcp_deploy.rundir import RunDir
+from dmcp_deploy.rundir.directory import RunDir
 
 KIND = "comparison"
 

@@ -7,9 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from dmcp_deploy import pipeline
 from dmcp_deploy.artifact import digest_file, write_text
-from dmcp_deploy.budgets import check_budgets, parse_budgets
 from dmcp_deploy.comparison.cells import (
     Cell,
     all_cells,
@@ -28,8 +26,10 @@ from dmcp_deploy.comparison.workers import work_through
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.extras import require
 from dmcp_deploy.progress import NO_PROGRESS, Progress
-from dmcp_deploy.request import BenchOptions, Compute, RunOptions
-from dmcp_deploy.rundir import RunDir, folder_name
+from dmcp_deploy.run import api
+from dmcp_deploy.run.budgets import check_budgets, parse_budgets
+from dmcp_deploy.rundir.directory import RunDir, folder_name
+from dmcp_deploy.rundir.request import BenchOptions, Compute, RunOptions
 
 #: As `weights`: the full network is trained first, once for every seed.
 TRAINED = "trained"
@@ -140,8 +140,8 @@ class _Full:
         own = {"method": "uniform", "align": 1, "init": "scratch", "seed": self.seed}
         options = {**self.setting.options, **own}
         out, compute = self.setting.full(self.seed), self.setting.compute
-        pipeline.search(self.setting.model, "100%", out=out, compute=compute, **options)
-        pipeline.train(out, compute=compute)
+        api.search(self.setting.model, "100%", out=out, compute=compute, **options)
+        api.train(out, compute=compute)
 
 
 @dataclass(frozen=True)
@@ -164,10 +164,10 @@ class _Run:
         }
         out, compute = setting.folder / cell.folder, setting.compute
         options = {**setting.options, **own}
-        pipeline.search(setting.model, cell.budget, out=out, compute=compute, **options)
-        for stage in (pipeline.slice, pipeline.train):
+        api.search(setting.model, cell.budget, out=out, compute=compute, **options)
+        for stage in (api.slice, api.train):
             stage(out, compute=compute)
-        pipeline.export(out, original=(out / _ORIGINAL).exists(), compute=compute)
+        api.export(out, original=(out / _ORIGINAL).exists(), compute=compute)
 
 
 def _measurement(bench_options: Mapping[str, Any]) -> BenchOptions:
@@ -176,7 +176,7 @@ def _measurement(bench_options: Mapping[str, Any]) -> BenchOptions:
     Raises:
         DmcpError: The runtime is not there, or measures no ONNX files.
     """
-    from dmcp_deploy.bench_artifacts import check_runtime
+    from dmcp_deploy.run.artifacts import check_runtime
 
     measured = BenchOptions(**{"seconds": _SECONDS, **bench_options})
     check_runtime(measured.runtime)
@@ -231,7 +231,7 @@ def _measure(folders: Sequence[Path], options: BenchOptions, compute: Compute) -
             with run.stage(LATENCY, ["model.onnx"], [LATENCY_FILE]) as figures:
                 figures["asked"] = asked
                 files, record = (full, run.file("model.onnx")), run.file(LATENCY_FILE)
-                pipeline.bench(*files, save=record, **vars(options))
+                api.bench(*files, save=record, **vars(options))
             bar.advance()
 
 
@@ -240,7 +240,7 @@ def _full_network(folders: Sequence[Path], compute: Compute) -> Path:
     for folder in folders:
         if (folder / _ORIGINAL).exists():
             return folder / _ORIGINAL
-    pipeline.export(folders[0], compute=compute)
+    api.export(folders[0], compute=compute)
     return folders[0] / _ORIGINAL
 
 
@@ -266,6 +266,6 @@ def _asked(
 
 
 def _environment() -> dict[str, Any]:
-    from dmcp_deploy.bench.environment import read_environment
+    from dmcp_deploy.machine.environment import read_environment
 
     return read_environment()

@@ -12,8 +12,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from dmcp_deploy.bench.state import allowed_cores
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.machine.state import allowed_cores
 
 _Piece = TypeVar("_Piece")
 

@@ -18,8 +18,8 @@ from dmcp_deploy.export.engine_layers import (
     layers_of_log,
 )
 from dmcp_deploy.export.engine_options import EngineOptions
-from dmcp_deploy.export.onnx_file import OnnxFile, inspect_onnx
-from dmcp_deploy.runtimes.device_driver import choose_device, read_driver
+from dmcp_deploy.machine.cuda.driver import choose_device, read_driver
+from dmcp_deploy.onnxgraph.file import OnnxFile, inspect_onnx
 from dmcp_deploy.runtimes.engine_record import EngineRecord
 from dmcp_deploy.runtimes.session import ENGINE_SUFFIX
 from dmcp_deploy.runtimes.trt_api import Builder, IBuilderConfig, INetworkDefinition

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.export.onnx_file import OnnxFile
+from dmcp_deploy.onnxgraph.file import OnnxFile
 
 #: For files that take any batch size: a few, as every activation of them may be held in memory.
 OPEN_BATCH = 4

@@ -21,7 +21,7 @@ from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.export.half_graph import HalfGraph, KeptNode, node_label
 from dmcp_deploy.export.half_types import HALF_TYPES, HalfType
 from dmcp_deploy.export.image_batches import image_batches
-from dmcp_deploy.export.onnx_file import (
+from dmcp_deploy.onnxgraph.file import (
     opset_of,
     read_onnx,
     reason,

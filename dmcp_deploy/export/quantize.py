@@ -24,7 +24,8 @@ from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.export.half_graph import node_label
 from dmcp_deploy.export.image_batches import image_batches
 from dmcp_deploy.export.image_nodes import reads_images
-from dmcp_deploy.export.onnx_file import (
+from dmcp_deploy.export.quiet import quiet
+from dmcp_deploy.onnxgraph.file import (
     PRESET_KEY,
     OnnxFile,
     read_onnx,
@@ -32,7 +33,6 @@ from dmcp_deploy.export.onnx_file import (
     require_fp32,
     write_onnx,
 )
-from dmcp_deploy.export.quiet import quiet
 
 PRESETS = ("tensorrt", "cpu")
 METHODS = ("minmax", "percentile", "entropy")

@@ -15,7 +15,7 @@ from dmcp_deploy.published.formats import read_published
 from dmcp_deploy.published.match import group_widths, placed
 from dmcp_deploy.published.plan_text import describe_network
 from dmcp_deploy.published.widths import LayerWidth
-from dmcp_deploy.rundir import RunDir
+from dmcp_deploy.rundir.directory import RunDir
 
 
 def import_plan(path: Path, network: NetworkSpec, form: str | None = None) -> ChannelPlan:

@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dmcp_deploy.bench.layers_compare import compare_layer
-from dmcp_deploy.bench.layers_record import LayersRecord, LayerTime, Profiled
+from dmcp_deploy.bench.layers.compare import compare_layer
+from dmcp_deploy.bench.layers.record import LayersRecord, LayerTime, Profiled
 from dmcp_deploy.bench.record import BenchRecord, Comparison, Measured, compare
 from dmcp_deploy.report.facts import RunFacts
 from dmcp_deploy.report.pareto import candidates, comparable, frontier

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dmcp_deploy.bench.layers_record import LayersRecord
+from dmcp_deploy.bench.layers.record import LayersRecord
 from dmcp_deploy.bench.record import BenchRecord
 from dmcp_deploy.plan import ChannelPlan
-from dmcp_deploy.request import RunRequest
+from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.runtimes.engine_record import EngineRecord
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from dmcp_deploy.artifact import digest_file, read_artifact
-from dmcp_deploy.bench.layers_record import LayersRecord
+from dmcp_deploy.bench.layers.record import LayersRecord
 from dmcp_deploy.bench.record import BenchRecord
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.report.facts import TRAINED, Accuracy, Lack, Parity, RunFacts, Search
 from dmcp_deploy.report.reproduce import run_command, run_commands
-from dmcp_deploy.request import RunRequest
-from dmcp_deploy.rundir import KEPT, KIND, RunDir
+from dmcp_deploy.rundir.directory import KEPT, KIND, RunDir
+from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.runtimes.engine_record import EngineRecord
 
 _ENGINE = "engine "

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dmcp_deploy.bench.layers_compare import compare_layer
-from dmcp_deploy.bench.layers_record import LayersRecord, LayerTime, Profiled
+from dmcp_deploy.bench.layers.compare import compare_layer
+from dmcp_deploy.bench.layers.record import LayersRecord, LayerTime, Profiled
 from dmcp_deploy.report.charts import Labels, Point, Series, bar_chart, scatter_chart
 from dmcp_deploy.report.facts import RunFacts
 from dmcp_deploy.report.lacks import lack_notice

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dmcp_deploy.request import RunRequest
+from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.runtimes.engine_record import EngineRecord
 
 _RECIPE = "recipe.json"

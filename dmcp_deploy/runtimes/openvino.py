@@ -10,8 +10,8 @@ from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.machine.caller_cores import CallerCores
 from dmcp_deploy.registry import choose
-from dmcp_deploy.runtimes.caller_cores import CallerCores
 from dmcp_deploy.runtimes.interface import (
     ImageShape,
     check_onnx_file,

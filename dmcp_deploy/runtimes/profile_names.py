@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dmcp_deploy.runtimes.onnx_names import PRODUCTS, layer_nodes, producers_of
+from dmcp_deploy.onnxgraph.names import PRODUCTS, layer_nodes, producers_of
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from dmcp_deploy.runtimes.device import Device
+    from dmcp_deploy.machine.cuda.device import Device
 
 #: The time of a call on the host, whose memory the images and the logits lie in.
 WALL = "wall"

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dmcp_deploy.artifact import digest_files
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.runtimes.device import Device, DeviceBuffer, open_device
-from dmcp_deploy.runtimes.device_driver import CudaError
+from dmcp_deploy.machine.cuda.device import Device, DeviceBuffer, open_device
+from dmcp_deploy.machine.cuda.driver import CudaError
 from dmcp_deploy.runtimes.engine_record import EngineRecord
 from dmcp_deploy.runtimes.sampler import (
     EVENTS_GRAPH,

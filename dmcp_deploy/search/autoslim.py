@@ -10,6 +10,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from dmcp_deploy.data.holdout import hold_out
+from dmcp_deploy.data.loader import eval_batches
+from dmcp_deploy.data.sources import ImageSource
+from dmcp_deploy.data.types import Batch, ImageData
 from dmcp_deploy.network.supernet import Supernet
 from dmcp_deploy.progress import Bar
 from dmcp_deploy.search.fit import check_reachable
@@ -25,10 +29,8 @@ from dmcp_deploy.search.problem import SearchProblem, SearchResult
 from dmcp_deploy.search.slimmable import SharedWeights
 from dmcp_deploy.search.steps import run_steps, search_steps
 from dmcp_deploy.training.checkpoint import Checkpoint, Checkpoints
-from dmcp_deploy.training.data import Batch, ImageData, ImageSource, eval_batches
 from dmcp_deploy.training.distributed import add_up, is_main, rank, world_size
 from dmcp_deploy.training.evaluate import batch_statistics
-from dmcp_deploy.training.holdout import hold_out
 from dmcp_deploy.training.interrupt import caught_signals
 
 _PERCENT = 100

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dmcp_deploy.data.types import Batch
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.importance import filter_scores, l1_norm, scale_scores
 from dmcp_deploy.network.layers import is_norm
 from dmcp_deploy.search.problem import SearchProblem, SearchResult
 from dmcp_deploy.search.ranking import search_by
-from dmcp_deploy.training.data import Batch
 from dmcp_deploy.training.dense import DenseTask
 from dmcp_deploy.training.precision import Precision
 from dmcp_deploy.training.recipe import Recipe

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dmcp_deploy.rundir import KEPT
+from dmcp_deploy.data.types import Batch
+from dmcp_deploy.rundir.directory import KEPT
 from dmcp_deploy.search import markov
 from dmcp_deploy.search.architecture import Architecture, budget_loss
 from dmcp_deploy.search.fit import fit_widths
@@ -19,7 +20,6 @@ from dmcp_deploy.search.problem import SearchProblem, SearchResult
 from dmcp_deploy.search.sampling import best_draw
 from dmcp_deploy.search.slimmable import SharedWeights
 from dmcp_deploy.search.steps import run_steps, search_steps
-from dmcp_deploy.training.data import Batch
 from dmcp_deploy.training.distributed import average
 
 #: How often in stage 2 the metrics tell what every group is expected to keep.

@@ -9,10 +9,10 @@ from functools import partial
 import numpy as np
 import torch
 
+from dmcp_deploy.data.seeds import step_seed
 from dmcp_deploy.search.fit import LOWEST_SHARE, WidthGrid, fit_widths
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.space import SearchSpace
-from dmcp_deploy.training.loop import step_seed
 
 #: The units of every prunable group, one gene each.
 Plan = tuple[int, ...]

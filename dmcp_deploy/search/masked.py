@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dmcp_deploy.data.loader import steps_per_epoch
+from dmcp_deploy.data.types import Batch
 from dmcp_deploy.network.masking import bound_gradients, silence, zero_filters
 from dmcp_deploy.search.problem import SearchProblem, SearchResult
 from dmcp_deploy.search.ranking import Scores, best_units, full_recipe, keeps
 from dmcp_deploy.search.steps import run_steps, search_steps
-from dmcp_deploy.training.data import Batch, steps_per_epoch
 from dmcp_deploy.training.dense import DenseTask
 from dmcp_deploy.training.distributed import world_size
 from dmcp_deploy.training.recipe import Recipe

@@ -13,6 +13,11 @@ from functools import partial
 import numpy as np
 import torch
 
+from dmcp_deploy.data.holdout import hold_out
+from dmcp_deploy.data.loader import eval_batches
+from dmcp_deploy.data.seeds import step_seed
+from dmcp_deploy.data.sources import ImageSource
+from dmcp_deploy.data.types import Batch
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.progress import Bar
 from dmcp_deploy.search.evolution import (
@@ -30,13 +35,10 @@ from dmcp_deploy.search.pruningnet import PruningNet
 from dmcp_deploy.search.ranking import full_recipe
 from dmcp_deploy.search.steps import recalibration_batches, run_steps, search_steps
 from dmcp_deploy.training.checkpoint import Checkpoint, Checkpoints
-from dmcp_deploy.training.data import Batch, ImageSource, eval_batches
 from dmcp_deploy.training.dense import DenseTask
 from dmcp_deploy.training.distributed import add_up, is_main, rank, world_size
 from dmcp_deploy.training.evaluate import evaluate, recalibrate
-from dmcp_deploy.training.holdout import hold_out
 from dmcp_deploy.training.interrupt import caught_signals
-from dmcp_deploy.training.loop import step_seed
 
 
 def search(problem: SearchProblem) -> SearchResult:

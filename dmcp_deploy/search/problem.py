@@ -9,14 +9,14 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
+from dmcp_deploy.data.types import ImageData
 from dmcp_deploy.network.cost import Cost
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.plan import Keep
 from dmcp_deploy.progress import NO_PROGRESS, Progress
-from dmcp_deploy.rundir import SHARED
+from dmcp_deploy.rundir.directory import SHARED
 from dmcp_deploy.search.fit import WidthGrid, fit_widths
 from dmcp_deploy.search.space import SearchSpace
-from dmcp_deploy.training.data import ImageData
 from dmcp_deploy.training.loop import LoopSettings, SharedPart
 from dmcp_deploy.training.precision import Precision
 from dmcp_deploy.training.recipe import Recipe

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from dmcp_deploy.data.seeds import step_seed
 from dmcp_deploy.network.graph import Layer, Network
 from dmcp_deploy.network.supernet import Supernet
 from dmcp_deploy.search.space import SearchSpace
-from dmcp_deploy.training.loop import step_seed
 
 _HIDDEN = 64
 _LEAST_HIDDEN = 8

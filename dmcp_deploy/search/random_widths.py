@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from dmcp_deploy.data.seeds import step_seed
 from dmcp_deploy.search.fit import fit_widths
 from dmcp_deploy.search.problem import SearchProblem, SearchResult
-from dmcp_deploy.training.loop import step_seed
 
 
 def search(problem: SearchProblem) -> SearchResult:

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dmcp_deploy.data.loader import train_batches
+from dmcp_deploy.data.seeds import step_seed
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.search import markov
 from dmcp_deploy.search.fit import fit_widths
 from dmcp_deploy.search.problem import SearchProblem
-from dmcp_deploy.training.data import train_batches
 from dmcp_deploy.training.distributed import rank, world_size
 from dmcp_deploy.training.evaluate import evaluate, recalibrate
-from dmcp_deploy.training.loop import step_seed
 
 _DRAWS = 2000  # per search: about 2% fall within 1% of the budget once E[MACs] has converged
 _SCORE_BATCHES = 16

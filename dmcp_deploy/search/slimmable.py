@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dmcp_deploy.data.seeds import step_seed
+from dmcp_deploy.data.types import Batch
 from dmcp_deploy.network.supernet import Supernet
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.training.checkpoint import load_optimizer, optimizer_tensors
-from dmcp_deploy.training.data import Batch
 from dmcp_deploy.training.distributed import average_gradients
-from dmcp_deploy.training.loop import step_seed
 from dmcp_deploy.training.optimizer import set_lr, weight_optimizer
 from dmcp_deploy.training.sandwich import read_figures, sandwich_gradients
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
+from dmcp_deploy.data.loader import steps_per_epoch, train_batches
+from dmcp_deploy.data.seeds import step_seed
+from dmcp_deploy.data.types import Batch
 from dmcp_deploy.search.problem import SearchProblem
-from dmcp_deploy.training.data import Batch, steps_per_epoch, train_batches
 from dmcp_deploy.training.distributed import rank, world_size
-from dmcp_deploy.training.loop import Task, run_loop, step_seed
+from dmcp_deploy.training.loop import Task, run_loop
 
 
 def search_steps(problem: SearchProblem) -> int:

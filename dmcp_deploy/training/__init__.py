@@ -1,1 +1,1 @@
-"""Data, training loop, checkpoints, batch-norm recalibration, distillation."""
+"""The training loop, checkpoints, batch-norm recalibration, distillation."""

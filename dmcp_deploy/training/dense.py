@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dmcp_deploy.data.types import Batch
 from dmcp_deploy.network.supernet import Supernet
 from dmcp_deploy.training.average import WeightAverage
 from dmcp_deploy.training.checkpoint import load_optimizer, optimizer_tensors
-from dmcp_deploy.training.data import Batch
 from dmcp_deploy.training.distributed import average_gradients
 from dmcp_deploy.training.evaluate import running_statistics
 from dmcp_deploy.training.optimizer import set_lr, weight_optimizer

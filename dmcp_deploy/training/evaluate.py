@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dmcp_deploy.training.data import Batch
+from dmcp_deploy.data.types import Batch
 from dmcp_deploy.training.distributed import add_up
 from dmcp_deploy.training.precision import Precision
 

@@ -10,10 +10,8 @@ from types import FrameType
 from typing import Any
 
 from dmcp_deploy.errors import Interrupted
+from dmcp_deploy.machine.signals import SIGNALS
 from dmcp_deploy.training.distributed import any_says, world_size
-
-#: What schedulers send some time before SIGKILL; SLURM's --signal may name SIGUSR1.
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
 class Signals:
@@ -94,13 +92,3 @@ def caught_signals() -> Iterator[Signals]:
     finally:
         signals.release()
         signals.heed()
-
-
-def leave_signals_to_parent(worker: int = 0) -> None:
-    """Has a process that prepares batches ignore what its parent catches.
-
-    Schedulers send a signal to every process of a job, and the parent still needs batches to
-    finish its step. It ends its workers itself; they also end when it is gone.
-    """
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)

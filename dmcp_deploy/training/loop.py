@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,11 +12,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dmcp_deploy.data.seeds import step_seed
+from dmcp_deploy.data.types import Batch
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.progress import NO_PROGRESS, Progress
 from dmcp_deploy.training.allocator import freed_memory_kept
 from dmcp_deploy.training.checkpoint import Checkpoint, Checkpoints
-from dmcp_deploy.training.data import Batch
 from dmcp_deploy.training.distributed import any_says, check_alike, is_main, rank, world_size
 from dmcp_deploy.training.interrupt import caught_signals
 from dmcp_deploy.training.metrics import Metrics
@@ -123,12 +123,6 @@ def run_loop(
     if start < settings.steps:
         _steps(task, batches(start), start, settings, checkpoints, progress)
     return start
-
-
-def step_seed(seed: int, step: int, purpose: str = "step") -> int:
-    """Returns the seed of one step, well mixed from the run's seed."""
-    text = f"{seed}:{purpose}:{step}".encode()
-    return int.from_bytes(hashlib.sha256(text).digest()[:7], "big")
 
 
 def _steps(

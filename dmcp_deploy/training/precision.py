@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from dmcp_deploy.data.types import Batch
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.training.data import Batch
 from dmcp_deploy.training.strided_depthwise import quick_strided_depthwise
 from dmcp_deploy.training.sync_norm import synced_norms
 

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dmcp_deploy.data.types import Batch
 from dmcp_deploy.network.selection import Borrowed
 from dmcp_deploy.network.supernet import Supernet
 from dmcp_deploy.plan import Keep
-from dmcp_deploy.training.data import Batch
 from dmcp_deploy.training.precision import Precision
 
 Keeps = Mapping[str, int | Keep]

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from tiny_onnx import write_tiny_net
 
-from dmcp_deploy import pipeline
 from dmcp_deploy.bench.comparable import NotComparableError, compare_with_baseline, gate_baseline
-from dmcp_deploy.bench.environment import read_environment
 from dmcp_deploy.bench.measure import measure_artifacts
 from dmcp_deploy.bench.record import BenchRecord, Measured
+from dmcp_deploy.machine.environment import read_environment
+from dmcp_deploy.run import api
 
 NET = Measured(
     name="model",
@@ -112,6 +112,6 @@ def test_a_record_of_the_same_files_made_here_compares(tmp_path: Path) -> None:
     how: dict[str, Any] = {"batches": [1], "threads": 1, "seconds": 0.2}
     baseline = measure_artifacts({"model": net}, **how)
     baseline.save(tmp_path / "baseline.json")
-    result = pipeline.gate(net, baseline=tmp_path / "baseline.json", max_regress="900%", **how)
+    result = api.gate(net, baseline=tmp_path / "baseline.json", max_regress="900%", **how)
     assert not result.is_regression
     assert all("Not the same" not in note for note in result.notes)

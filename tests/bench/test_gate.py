@@ -255,7 +255,7 @@ def test_what_cannot_compare_is_found_before_the_measurement(net):
     ],
 )
 def test_a_bad_baseline_is_one_sentence(damage, named, net, tmp_path):
-    from dmcp_deploy import pipeline
+    from dmcp_deploy.run import api
 
     path = tmp_path / "baseline.json"
     BASELINE.save(path)
@@ -263,5 +263,5 @@ def test_a_bad_baseline_is_one_sentence(damage, named, net, tmp_path):
     damage(content)
     path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(DmcpError, match=named) as caught:
-        pipeline.gate(net, baseline=path, seconds=600)
+        api.gate(net, baseline=path, seconds=600)
     assert "\n" not in str(caught.value)

@@ -9,11 +9,11 @@ import pytest
 from torch import nn
 
 from benchmarks.variants import whole_and_half
-from dmcp_deploy.bench.onnx_cost import onnx_cost
 from dmcp_deploy.export.engine import EngineOptions, Origin, build_engine
 from dmcp_deploy.export.precisions import Evidence, convert, precision_path
 from dmcp_deploy.export.to_onnx import export_onnx
 from dmcp_deploy.network.models import build_network
+from dmcp_deploy.onnxgraph.cost import onnx_cost
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.runtimes.engine_record import EngineRecord
 

@@ -18,8 +18,8 @@ from dmcp_deploy.artifact import digest_file
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.export.half_types import HALF_TYPES, half_tensor
 from dmcp_deploy.export.lower_precision import overflowing_activations, to_half
-from dmcp_deploy.export.onnx_file import inspect_onnx
 from dmcp_deploy.export.verify import compare_outputs, require_fidelity
+from dmcp_deploy.onnxgraph.file import inspect_onnx
 from dmcp_deploy.runtimes.onnxruntime import OnnxSession
 
 IMAGES = np.random.default_rng(0).standard_normal((6, 3, 16, 16), dtype=np.float32)

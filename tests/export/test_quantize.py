@@ -17,9 +17,9 @@ from tiny_onnx import change_model, save_graph, write_mixed_net
 from dmcp_deploy.artifact import digest_file
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.export.lower_precision import to_half
-from dmcp_deploy.export.onnx_file import inspect_onnx
 from dmcp_deploy.export.quantize import quantize_fp8, quantize_int8
 from dmcp_deploy.export.verify import compare_outputs, require_fidelity
+from dmcp_deploy.onnxgraph.file import inspect_onnx
 from dmcp_deploy.runtimes.onnxruntime import OnnxSession
 
 IMAGES = np.random.default_rng(0).standard_normal((36, 3, 16, 16), dtype=np.float32)

@@ -29,8 +29,8 @@ from published_plans import (
 from tiny_runs import call, refused, snapshot, succeed
 
 from dmcp_deploy.plan import ChannelPlan, NetworkSpec
-from dmcp_deploy.request import RunRequest
-from dmcp_deploy.rundir import RunDir
+from dmcp_deploy.rundir.directory import RunDir
+from dmcp_deploy.rundir.request import RunRequest
 
 #: Sizes of the MobileNetV2 of width 1.5, by the same rule of rounding in all libraries.
 WIDE_SIZES = (

@@ -124,7 +124,7 @@ def test_plans_of_different_networks_are_not_compared(other: ChannelPlan, tmp_pa
 WITHOUT_TORCH = """
 import sys
 sys.modules.update(dict.fromkeys(("numpy", "torch", "torchvision", "timm")))
-from dmcp_deploy.cli import main
+from dmcp_deploy.cli.main import main
 main()
 """
 

@@ -20,7 +20,7 @@ from tiny_runs import succeed
 import dmcp_deploy
 from dmcp_deploy.bench.record import BenchRecord
 from dmcp_deploy.plan import ChannelPlan
-from dmcp_deploy.rundir import RunDir
+from dmcp_deploy.rundir.directory import RunDir
 
 
 def resnet50(folder: Path) -> Path:

@@ -23,7 +23,7 @@ from pathlib import Path
 from dmcp_deploy.bench.columns import format_table
 from dmcp_deploy.bench.measure import measure_artifacts
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.runtimes.device import Device, Graph
+from dmcp_deploy.machine.cuda.device import Device, Graph
 from dmcp_deploy.runtimes.tensorrt import EngineSession
 from host_cuda import left_behind
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from tiny_onnx import write_tiny_net
 
-from dmcp_deploy.bench.onnx_layers import onnx_layers
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.onnxgraph.layers import onnx_layers
 from dmcp_deploy.runtimes.profile import KernelTime, profile_layers
 from dmcp_deploy.runtimes.profile_onnxruntime import kernels_of_events
 from dmcp_deploy.runtimes.profile_openvino import RUNS_PER_LOAD, mean_after

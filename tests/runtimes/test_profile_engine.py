@@ -11,7 +11,7 @@ from host_cuda import build_driver, run_python
 from tiny_onnx import write_tiny_net
 
 from dmcp_deploy.artifact import digest_file
-from dmcp_deploy.bench.layers_record import LayersRecord
+from dmcp_deploy.bench.layers.record import LayersRecord
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.runtimes.profile_tensorrt import source_onnx
 
@@ -37,8 +37,8 @@ print(left_behind())
 """
 
 RECORD = """
-from dmcp_deploy.bench.layers import measure_layers
-from dmcp_deploy.bench.layers_table import format_layers
+from dmcp_deploy.bench.layers.measure import measure_layers
+from dmcp_deploy.bench.layers.table import format_layers
 record = measure_layers({"engine": path}, batch=1, threads=0, seconds=0.1)
 record.save(path.with_name("layers.json"))
 print(format_layers(record))

@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, Protocol
 
 import pytest
-from runtimes.trt_bindings import (
+from trt_bindings import (
     VERSIONS,
     Binding,
     UnavailableError,

@@ -15,6 +15,8 @@ import torch
 from search_problems import garments, make_problem, small_network, some_batch
 from torch import Tensor, nn
 
+from dmcp_deploy.data.sources import ImageSource
+from dmcp_deploy.data.types import Batch
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.network.supernet import Supernet
@@ -23,7 +25,6 @@ from dmcp_deploy.search import autoslim
 from dmcp_deploy.search.dmcp import DmcpTask
 from dmcp_deploy.search.problem import SearchProblem, SearchResult
 from dmcp_deploy.search.slimmable import SharedWeights
-from dmcp_deploy.training.data import Batch, ImageSource
 from dmcp_deploy.training.evaluate import batch_statistics
 from dmcp_deploy.training.metrics import read_metrics
 from dmcp_deploy.training.weights import read_tensors

@@ -16,15 +16,15 @@ import torch
 from search_problems import garments, make_problem, small_network, some_batch
 from torch import Tensor
 
+from dmcp_deploy.data.types import Batch
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.plan import NetworkSpec
-from dmcp_deploy.rundir import KEPT
+from dmcp_deploy.rundir.directory import KEPT
 from dmcp_deploy.search import dmcp
 from dmcp_deploy.search.dmcp import DmcpTask
 from dmcp_deploy.search.problem import SearchProblem, SearchResult
 from dmcp_deploy.search.space import SearchSpace
-from dmcp_deploy.training.data import Batch
 from dmcp_deploy.training.metrics import read_metrics
 from dmcp_deploy.training.weights import read_tensors
 

@@ -15,6 +15,10 @@ from search_problems import RECIPE, garments, make_problem, small_network, some_
 from tiny_nets import TINY_NETS, Dense, Flattened, Residual, Separable, TinyNet, trace_tiny
 from torch import Tensor
 
+from dmcp_deploy.data.datasets import open_data
+from dmcp_deploy.data.holdout import hold_out
+from dmcp_deploy.data.sources import ImageSource
+from dmcp_deploy.data.types import Batch, ImageData
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.network.slicing import slice_network
@@ -26,9 +30,7 @@ from dmcp_deploy.search.metapruning import PlanJudge, PruningNetTask
 from dmcp_deploy.search.problem import SearchProblem, SearchResult
 from dmcp_deploy.search.pruningnet import PruningNet
 from dmcp_deploy.search.steps import run_steps
-from dmcp_deploy.training.data import Batch, ImageData, ImageSource, open_data
 from dmcp_deploy.training.evaluate import evaluate, recalibrate
-from dmcp_deploy.training.holdout import hold_out
 from dmcp_deploy.training.metrics import read_metrics
 from dmcp_deploy.training.recipe import RECIPES
 from dmcp_deploy.training.weights import read_tensors

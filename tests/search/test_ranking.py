@@ -7,12 +7,12 @@ import pytest
 import torch
 from search_problems import garments, make_problem, small_network
 
+from dmcp_deploy.data.loader import eval_batches, train_batches
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.search.fit import fit_widths, width_grid
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.run import find_method
 from dmcp_deploy.search.space import search_space
-from dmcp_deploy.training.data import eval_batches, train_batches
 from dmcp_deploy.training.evaluate import evaluate, recalibrate
 from dmcp_deploy.training.recipe import Schedule
 

@@ -14,6 +14,8 @@ import torch
 from search_problems import garments, make_problem, small_network, some_batch
 from tiny_nets import Chain, Product, Separable, trace_tiny
 
+from dmcp_deploy.data.holdout import hold_out
+from dmcp_deploy.data.types import Batch, ImageData
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.importance import distance_sum, filter_scores, l2_norm
@@ -27,8 +29,6 @@ from dmcp_deploy.search.masked import MaskedTask
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.ranking import best_units, keeps
 from dmcp_deploy.search.run import find_method, search_plan
-from dmcp_deploy.training.data import Batch, ImageData
-from dmcp_deploy.training.holdout import hold_out
 from dmcp_deploy.training.metrics import read_metrics
 from dmcp_deploy.training.weights import read_tensors
 

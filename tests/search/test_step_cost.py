@@ -13,13 +13,13 @@ from search_problems import make_problem, small_network
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from dmcp_deploy.data.types import Batch
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.network.selection import Borrowed
 from dmcp_deploy.network.supernet import Supernet
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.search.dmcp import DmcpTask
 from dmcp_deploy.search.problem import SearchProblem
-from dmcp_deploy.training.data import Batch
 
 IMAGES = 4
 CONVOLUTION, BACKWARD = torch.ops.aten.convolution, torch.ops.aten.convolution_backward

@@ -11,10 +11,11 @@ from search_problems import FP32, garments, small_network, some_batch
 from torch import nn
 from training_tasks import batches_from, settings, small_model
 
+from dmcp_deploy.data.loader import train_batches
+from dmcp_deploy.data.types import Batch
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.network.supernet import Supernet
-from dmcp_deploy.training.data import Batch, train_batches
 from dmcp_deploy.training.dense import DenseTask, DistillTask
 from dmcp_deploy.training.evaluate import evaluate, recalibrate
 from dmcp_deploy.training.loop import run_loop

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from training_tasks import FP32, STEPS, batches_from, settings, small_model
 
+from dmcp_deploy.data.types import Batch
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.training.average import PREFIX, WeightAverage
-from dmcp_deploy.training.data import Batch
 from dmcp_deploy.training.dense import DenseTask
 from dmcp_deploy.training.loop import run_loop
 from dmcp_deploy.training.recipe import RECIPES, recipe_from_json, recipe_to_json

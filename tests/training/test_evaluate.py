@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from search_problems import FP32, noise_data
 from torch import Tensor, nn
 
+from dmcp_deploy.data.loader import eval_batches
+from dmcp_deploy.data.types import Batch
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.training.data import Batch, eval_batches
 from dmcp_deploy.training.evaluate import evaluate, recalibrate, running_statistics
 from dmcp_deploy.training.precision import Precision
 

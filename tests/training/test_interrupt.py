@@ -9,12 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from dmcp_deploy.errors import Interrupted
-from dmcp_deploy.training.interrupt import (
-    SIGNALS,
-    Signals,
-    caught_signals,
-    leave_signals_to_parent,
-)
+from dmcp_deploy.machine.signals import SIGNALS, leave_signals_to_parent
+from dmcp_deploy.training.interrupt import Signals, caught_signals
 
 
 @pytest.fixture(autouse=True)

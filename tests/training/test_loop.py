@@ -16,10 +16,11 @@ import training_tasks
 from torch import Tensor
 from training_tasks import STEPS, Said, SlowTask, batches_from, settings
 
+from dmcp_deploy.data.seeds import step_seed
+from dmcp_deploy.data.types import Batch
 from dmcp_deploy.errors import DmcpError, Interrupted
 from dmcp_deploy.training.checkpoint import Checkpoint
-from dmcp_deploy.training.data import Batch
-from dmcp_deploy.training.loop import run_loop, step_seed
+from dmcp_deploy.training.loop import run_loop
 from dmcp_deploy.training.metrics import read_metrics
 
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from search_problems import FP32, small_network
 from torch import Tensor, nn
 
+from dmcp_deploy.data.types import Batch
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.network.supernet import Supernet
-from dmcp_deploy.training.data import Batch
 from dmcp_deploy.training.precision import Precision
 from dmcp_deploy.training.sandwich import sandwich_gradients
 

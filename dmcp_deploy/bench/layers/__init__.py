@@ -1,0 +1,1 @@
+"""The time of single layers: profiles, roofline, comparison."""

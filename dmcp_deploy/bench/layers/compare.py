@@ -1,0 +1,128 @@
+"""Layers of one network against those of another: how much faster each got, and why not more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from dmcp_deploy.bench.layers.record import LayerTime, Profiled
+from dmcp_deploy.bench.ratio import LatencyRatio, latency_ratio
+from dmcp_deploy.onnxgraph.layers import OnnxLayer
+
+UNALIGNED = "width not a multiple of {}"
+MEMORY_BOUND = "memory bound"
+LAUNCH_BOUND = "launch bound"
+DEPTHWISE = "depthwise"
+UNEXPLAINED = "unexplained"
+
+#: A layer did not get faster as its multiply-adds fell if the whole interval of its time ratio
+#: lies above their ratio by this: profilers count microseconds, and small layers take a few.
+_SLACK = 1.15
+#: Every vector unit and tensor core works on 8 channels or more at once; what is over costs as
+#: much as 8 more, so an odd width is a likely reason wherever there is one.
+_ALIGNMENT = 8
+#: Wider vector units (AVX-512) work on 16. As others do not, such a width must explain the time:
+#: with all widths rounded up, the multiply-adds' ratio comes at least half way to the time's.
+_WIDE_ALIGNMENT, _EXPLAINED = 16, 0.5
+#: Data dominate if moving them alone, at what this machine reaches, takes more than multiplying
+#: and at least half of the time: the other half is what a kernel that is not ideal loses.
+_MEMORY_SHARE = 0.5
+#: A kernel near the smallest one of the network spends its time on being started: up to twice
+#: that, the work itself is the smaller half.
+_NEAR_SMALLEST = 2.0
+#: Starting a kernel takes no longer on a CPU or a GPU; where every kernel is large, the smallest
+#: says nothing of it.
+_LONGEST_START_MS = 0.02
+
+
+@dataclass(frozen=True)
+class LayerComparison:
+    """One layer against the same layer of the record's first network.
+
+    Attributes:
+        macs_ratio: Its multiply-adds / the first's.
+        time_ratio: Its time / the first's, over runs of the same part (see `bench.ratio`).
+        reason: Where it did not get faster as its multiply-adds fell, the likeliest reason; ""
+            where it did.
+    """
+
+    macs_ratio: float
+    time_ratio: LatencyRatio
+    reason: str
+
+
+def compare_layer(item: LayerTime, network: Profiled, first: Profiled) -> LayerComparison | None:
+    """Returns a layer of a network against the first network's; None if that has none of its name.
+
+    Args:
+        item: The layer.
+        network: The network that it is of.
+        first: The network to compare with.
+    """
+    base = first.find(item.layer.name)
+    if base is None:
+        return None
+    macs_ratio = item.layer.macs / base.layer.macs
+    found = latency_ratio(base.samples_ms, item.samples_ms)
+    lags = macs_ratio < 1 and found.low > _SLACK * macs_ratio
+    reason = _reason(item, base, network, found.low) if lags else ""
+    return LayerComparison(macs_ratio, found, reason)
+
+
+def _reason(item: LayerTime, base: LayerTime, network: Profiled, time_ratio: float) -> str:
+    """Returns the first reason that holds, in the order of how much each explains."""
+    ours, theirs = item.layer, base.layer
+    if odd := _odd_widths(ours, theirs, _ALIGNMENT):
+        return f"{UNALIGNED.format(_ALIGNMENT)} ({odd})"
+    if (odd := _odd_widths(ours, theirs, _WIDE_ALIGNMENT)) and _is_explained(
+        ours, theirs, time_ratio
+    ):
+        return f"{UNALIGNED.format(_WIDE_ALIGNMENT)} ({odd})"
+    if _is_memory_bound(item, network):
+        return MEMORY_BOUND
+    if item.median_ms <= min(_NEAR_SMALLEST * network.smallest_ms, _LONGEST_START_MS):
+        return LAUNCH_BOUND
+    return DEPTHWISE if item.layer.kind == DEPTHWISE else UNEXPLAINED
+
+
+def _odd_widths(ours: OnnxLayer, theirs: OnnxLayer, alignment: int) -> str:
+    """Returns the widths that became odd, as in "in 37, out 91"; "" if none did."""
+    sides = {
+        "in": (ours.in_channels, theirs.in_channels),
+        "out": (ours.out_channels, theirs.out_channels),
+    }
+    # What the first has as well, such as an image's 3 channels, explains no difference.
+    odd = {
+        side: width
+        for side, (width, before) in sides.items()
+        if width % alignment and width != before
+    }
+    if ours.kind == DEPTHWISE and odd:
+        return str(ours.out_channels)
+    return ", ".join(f"{side} {width}" for side, width in odd.items())
+
+
+def _is_explained(ours: OnnxLayer, theirs: OnnxLayer, time_ratio: float) -> bool:
+    """Tells whether widths rounded up explain a time ratio that exceeds the multiply-adds'."""
+    if min(ours.in_channels, ours.out_channels) < _WIDE_ALIGNMENT:
+        return True  # not one vector is full, for which runtimes have slower kernels
+    rounded = _rounded_macs(ours) / _rounded_macs(theirs)
+    exact = ours.macs / theirs.macs
+    return rounded - exact >= _EXPLAINED * (time_ratio - exact)
+
+
+def _rounded_macs(layer: OnnxLayer) -> float:
+    sides = [layer.out_channels]
+    if layer.kind != DEPTHWISE:
+        sides.append(layer.in_channels)
+    growth = [-(-side // _WIDE_ALIGNMENT) * _WIDE_ALIGNMENT / side for side in sides]
+    return layer.macs * prod(growth)
+
+
+def _is_memory_bound(item: LayerTime, network: Profiled) -> bool:
+    limits = network.limits
+    if limits is None:
+        return False
+    memory_ms = limits.memory_ms(item.layer)
+    dominates = memory_ms > limits.compute_ms(item.layer)
+    return dominates and memory_ms >= _MEMORY_SHARE * item.median_ms

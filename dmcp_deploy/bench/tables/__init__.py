@@ -1,0 +1,1 @@
+"""Latency tables: made from probe networks, and what they predict."""

@@ -1,0 +1,212 @@
+"""From what was measured of probe networks to their latency table."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dmcp_deploy.bench.tables.fit import Choice, Samples, choose
+from dmcp_deploy.bench.tables.measure import LayerSamples, Measured, Step
+from dmcp_deploy.bench.tables.predict import fit_whole, layer_samples
+from dmcp_deploy.bench.tables.probes import LayerForm, ProbeSet, check_form
+from dmcp_deploy.bench.tables.table import (
+    LatencyTable,
+    Setting,
+    TableLayer,
+    Times,
+    output_sides,
+    usual_factor,
+)
+from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.onnxgraph.layers import OnnxLayer, onnx_layers
+from dmcp_deploy.registry import ONNX_RUNTIMES
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from dmcp_deploy.bench.tables.fit import Array
+
+#: Of the samples: what disturbs a call only ever makes it slower, and longer ones more often.
+_LOW = 0.1
+_DIGITS = 6
+
+
+def make_table(
+    probes: ProbeSet, files: Mapping[str, Path], setting: Setting, measured: Measured
+) -> LatencyTable:
+    """Returns the latency table of probe networks.
+
+    Times are the 10th percentile of their samples over all passes; of whole calls also the median.
+
+    Args:
+        probes: What the probes are.
+        files: Probe -> its ONNX file.
+        setting: How they were measured.
+        measured: What was.
+
+    Raises:
+        DmcpError: The probes' files have other layers than one another.
+    """
+    listed = {name: onnx_layers(path, setting.batch) for name, path in files.items()}
+    check_layers(listed)
+    steps = [measured.steps[name] for name in listed]
+    columns = list(zip(*listed.values(), strict=True))
+    layers = [_layer(column, steps, probes) for column in columns]
+    whole = _times([[step.whole_ms for step in own] for own in steps])
+    medians = [statistics.median([ms for step in own for ms in step.whole_ms]) for own in steps]
+    plain = LatencyTable(
+        network=probes.network,
+        align=probes.align,
+        seed=probes.seed,
+        groups=probes.groups,
+        widths=probes.widths,
+        setting=setting,
+        ran_by=_ran_by(steps[0][0], setting, measured.environment),
+        environment=measured.environment,
+        layers=tuple(layers),
+        whole=whole,
+        median_ms=_rounded(medians),
+        left_out_ms=whole.ms,
+    )
+    return fitted(plain)
+
+
+def _ran_by(step: Step, setting: Setting, environment: Mapping[str, Any]) -> str:
+    """Returns what ran the probes; an engine's session tells the version itself."""
+    if setting.runtime not in ONNX_RUNTIMES:
+        return step.ran_by
+    version = environment["libraries"].get(setting.runtime, "")
+    return " ".join([setting.runtime, version, setting.precision])
+
+
+def check_layers(listed: Mapping[str, Sequence[OnnxLayer]]) -> None:
+    """Checks that networks have the same layers, at whatever widths.
+
+    Raises:
+        DmcpError: Two differ.
+    """
+    first, *others = listed
+    names = [layer.name for layer in listed[first]]
+    for other in others:
+        if [layer.name for layer in listed[other]] != names:
+            raise DmcpError(
+                f"The probe networks {first} and {other} have layers of other names: make them"
+                " again with dmcp-deploy table probes."
+            )
+
+
+def fitted(table: LatencyTable) -> LatencyTable:
+    """Returns a table with how each layer is computed chosen, and its errors.
+
+    Layers of one shape share their samples. Each probe is predicted from the others alone, and
+    for each layer the way is chosen whose errors then are least.
+    """
+    import numpy as np
+
+    classes = [
+        list(same) for _, same in itertools.groupby(sorted(table.layers, key=_shape), key=_shape)
+    ]
+    found = [layer for same in classes for layer in _choose(table, same)]
+    by_name = {layer.name: layer for layer in found}
+    layers = tuple(by_name[layer.name] for layer in table.layers)
+    left_out = np.array([layer.left_out_ms for layer in layers]).sum(axis=0)
+    kernels, low, median = map(np.array, (table.kernels_ms, table.whole.ms, table.median_ms))
+    numbers = np.arange(len(low))
+    predicted = []
+    for number in numbers:
+        rest = numbers != number
+        undisturbed_ms = fit_whole(kernels[rest], low[rest]).at(left_out[number])
+        predicted.append(undisturbed_ms * usual_factor(low[rest], median[rest]))
+    return replace(table, layers=layers, left_out_ms=_rounded(predicted))
+
+
+def _shape(layer: TableLayer) -> str:
+    return str(layer.shape)
+
+
+def _choose(table: LatencyTable, same: Sequence[TableLayer]) -> list[TableLayer]:
+    import numpy as np
+
+    own, after = layer_samples(same)
+    probes = np.tile(np.arange(len(table.widths)), len(same))
+    own_choice, own_ms = _chosen(own, probes)
+    after_choice, after_ms = _chosen(after, probes)
+    left_out = (own_ms + after_ms).reshape(len(same), -1)
+    return [
+        replace(
+            layer, own_choice=own_choice, after_choice=after_choice, left_out_ms=_rounded(values)
+        )
+        for layer, values in zip(same, left_out, strict=True)
+    ]
+
+
+def _chosen(samples: Samples, probes: npt.NDArray[np.int64]) -> tuple[Choice, Array]:
+    if samples.ms.any():
+        return choose(samples, probes)
+    return Choice(), samples.ms
+
+
+def _layer(
+    column: Sequence[OnnxLayer], steps: Sequence[Sequence[Step]], probes: ProbeSet
+) -> TableLayer:
+    full, *_ = column
+    channels = [(layer.in_channels, layer.out_channels) for layer in column]
+    own, after = (
+        _times([[_of(samples(step), full.name) for step in some] for some in steps])
+        for samples in (_own, _after)
+    )
+    return TableLayer(
+        name=full.name,
+        kind=full.kind,
+        kernel=full.kernel,
+        sides=output_sides(full),
+        full_bytes=full.bytes,
+        in_channels=tuple(inputs for inputs, _ in channels),
+        out_channels=tuple(outputs for _, outputs in channels),
+        own=own,
+        after=after,
+        own_choice=Choice(),
+        after_choice=Choice(),
+        left_out_ms=own.ms,
+        form=_form(full.name, channels, probes),
+    )
+
+
+def _form(name: str, channels: Sequence[tuple[int, int]], probes: ProbeSet) -> LayerForm | None:
+    form = probes.forms.get(name)
+    return form if form is not None and check_form(form, channels, probes) else None
+
+
+def _own(step: Step) -> LayerSamples:
+    return step.own
+
+
+def _after(step: Step) -> LayerSamples:
+    return step.after
+
+
+def _of(samples: LayerSamples, name: str) -> Sequence[float]:
+    # A layer that a probe fuses with another one has no kernel of its own there.
+    return samples.get(name, (0.0,))
+
+
+def _times(samples: Sequence[Sequence[Sequence[float]]]) -> Times:
+    """Returns the time in each probe of samples by probe and pass."""
+    ms = [_low([ms for some in passes for ms in some]) for passes in samples]
+    ends = [[_low(some) for some in passes] for passes in samples]
+    return Times(_rounded(ms), _rounded([(max(some) - min(some)) / 2 for some in ends]))
+
+
+def _low(samples: Sequence[float]) -> float:
+    import numpy as np
+
+    return float(np.quantile(samples, _LOW))
+
+
+def _rounded(values: Sequence[float] | Array) -> tuple[float, ...]:
+    return tuple(round(float(value), _DIGITS) for value in values)

@@ -1,0 +1,217 @@
+"""Times the layers of probe networks in their places, in passes; a killed measurement resumes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from dmcp_deploy.artifact import digest_files, read_artifact, write_artifact
+from dmcp_deploy.bench.artifacts import Artifact
+from dmcp_deploy.bench.tables.table import DEVICE, Setting
+from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.machine.affinity import pinned
+from dmcp_deploy.machine.environment import read_environment
+from dmcp_deploy.progress import NO_PROGRESS, Progress
+from dmcp_deploy.runtimes.profile import KernelTime, profile_layers
+from dmcp_deploy.runtimes.sampler import Clock, make_sampler
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+PASSES = 3
+PART_KIND = "latency-table-part"
+
+_IMAGE_SEED = 0
+_WARM_UPS = 3
+#: Profiled calls of a probe in a pass: as many as fit in a time.
+_PROBE_S = 0.3
+_FEWEST_CALLS, _MOST_CALLS = 5, 20
+#: Calls without the profiler for each one with it: longer ones are disturbed more often.
+_WHOLE_CALLS = 2
+
+#: Layer -> samples in milliseconds.
+LayerSamples = Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One probe in one pass.
+
+    Attributes:
+        own: Layer -> what its kernels took together in each profiled run.
+        after: Layer -> what the kernels took that follow it and are no layer.
+        whole_ms: What whole calls took, with profiling off.
+        ran_by: What ran them.
+    """
+
+    own: LayerSamples
+    after: LayerSamples
+    whole_ms: Sequence[float]
+    ran_by: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All that was measured of the probes.
+
+    Attributes:
+        steps: Probe -> its steps, one a pass.
+        environment: The machine and the libraries.
+    """
+
+    steps: Mapping[str, Sequence[Step]]
+    environment: Mapping[str, Any]
+
+
+def measure_probes(
+    artifacts: Mapping[str, Artifact],
+    image: tuple[int, int, int],
+    setting: Setting,
+    part: Path,
+    *,
+    passes: int = PASSES,
+    progress: Progress = NO_PROGRESS,
+) -> Measured:
+    """Returns the times of all layers of all probes, measured in passes over the probes.
+
+    Each pass goes through the probes in an order of its own, so that what the machine drifts hits
+    all alike. What is measured is kept in a file after every probe.
+
+    Args:
+        artifacts: Probe -> what is measured of it.
+        image: (C, H, W) of one image.
+        setting: How to measure.
+        part: The file that holds what is measured so far; the same call goes on from it.
+        passes: Times that each probe is measured.
+        progress: Told of every probe that was measured.
+
+    Raises:
+        DmcpError: The file is of another measurement, or a probe cannot be measured.
+    """
+    import numpy as np
+
+    rng = np.random.default_rng(_IMAGE_SEED)
+    images = rng.standard_normal((setting.batch, *image), dtype=np.float32)
+    kept = _Part(part, setting, artifacts)
+    orders = [_order(list(artifacts), number) for number in range(passes)]
+    todo = [(number, name) for number, order in enumerate(orders) for name in order]
+    with (
+        pinned(setting.threads),
+        progress.task("latency table", len(todo), len(kept.steps), unit="probe") as bar,
+    ):
+        for number, name in todo:
+            if (number, name) not in kept.steps:
+                kept.add(number, name, _measure(artifacts[name], images, setting))
+                bar.advance()
+    steps = {name: [kept.steps[number, name] for number in range(passes)] for name in artifacts}
+    return Measured(steps, kept.environment)
+
+
+def split_kernels(
+    kernels: Sequence[KernelTime],
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Returns what each layer's kernels took in each run, and what those that follow it did.
+
+    Kernels of no layer are counted with the layer before them in the order of execution, those
+    before the first layer with the first.
+
+    Raises:
+        DmcpError: No kernel is a layer's.
+    """
+    last = next((kernel.layer for kernel in kernels if kernel.layer is not None), None)
+    if last is None:
+        raise DmcpError("The runtime's profile names no layer of the network.")
+    own: dict[str, list[float]] = {}
+    after: dict[str, list[float]] = {}
+    for kernel in kernels:
+        last = kernel.layer or last
+        group = after if kernel.layer is None else own
+        before = group.get(last, [0.0] * len(kernel.samples_ms))
+        group[last] = [a + b for a, b in zip(before, kernel.samples_ms, strict=True)]
+    return own, after
+
+
+def _order(names: list[str], number: int) -> list[str]:
+    Random(number).shuffle(names)
+    return names
+
+
+def _measure(artifact: Artifact, images: npt.NDArray[np.float32], setting: Setting) -> Step:
+    file = artifact.at_batch(setting.batch)
+    with file.open() as session:
+        sampler = make_sampler(session, images, Clock())
+        slowest = max([sampler.sample_ms() for _ in range(_WARM_UPS)][1:])
+        calls = min(max(math.ceil(_PROBE_S / (slowest / 1e3)), _FEWEST_CALLS), _MOST_CALLS)
+        whole = [sampler.sample_ms() for _ in range(_WHOLE_CALLS * calls)]
+        ran_by = session.runtime
+    kernels = profile_layers(
+        file.path, images, runtime=setting.runtime, threads=setting.threads, runs=calls
+    )
+    return Step(*split_kernels(kernels), whole, ran_by)
+
+
+class _Part:
+    """What is measured so far, in memory and in a file.
+
+    Attributes:
+        steps: Pass and probe -> what was measured.
+        environment: The machine at the start.
+    """
+
+    def __init__(self, path: Path, setting: Setting, artifacts: Mapping[str, Artifact]) -> None:
+        self._path = path
+        self.environment = read_environment(devices=True)
+        self._head = {
+            "setting": asdict(setting),
+            "probes": digest_files(
+                item.at_batch(setting.batch).path for item in artifacts.values()
+            ),
+            "device": {name: self.environment.get(name) for name in DEVICE},
+            "libraries": self.environment["libraries"],
+        }
+        self.steps: dict[tuple[int, str], Step] = {}
+        if path.exists():
+            self._read()
+
+    def add(self, number: int, name: str, step: Step) -> None:
+        """Keeps what was measured of a probe in a pass."""
+        self.steps[number, name] = step
+        listed = [{"pass": n, "probe": p, **vars(s)} for (n, p), s in self.steps.items()]
+        content = {**self._head, "environment": self.environment, "steps": listed}
+        write_artifact(self._path, PART_KIND, content)
+
+    def _read(self) -> None:
+        content = read_artifact(self._path, PART_KIND)
+        differing = [name for name, value in self._head.items() if content.get(name) != value]
+        if differing:
+            raise DmcpError(
+                f"{self._path} holds a measurement that was stopped, with another"
+                f" {differing[0]}: delete it, or ask for another --out."
+            )
+        try:
+            self.steps = {_key(item): _step(item) for item in content["steps"]}
+            self.environment = dict(content["environment"])
+        except (KeyError, TypeError, ValueError, AttributeError) as err:
+            raise DmcpError(f"{self._path} lacks or misstates {err}: delete it.") from err
+
+
+def _key(content: Mapping[str, Any]) -> tuple[int, str]:
+    return int(content["pass"]), str(content["probe"])
+
+
+def _step(content: Mapping[str, Any]) -> Step:
+    return Step(
+        _samples(content["own"]),
+        _samples(content["after"]),
+        [float(ms) for ms in content["whole_ms"]],
+        str(content["ran_by"]),
+    )
+
+
+def _samples(content: Mapping[str, Any]) -> dict[str, list[float]]:
+    return {name: [float(ms) for ms in samples] for name, samples in content.items()}

@@ -1,0 +1,339 @@
+"""The latency table: what each layer of a network takes at some widths on one device."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dmcp_deploy.artifact import read_artifact, write_artifact
+from dmcp_deploy.bench.tables.fit import ROUNDINGS, Choice
+from dmcp_deploy.bench.tables.probes import (
+    LayerForm,
+    ProbedGroup,
+    Widths,
+    read_groups,
+    read_widths,
+)
+from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.onnxgraph.layers import OnnxLayer
+from dmcp_deploy.plan import NetworkSpec
+
+KIND = "latency-table"
+
+#: Fields of the environment that make the device.
+DEVICE = ("machine", "cpu", "cores", "board", "gpus")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a table is measured.
+
+    Attributes:
+        runtime: What runs the probes, one of `registry.ONNX_RUNTIMES` or `ENGINE_RUNTIMES`.
+        precision: What they compute in.
+        threads: Threads on a CPU; 0 is the runtime's own choice.
+        batch: Images per call.
+    """
+
+    runtime: str = "onnxruntime"
+    precision: str = "fp32"
+    threads: int = 0
+    batch: int = 1
+
+
+@dataclass(frozen=True)
+class Times:
+    """What something took in each probe.
+
+    Attributes:
+        ms: The 10th percentile of the samples, in milliseconds.
+        spread_ms: Half the range of the same over the passes.
+    """
+
+    ms: tuple[float, ...]
+    spread_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class TableLayer:
+    """One layer of the network, in every probe.
+
+    Attributes:
+        name: Its name.
+        kind: "conv", "depthwise", "transposed" or "linear".
+        kernel: Sides of a convolution's filter.
+        sides: Sides of its output.
+        full_bytes: What it reads and writes in the full network.
+        in_channels: Channels that it reads in each probe.
+        out_channels: Channels that it writes in each probe.
+        own: What its kernels took.
+        after: What the kernels took that follow, up to the next layer's: no layers themselves,
+            but reorders, pools, additions.
+        own_choice: How its own time is computed at other widths.
+        after_choice: How that of the kernels that follow is.
+        left_out_ms: Its time and that of what follows in each probe, predicted from the others.
+        form: How its channels follow from the groups'; None where that is not known.
+    """
+
+    name: str
+    kind: str
+    kernel: tuple[int, ...]
+    sides: tuple[int, ...]
+    full_bytes: int
+    in_channels: tuple[int, ...]
+    out_channels: tuple[int, ...]
+    own: Times
+    after: Times
+    own_choice: Choice
+    after_choice: Choice
+    left_out_ms: tuple[float, ...]
+    form: LayerForm | None
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What layers have in common that take the same time at the same widths."""
+        full = (self.in_channels[0], self.out_channels[0], self.full_bytes)
+        return (self.kind, self.kernel, self.sides, *full)
+
+    @property
+    def total_ms(self) -> tuple[float, ...]:
+        """Its own time and that of what follows, in each probe."""
+        return tuple(a + b for a, b in zip(self.own.ms, self.after.ms, strict=True))
+
+    @property
+    def error_share(self) -> float:
+        """Relative error that 90% of the probes stay below, each predicted from the others."""
+        return error_share(self.left_out_ms, self.total_ms)
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """The layers of a network on one device, in one runtime.
+
+    Attributes:
+        network: The full network.
+        align: Widths of the probes are multiples of it where a group is larger.
+        seed: The seed of the widths.
+        groups: The groups that are narrowed.
+        widths: Probe -> group -> channels kept; the first probe is the full network.
+        setting: How it was measured.
+        ran_by: What ran the probes, with its version and precision.
+        environment: The machine and the libraries (see `bench.environment`).
+        layers: The layers, in graph order.
+        whole: What whole calls took in each probe, with profiling off.
+        median_ms: The median of the same samples.
+        left_out_ms: The median in each probe, predicted from the other probes.
+    """
+
+    network: NetworkSpec
+    align: int
+    seed: int
+    groups: Mapping[str, ProbedGroup]
+    widths: Mapping[str, Widths]
+    setting: Setting
+    ran_by: str
+    environment: Mapping[str, Any]
+    layers: tuple[TableLayer, ...]
+    whole: Times
+    median_ms: tuple[float, ...]
+    left_out_ms: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        count = len(self.widths)
+        if count < 2 or not self.layers:
+            raise DmcpError(
+                f"A table needs 2 probes and a layer, and has {count} and {len(self.layers)}."
+            )
+        if len({layer.name for layer in self.layers}) < len(self.layers):
+            raise DmcpError("A layer stands twice in one table.")
+        _check_values("whole calls", count, self.whole.ms, self.left_out_ms)
+        _check_values("whole calls", count, self.whole.spread_ms, self.median_ms)
+        if (least := min(*self.whole.ms, *self.median_ms)) <= 0:
+            raise DmcpError(f"whole calls took {least} ms: times are above zero.")
+        for layer in self.layers:
+            _check_layer(layer, count)
+
+    @property
+    def kernels_ms(self) -> tuple[float, ...]:
+        """Time of all kernels together in each probe."""
+        return tuple(map(sum, zip(*(layer.total_ms for layer in self.layers), strict=True)))
+
+    @property
+    def error_share(self) -> float:
+        """Relative error that 90% of the probes stay below, each predicted from the others."""
+        return error_share(self.left_out_ms, self.median_ms)
+
+    @property
+    def usual_factor(self) -> float:
+        """How much longer the middle call takes than the 10th percentile, in the middle probe."""
+        return usual_factor(self.whole.ms, self.median_ms)
+
+    @property
+    def device(self) -> str:
+        """What it was measured on, in words."""
+        gpus = self.environment.get("gpus") or []
+        if self.setting.runtime.startswith("tensorrt") and gpus:
+            return str(gpus[0].get("name"))
+        return str(self.environment.get("cpu") or self.environment.get("machine"))
+
+    def save(self, path: Path) -> None:
+        """Writes the table as JSON."""
+        write_artifact(path, KIND, self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the table as JSON values."""
+        return {
+            "model": self.network.to_json(),
+            "align": self.align,
+            "seed": self.seed,
+            "setting": asdict(self.setting),
+            "ran_by": self.ran_by,
+            "environment": dict(self.environment),
+            "groups": {name: dict(vars(group)) for name, group in self.groups.items()},
+            "probes": {name: dict(widths) for name, widths in self.widths.items()},
+            "whole": _times_json(self.whole),
+            "median_ms": list(self.median_ms),
+            "left_out_ms": list(self.left_out_ms),
+            "layers": [_layer_json(layer) for layer in self.layers],
+        }
+
+    @classmethod
+    def load(cls, path: Path) -> LatencyTable:
+        """Returns the table in a file.
+
+        Raises:
+            DmcpError: The file is absent, damaged, of another kind or schema version, or holds
+                times that no measurement gives.
+        """
+        content = read_artifact(path, KIND)
+        try:
+            return cls(
+                network=NetworkSpec.from_json(content["model"]),
+                align=int(content["align"]),
+                seed=int(content["seed"]),
+                groups=read_groups(content["groups"]),
+                widths={name: read_widths(w) for name, w in content["probes"].items()},
+                setting=_setting(content["setting"]),
+                ran_by=str(content["ran_by"]),
+                environment=dict(content["environment"]),
+                layers=tuple(_layer(item) for item in content["layers"]),
+                whole=_times(content["whole"]),
+                median_ms=_numbers(content["median_ms"]),
+                left_out_ms=_numbers(content["left_out_ms"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as err:
+            raise DmcpError(f"The latency table {path} lacks or misstates {err}.") from err
+        except DmcpError as err:
+            raise DmcpError(f"The latency table {path} is not valid: {err}") from err
+
+
+def output_sides(layer: OnnxLayer) -> tuple[int, ...]:
+    """Returns the sides of a layer's output, batch and channels apart."""
+    return layer.out_shape[1:-1] if layer.kind == "linear" else layer.out_shape[2:]
+
+
+def usual_factor(low_ms: Sequence[float], median_ms: Sequence[float]) -> float:
+    """Returns the middle of the ratios of medians to 10th percentiles."""
+    return statistics.median(b / a for a, b in zip(low_ms, median_ms, strict=True))
+
+
+def error_share(predicted: Sequence[float], measured: Sequence[float]) -> float:
+    """Returns the relative error that 90% of some predictions stay below."""
+    pairs = zip(predicted, measured, strict=True)
+    errors = sorted(abs(a / b - 1) for a, b in pairs if b > 0)
+    return errors[math.ceil(0.9 * len(errors)) - 1] if errors else 0.0
+
+
+def _check_layer(layer: TableLayer, count: int) -> None:
+    _check_values(layer.name, count, layer.own.ms, layer.after.ms, layer.left_out_ms)
+    _check_values(layer.name, count, layer.own.spread_ms, layer.after.spread_ms)
+    for channels in (layer.in_channels, layer.out_channels):
+        if len(channels) != count or min(channels) < 1:
+            raise DmcpError(f"{layer.name} needs channels in each of {count} probes, 1 or more.")
+    odd = {layer.own_choice.rounding, layer.after_choice.rounding} - set(ROUNDINGS)
+    if odd:
+        raise DmcpError(f"{layer.name} rounds widths to {odd.pop()}, not one of {ROUNDINGS}.")
+
+
+def _check_values(name: str, count: int, *values: Iterable[float]) -> None:
+    for some in map(tuple, values):
+        if len(some) != count:
+            raise DmcpError(f"{name}: {len(some)} times for {count} probes.")
+        bad = [ms for ms in some if not (math.isfinite(ms) and ms >= 0)]
+        if bad:
+            raise DmcpError(f"{name}: a time of {bad[0]} ms; times are finite and not below zero.")
+
+
+def _times_json(times: Times) -> dict[str, list[float]]:
+    return {"ms": list(times.ms), "spread_ms": list(times.spread_ms)}
+
+
+def _layer_json(layer: TableLayer) -> dict[str, Any]:
+    return {
+        "name": layer.name,
+        "kind": layer.kind,
+        "kernel": list(layer.kernel),
+        "sides": list(layer.sides),
+        "full_bytes": layer.full_bytes,
+        "in_channels": list(layer.in_channels),
+        "out_channels": list(layer.out_channels),
+        "own": _times_json(layer.own),
+        "after": _times_json(layer.after),
+        "own_choice": asdict(layer.own_choice),
+        "after_choice": asdict(layer.after_choice),
+        "left_out_ms": list(layer.left_out_ms),
+        "form": None if layer.form is None else layer.form.to_json(),
+    }
+
+
+def _layer(content: Mapping[str, Any]) -> TableLayer:
+    form = content["form"]
+    return TableLayer(
+        name=str(content["name"]),
+        kind=str(content["kind"]),
+        kernel=_wholes(content["kernel"]),
+        sides=_wholes(content["sides"]),
+        full_bytes=int(content["full_bytes"]),
+        in_channels=_wholes(content["in_channels"]),
+        out_channels=_wholes(content["out_channels"]),
+        own=_times(content["own"]),
+        after=_times(content["after"]),
+        own_choice=_choice(content["own_choice"]),
+        after_choice=_choice(content["after_choice"]),
+        left_out_ms=_numbers(content["left_out_ms"]),
+        form=None if form is None else LayerForm.from_json(form),
+    )
+
+
+def _setting(content: Mapping[str, Any]) -> Setting:
+    return Setting(
+        str(content["runtime"]),
+        str(content["precision"]),
+        int(content["threads"]),
+        int(content["batch"]),
+    )
+
+
+def _choice(content: Mapping[str, Any]) -> Choice:
+    return Choice(int(content["rounding"]), bool(content["corrected"]))
+
+
+def _times(content: Mapping[str, Any]) -> Times:
+    return Times(_numbers(content["ms"]), _numbers(content["spread_ms"]))
+
+
+def _numbers(values: object) -> tuple[float, ...]:
+    # A string's characters might pass for numbers.
+    if not isinstance(values, list):
+        raise TypeError(f"times: {type(values).__name__}")
+    return tuple(float(value) for value in values)
+
+
+def _wholes(values: object) -> tuple[int, ...]:
+    if not isinstance(values, list):
+        raise TypeError(f"numbers: {type(values).__name__}")
+    return tuple(int(value) for value in values)

@@ -1,0 +1,67 @@
+"""Latency tables and predictions as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dmcp_deploy.bench.tables.predict import LayerPrediction, Prediction
+from dmcp_deploy.bench.tables.table import LatencyTable
+from dmcp_deploy.text_table import columns
+
+
+def format_table(table: LatencyTable) -> str:
+    """Returns what a table holds, in a few lines."""
+    full = table.median_ms[0]
+    return (
+        f"{table.network.model}: {len(table.layers)} layers in {len(table.widths)} probe networks;"
+        f" the full network takes {full:.3f} ms\n{_conditions(table)}"
+    )
+
+
+def format_predictions(
+    table: LatencyTable, predictions: Sequence[Prediction], with_layers: bool = False
+) -> str:
+    """Returns predictions as text, with their layers on demand."""
+    rows: list[tuple[str, ...]] = [
+        ("network", "latency ms", "+-", "of full", "undisturbed ms", "outside kernels ms")
+    ]
+    rows += [_row(item) for item in predictions]
+    parts = [columns(rows, right=(1, 2, 3, 4, 5))]
+    if with_layers:
+        parts += [f"\n{item.name}\n{_layers(item.layers)}" for item in predictions]
+    parts += [_outside(item) for item in predictions if item.outside]
+    return "\n".join([*parts, _conditions(table)])
+
+
+def _row(item: Prediction) -> tuple[str, ...]:
+    return (
+        item.name,
+        f"{item.latency_ms:.3f}",
+        f"{item.error_ms:.3f}",
+        f"{item.latency_ms / item.full_ms:.1%}",
+        f"{item.undisturbed_ms:.3f}",
+        f"{item.overhead_ms:.3f}",
+    )
+
+
+def _layers(layers: Sequence[LayerPrediction]) -> str:
+    rows: list[tuple[str, ...]] = [("layer", "in", "out", "ms", "+-", "what follows ms")]
+    for layer in layers:
+        channels = (str(layer.in_channels), str(layer.out_channels))
+        times = (layer.own_ms, layer.error_ms, layer.after_ms)
+        rows.append((layer.name, *channels, *(f"{ms:.4f}" for ms in times)))
+    return columns(rows, right=(1, 2, 3, 4, 5))
+
+
+def _outside(item: Prediction) -> str:
+    shown = ", ".join(item.outside[:3]) + (", ..." if len(item.outside) > 3 else "")
+    return f"{item.name}: narrower or wider than any probe, so less certain: {shown}"
+
+
+def _conditions(table: LatencyTable) -> str:
+    setting = table.setting
+    threads = f", {setting.threads} thread(s)" if setting.threads else ""
+    return (
+        f"{table.device}, {table.ran_by}{threads}, batch {setting.batch}; each predicted from the"
+        f" others, 90% of the probe networks are within {table.error_share:.1%}"
+    )

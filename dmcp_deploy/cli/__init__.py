@@ -1,0 +1,1 @@
+"""The command line: typed options, one library call, what it made."""

@@ -1,0 +1,1 @@
+"""Pictures: sources, data sets, shards, augmentation, reproducible batches."""

@@ -1,0 +1,165 @@
+"""One batch by its number: which pictures are in it, and what becomes of their pixels."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dmcp_deploy.data.augment import (
+    BATCH_KINDS,
+    DRAWS,
+    augment_batch,
+    normalise,
+    random_crop,
+    view_side,
+)
+from dmcp_deploy.data.augment_device import (
+    VIEW_DRAWS,
+    augment_there,
+    crop_views,
+    normalise_there,
+)
+from dmcp_deploy.data.sources import ImageSource
+from dmcp_deploy.data.types import ImageData
+
+
+class BatchMaker(Protocol):
+    """Makes batches in two parts, of which the second can be done on another device."""
+
+    def pixels(self, number: int) -> tuple[Tensor, Tensor]:
+        """Returns the pixels of a batch, uint8 [N, 1 or 3, S, S], and its labels, int64 [N]."""
+
+    def finish(self, number: int, pixels: Tensor) -> Tensor:
+        """Returns what the network reads, float32 [N, 3, S, S], where the pixels lie."""
+
+
+@dataclass(frozen=True)
+class TrainMaker:
+    """Makes training batches: a function of (seed, number), whoever calls it and when.
+
+    Attributes:
+        data: The data set; its `train` part is used.
+        image_size: Side of the pictures in pixels.
+        batch_size: Pictures in a batch of one process.
+        seed: Of order and augmentation.
+        rank: This process's number in [0, world).
+        world: Processes that share each global batch.
+        augment: Whether pictures are changed at random.
+    """
+
+    data: ImageData
+    image_size: int
+    batch_size: int
+    seed: int
+    rank: int
+    world: int
+    augment: bool
+
+    @property
+    def view_size(self) -> int | None:
+        """Side of the views that batches are made of; None where pictures are cropped one by one.
+
+        Views may be held in memory, see `ImageSource.hold`.
+        """
+        if not self.augment or self.data.augmentation in BATCH_KINDS:
+            return self.image_size
+        return view_side(self.image_size) if self.data.augmentation == "views" else None
+
+    def pixels(self, number: int) -> tuple[Tensor, Tensor]:
+        """Returns pixels and labels, before what is done to the batch as a whole."""
+        epoch, place = divmod(number, len(self.data.train) // self._global_size)
+        order = mixed_order(len(self.data.train), self.seed, "order", epoch)
+        first = place * self._global_size
+        indices = order[first : first + self._global_size][self._own]
+        view_size = self.view_size
+        if view_size is None:
+            pixels = self._random_crops(indices, epoch)
+        else:
+            pixels = self.data.train.views(indices, view_size)
+        return pixels, self.data.train.labels[indices]
+
+    def finish(self, number: int, pixels: Tensor) -> Tensor:
+        """Returns the pixels augmented, as far as that is not done yet, and normalised."""
+        kind = self.data.augmentation
+        if self.augment and kind == "views":
+            crops = crop_views(pixels, self.image_size, self._draws(number, VIEW_DRAWS))
+            return normalise_there(crops)
+        if self.augment and kind in BATCH_KINDS:
+            augment = augment_batch if _is_here(pixels) else augment_there
+            pixels = augment(kind, pixels, self._draws(number, DRAWS))
+        return _normalised(pixels)
+
+    @property
+    def _global_size(self) -> int:
+        return self.batch_size * self.world
+
+    @property
+    def _own(self) -> slice:
+        return slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
+
+    def _draws(self, number: int, count: int) -> Tensor:
+        # Drawn for the global batch, so that its pictures do not depend on `world`.
+        generator = _generator(self.seed, "draws", number)
+        return torch.rand(self._global_size, count, generator=generator)[self._own]
+
+    def _random_crops(self, indices: Tensor, epoch: int) -> Tensor:
+        source, size = self.data.train, self.image_size
+        return torch.stack(
+            [
+                random_crop(source.picture(index), size, _derived(self.seed, "crop", epoch, index))
+                for index in indices.tolist()
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class EvalMaker:
+    """Makes batches of pictures as they are.
+
+    Attributes:
+        source: The pictures.
+        image_size: Their side in pixels.
+        parts: Which pictures are in each batch.
+    """
+
+    source: ImageSource
+    image_size: int
+    parts: tuple[Tensor, ...]
+
+    def pixels(self, number: int) -> tuple[Tensor, Tensor]:
+        """Returns pixels and labels."""
+        indices = self.parts[number]
+        return self.source.views(indices, self.image_size), self.source.labels[indices]
+
+    def finish(self, number: int, pixels: Tensor) -> Tensor:
+        """Returns the pixels normalised."""
+        return _normalised(pixels)
+
+
+@functools.lru_cache(maxsize=2)
+def mixed_order(count: int, seed: int, purpose: str, epoch: int) -> Tensor:
+    """Returns the numbers below `count` in a random order of their own, int64 [count]."""
+    return torch.randperm(count, generator=_generator(seed, purpose, epoch))
+
+
+def _is_here(pixels: Tensor) -> bool:
+    # NumPy serves only pixels in main memory, and torch is the slower one there.
+    return pixels.device.type == "cpu"
+
+
+def _normalised(pixels: Tensor) -> Tensor:
+    return normalise(pixels) if _is_here(pixels) else normalise_there(pixels)
+
+
+def _generator(seed: int, purpose: str, number: int) -> torch.Generator:
+    return torch.Generator().manual_seed(_derived(seed, purpose, number))
+
+
+def _derived(*parts: int | str) -> int:
+    text = "/".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")

@@ -1,0 +1,193 @@
+"""Batches that depend on a seed and a step alone, whoever makes them and when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from dmcp_deploy.data.augment_device import sent
+from dmcp_deploy.data.batch_maker import BatchMaker, EvalMaker, TrainMaker, mixed_order
+from dmcp_deploy.data.sources import ImageSource
+from dmcp_deploy.data.types import Batch, ImageData
+from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.machine.signals import leave_signals_to_parent
+
+MIN_IMAGE_SIZE = 16
+
+
+def train_batches(
+    data: ImageData,
+    *,
+    image_size: int,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    steps: int,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    augment: bool = True,
+    device: torch.device | None = None,
+) -> Iterator[Batch]:
+    """Returns the batches of the steps start_step, start_step + 1, ..., `steps` of them.
+
+    The batch of a step depends on (seed, step) alone: not on earlier calls, `workers` nor (but for
+    the last bits of crops out of views) `device`. Each
+    epoch has its own order; what remains of it at its end is left out. Arguments are checked, and
+    small data read into memory, before this function returns.
+
+    Args:
+        data: The data set; its `train` part is used.
+        image_size: Side of the pictures in pixels, from 16 on.
+        batch_size: Pictures in a batch of one process.
+        seed: Of order and augmentation.
+        start_step: The first step, from 0 on.
+        steps: How many batches.
+        workers: Processes that prepare batches; 0 prepares them in this one.
+        rank: This process's number in [0, world).
+        world: Processes that share each global batch of batch_size * world pictures.
+        augment: Whether pictures are changed at random.
+        device: Where batches are wanted; pixels go there as bytes. None leaves them here.
+
+    Raises:
+        DmcpError: A picture cannot be read (also while iterating), or image_size or batch_size
+            does not suit the data.
+    """
+    _check_sizes(image_size, batch_size)
+    steps_per_epoch(data, batch_size * world)
+    maker = TrainMaker(data, image_size, batch_size, seed, rank, world, augment)
+    if maker.view_size is not None:
+        data.train.hold(maker.view_size, steps * batch_size)
+    return _batches(maker, range(start_step, start_step + steps), workers, device)
+
+
+def eval_batches(
+    source: ImageSource,
+    *,
+    image_size: int,
+    batch_size: int,
+    workers: int = 0,
+    limit: int | None = None,
+    rank: int = 0,
+    world: int = 1,
+    device: torch.device | None = None,
+) -> Iterator[Batch]:
+    """Returns the pictures of a source, unchanged, in order, the last batch possibly smaller.
+
+    Args:
+        source: `train` or `val` of a data set.
+        image_size: Side of the pictures in pixels, from 16 on.
+        batch_size: Pictures in a batch.
+        workers: Processes that prepare batches; 0 prepares them in this one.
+        limit: At most so many pictures: a fixed random choice in a mixed order, since files often
+            lie sorted by class.
+        rank: This process's number in [0, world).
+        world: Processes that share the batches: each takes every world-th one.
+        device: Where batches are wanted; pixels go there as bytes. None leaves them here.
+
+    Raises:
+        DmcpError: A picture cannot be read (also while iterating), or image_size or batch_size is
+            too small.
+    """
+    _check_sizes(image_size, batch_size)
+    indices = torch.arange(len(source))
+    if limit is not None and limit < len(source):
+        indices = mixed_order(len(source), 0, "limit", 0)[:limit]
+    parts = _parts(indices, batch_size)[rank::world]
+    source.hold(image_size, sum(map(len, parts)))
+    maker = EvalMaker(source, image_size, parts)
+    return _batches(maker, range(len(maker.parts)), workers, device)
+
+
+def steps_per_epoch(data: ImageData, batch_size: int) -> int:
+    """Returns how many whole batches the training pictures make.
+
+    Args:
+        data: The data set.
+        batch_size: Pictures in a (global) batch.
+
+    Raises:
+        DmcpError: They do not make one.
+    """
+    if batch_size > len(data.train):
+        raise DmcpError(
+            f"The batch size {batch_size} is larger than the {len(data.train)} training pictures"
+            f" of {data.name}: take a smaller one."
+        )
+    return len(data.train) // batch_size
+
+
+def _check_sizes(image_size: int, batch_size: int) -> None:
+    if image_size < MIN_IMAGE_SIZE:
+        raise DmcpError(
+            f"The image size {image_size} is too small: it must be at least {MIN_IMAGE_SIZE} px."
+        )
+    if batch_size < 1:
+        raise DmcpError(f"The batch size {batch_size} is too small: it must be at least 1.")
+
+
+def _parts(indices: Tensor, length: int) -> tuple[Tensor, ...]:
+    return tuple(indices[first : first + length] for first in range(0, len(indices), length))
+
+
+def _batches(
+    maker: BatchMaker, numbers: range, workers: int, device: torch.device | None
+) -> Iterator[Batch]:
+    there = device if _is_elsewhere(device) else None
+    carried = _Carried(maker, whole=there is None)
+    for number, item in zip(numbers, _made(carried, numbers, workers, there), strict=True):
+        if isinstance(item, DmcpError):
+            raise item
+        pixels, labels = item
+        if there is None:
+            yield Batch(pixels, labels)
+        else:
+            # As bytes they are a quarter of what the network reads.
+            yield Batch(maker.finish(number, sent(pixels, there)), sent(labels, there))
+
+
+def _is_elsewhere(device: torch.device | None) -> bool:
+    return device is not None and device.type != "cpu"
+
+
+def _made(
+    carried: _Carried, numbers: range, workers: int, device: torch.device | None
+) -> Iterable[Any]:
+    if not workers:
+        return map(carried.__getitem__, numbers)
+    # A whole batch is one item, named by its number: workers hold no state. With a generator of
+    # its own the loader leaves the global random state alone.
+    return DataLoader(
+        carried,  # type: ignore[arg-type]
+        batch_size=None,
+        sampler=numbers,
+        num_workers=workers,
+        collate_fn=_unchanged,
+        worker_init_fn=leave_signals_to_parent,
+        generator=torch.Generator(),
+        pin_memory=device is not None and device.type == "cuda",
+    )
+
+
+@dataclass(frozen=True)
+class _Carried:
+    """Hands a DmcpError over as a value: raised in a worker it would arrive as a traceback."""
+
+    maker: BatchMaker
+    whole: bool
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor] | DmcpError:
+        try:
+            pixels, labels = self.maker.pixels(number)
+            return (self.maker.finish(number, pixels) if self.whole else pixels), labels
+        except DmcpError as err:
+            return DmcpError(str(err))
+
+
+def _unchanged(item: Any) -> Any:
+    return item

@@ -1,0 +1,254 @@
+"""Pictures and their labels, read when needed and held in memory where they are few."""
+
+from __future__ import annotations
+
+import os
+import struct
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from dmcp_deploy.data.augment import centre_crop, fit_arrays, squash, to_picture, to_pixels
+from dmcp_deploy.errors import DmcpError
+
+#: A source holds its resized pictures in memory up to this size.
+HELD_BYTES = 1_500_000_000
+
+#: Endings of picture files, without the dot.
+PICTURES = ("jpg", "jpeg", "png", "bmp", "webp", "ppm", "tif", "tiff")
+
+#: What is read, whatever a file is called; some formats that Pillow knows start other programs.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
+
+_CHUNK = 64
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+
+
+class ImageSource(ABC):
+    """Pictures with labels, in a fixed order.
+
+    Attributes:
+        labels: int64 [N].
+        channels: 1 for grey pictures, else 3.
+    """
+
+    def __init__(self, labels: Tensor, channels: int) -> None:
+        self.labels = labels
+        self.channels = channels
+        self._held: dict[int, Tensor] = {}
+        self._reads: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, index: int, size: int) -> Tensor:
+        """Returns one picture as evaluation sees it: uint8 [3, size, size].
+
+        Raises:
+            DmcpError: The picture cannot be read.
+        """
+        return self.views(torch.tensor([index]), size)[0].expand(3, -1, -1)
+
+    def views(self, indices: Tensor, size: int) -> Tensor:
+        """Returns pictures as evaluation sees them: uint8 [N, channels, size, size].
+
+        Raises:
+            DmcpError: A picture cannot be read.
+        """
+        held = self._held.get(size)
+        return self._make_views(indices, size) if held is None else _chosen(held, indices)
+
+    def hold(self, size: int, reads: int) -> None:
+        """Reads all pictures into memory, if they fit and are worth it.
+
+        They are worth it once the reads announced so far, these included, come to half of them.
+
+        Raises:
+            DmcpError: A picture cannot be read.
+        """
+        self._reads[size] = self._reads.get(size, 0) + reads
+        view_bytes = len(self) * self.channels * size * size
+        wanted = 2 * self._reads[size] >= len(self)
+        if size in self._held or not wanted or view_bytes > HELD_BYTES:
+            return
+        if view_bytes + sum(held.numel() for held in self._held.values()) > HELD_BYTES:
+            self._held.clear()
+        self._held[size] = self._all_views(size)
+
+    def stored_bytes(self, index: int) -> int:
+        """Returns the bytes that are read from disk for a picture; 0 where it lies in memory."""
+        return 0
+
+    @abstractmethod
+    def picture(self, index: int) -> Image.Image:
+        """Returns one picture, in grey or RGB, at its own size.
+
+        Raises:
+            DmcpError: The picture cannot be read.
+        """
+
+    @abstractmethod
+    def _make_views(self, indices: Tensor, size: int) -> Tensor: ...
+
+    def _all_views(self, size: int) -> Tensor:
+        everything = torch.empty((len(self), self.channels, size, size), dtype=torch.uint8)
+
+        def fill(first: int) -> None:
+            chunk = torch.arange(first, min(first + _CHUNK, len(self)))
+            everything[first : first + len(chunk)] = self._make_views(chunk, size)
+
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for _ in pool.map(fill, range(0, len(self), _CHUNK)):
+                pass
+        return everything
+
+
+class ArrayImages(ImageSource):
+    """Pictures of one size that lie in one array.
+
+    Args:
+        load: Returns uint8 [N, 1 or 3, H, W]; called once, at the first use.
+        labels: int64 [N].
+        channels: 1 or 3.
+    """
+
+    def __init__(self, load: Callable[[], Tensor], labels: Tensor, channels: int) -> None:
+        super().__init__(labels, channels)
+        self._load = load
+        self._array: Tensor | None = None
+
+    def hold(self, size: int, reads: int) -> None:
+        """Reads all pictures into memory, if they fit and are worth it (see `ImageSource`)."""
+        self._loaded()
+        super().hold(size, reads)
+
+    def picture(self, index: int) -> Image.Image:
+        """Returns one picture, in grey or RGB, at its own size."""
+        return to_picture(self._loaded()[index])
+
+    def _make_views(self, indices: Tensor, size: int) -> Tensor:
+        return fit_arrays(_chosen(self._loaded(), indices), size)
+
+    def _loaded(self) -> Tensor:
+        if self._array is None:
+            self._array = self._load()
+        return self._array
+
+
+class PictureImages(ImageSource):
+    """Pictures of any size, decoded one by one."""
+
+    #: Whether views show the middle of the picture; else the whole of it, resized to a square.
+    centred = True
+
+    def picture(self, index: int) -> Image.Image:
+        """Returns one picture, in grey or RGB, at its own size.
+
+        Raises:
+            DmcpError: The picture cannot be read.
+        """
+        try:
+            return _decoded(self._open(index), "L" if self.channels == 1 else "RGB")
+        except _UNREADABLE as err:
+            raise DmcpError(
+                f"The picture {self._where(index)} cannot be read ({_reason(err)}): replace it, or"
+                " take it out of the data."
+            ) from err
+
+    def _make_views(self, indices: Tensor, size: int) -> Tensor:
+        fit = centre_crop if self.centred else squash
+        pictures = (self.picture(index) for index in indices.tolist())
+        return torch.stack([to_pixels(fit(picture, size)) for picture in pictures])
+
+    @abstractmethod
+    def _open(self, index: int) -> Image.Image: ...
+
+    @abstractmethod
+    def _where(self, index: int) -> str: ...
+
+
+class FileImages(PictureImages):
+    """Picture files.
+
+    Args:
+        folder: The folder they lie in.
+        names: Their paths below it.
+        labels: int64 [N].
+        channels: 1 reads them as grey, 3 as RGB.
+        centred: Whether views show the middle of the picture; else the whole of it.
+    """
+
+    def __init__(
+        self, folder: Path, names: list[str], labels: Tensor, *, channels: int, centred: bool
+    ) -> None:
+        super().__init__(labels, channels)
+        self.folder = folder
+        self.names = names
+        self.centred = centred
+
+    def stored_bytes(self, index: int) -> int:
+        """Returns the size of a picture's file."""
+        return os.stat(self._where(index)).st_size
+
+    def _open(self, index: int) -> Image.Image:
+        return Image.open(self._where(index), formats=FORMATS)
+
+    def _where(self, index: int) -> str:
+        return os.path.join(self.folder, self.names[index])
+
+
+class DatasetImages(PictureImages):
+    """The pictures of a torchvision data set that yields (picture, label) pairs.
+
+    Args:
+        dataset: The data set, without transforms.
+        labels: int64 [N].
+        name: Its name, for messages.
+    """
+
+    def __init__(self, dataset: Any, labels: Tensor, name: str) -> None:
+        super().__init__(labels, 3)
+        self._dataset = dataset
+        self._name = name
+
+    def _open(self, index: int) -> Image.Image:
+        picture: Image.Image = self._dataset[index][0]
+        return picture
+
+    def _where(self, index: int) -> str:
+        return f"number {index} of {self._name}"
+
+
+def _chosen(pixels: Tensor, indices: Tensor) -> Tensor:
+    return torch.from_numpy(pixels.numpy()[indices.numpy()])
+
+
+def _decoded(picture: Image.Image, mode: str) -> Image.Image:
+    with picture:
+        if picture.mode.startswith("I"):
+            # Pillow would clip 16-bit grey at 255, which turns most pictures white.
+            deep = np.asarray(picture, dtype=np.int64)
+            return Image.fromarray((deep // 256).clip(0, 255).astype(np.uint8)).convert(mode)
+        return picture.convert(mode)
+
+
+def _reason(err: BaseException) -> str:
+    if isinstance(err, UnidentifiedImageError):
+        return "not a picture in a known format"
+    if isinstance(err, OSError) and err.strerror:
+        return err.strerror
+    return str(err)

@@ -1,0 +1,1 @@
+"""The computer: its environment, clocks, cores, boards, processes."""

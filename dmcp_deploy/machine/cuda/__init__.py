@@ -1,0 +1,1 @@
+"""A CUDA device: driver, memory, streams, and the libraries that call them."""

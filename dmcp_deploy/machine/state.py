@@ -1,0 +1,74 @@
+"""The state a machine is in before and after a measurement: load, clocks, temperature."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from dmcp_deploy.machine.board import read_power_mode
+from dmcp_deploy.machine.gpu_state import read_gpu_state
+from dmcp_deploy.machine.sysfs import read_number, read_text
+
+#: Thermal zones that tell the processor's temperature.
+_CPU_ZONES = ("x86_pkg_temp", "cpu-thermal", "cpu_thermal")
+
+
+def read_state(
+    cores: Sequence[int], *, with_gpu: bool = False, root: Path = Path("/")
+) -> dict[str, Any]:
+    """Returns the machine's state as JSON values; what is not told is left out.
+
+    It is load_average (over 1, 5 and 15 minutes), governor, cpu_mhz (the mean over the cores),
+    cpu_temperature_c, cpu_slowdowns (times that heat has slowed the cores down since the start),
+    power_mode (of a Jetson), and gpu (see `read_gpu_state`).
+
+    Args:
+        cores: The cores that are measured on.
+        with_gpu: Whether a GPU is measured.
+        root: The folder in which sys/ lies.
+    """
+    found = {**dict(_cpu(cores, root)), "power_mode": read_power_mode()}
+    if with_gpu:
+        found["gpu"] = read_gpu_state(root)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def read_governor(core: int = 0, root: Path = Path("/")) -> str | None:
+    """Returns how Linux sets a core's clock, such as "performance"; None where it does not tell."""
+    return read_text(root / f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_governor") or None
+
+
+def read_load_average() -> list[float] | None:
+    """Returns the load over 1, 5 and 15 minutes; None where the platform has none."""
+    try:
+        return [round(load, 2) for load in os.getloadavg()]
+    except (OSError, AttributeError):
+        return None
+
+
+def allowed_cores() -> tuple[int, ...]:
+    """Returns the numbers of the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+def _cpu(cores: Sequence[int], root: Path) -> Iterator[tuple[str, Any]]:
+    folders = [root / f"sys/devices/system/cpu/cpu{core}" for core in cores]
+    yield "load_average", read_load_average()
+    yield "governor", read_governor(cores[0] if cores else 0, root)
+    khz = _numbers(folder / "cpufreq/scaling_cur_freq" for folder in folders)
+    yield "cpu_mhz", round(statistics.fmean(khz) / 1e3) if khz else None
+    zones = (root / "sys/class/thermal").glob("thermal_zone*")
+    hot = _numbers(zone / "temp" for zone in zones if read_text(zone / "type") in _CPU_ZONES)
+    yield "cpu_temperature_c", max(hot) / 1e3 if hot else None
+    slowed = _numbers(folder / "thermal_throttle/core_throttle_count" for folder in folders)
+    yield "cpu_slowdowns", sum(slowed) if slowed else None
+
+
+def _numbers(paths: Iterator[Path]) -> list[int]:
+    found = (read_number(path) for path in paths)
+    return [number for number in found if number is not None]

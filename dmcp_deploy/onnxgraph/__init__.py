@@ -1,0 +1,1 @@
+"""ONNX files read: layers, shapes, cost, names, precision."""

@@ -1,0 +1,99 @@
+"""From the files that `bench` is given to what is measured, in the runtime asked for."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+from dmcp_deploy.bench.artifacts import Artifact, EngineSet, FileArtifact, NetworkArtifact
+from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.extras import require
+from dmcp_deploy.machine.cuda.device import open_device
+from dmcp_deploy.progress import Progress
+from dmcp_deploy.registry import ENGINE_RUNTIMES, ONNX_RUNTIMES
+from dmcp_deploy.rundir.files import ORIGINAL, PRUNED, run_files
+from dmcp_deploy.rundir.request import BenchOptions, Compute
+from dmcp_deploy.runtimes.session import is_engine
+from dmcp_deploy.runtimes.trt_flavours import load_flavour
+
+
+def artifacts_of(
+    files: Mapping[str, Path], options: BenchOptions, progress: Progress
+) -> dict[str, Artifact]:
+    """Returns name -> what is measured of a file; builds the engines that are not there yet.
+
+    Args:
+        files: Name -> ONNX file, or engine, which is measured as it is in any runtime.
+        options: The runtime, batch sizes and precision that are asked for.
+        progress: Told of what is built.
+
+    Raises:
+        DmcpError: A file does not fit the runtime, or an engine cannot be built or run here.
+    """
+    sources = {name: path for name, path in files.items() if not is_engine(path)}
+    if options.runtime == "torch":
+        made = {name: _network(path, options.threads) for name, path in sources.items()}
+    elif options.runtime in ENGINE_RUNTIMES and sources:
+        made = _engines(sources, options, progress)
+    else:
+        made = {}
+    file = functools.partial(FileArtifact, runtime=options.runtime, threads=options.threads)
+    return {name: made.get(name) or file(path) for name, path in files.items()}
+
+
+def check_runtime(runtime: str) -> None:
+    """Checks that engines can be built and run here, if that is what a runtime does.
+
+    Raises:
+        DmcpError: TensorRT, a library, the driver or the GPU is missing.
+    """
+    if runtime in ENGINE_RUNTIMES:
+        require("onnx", "onnxruntime")
+        load_flavour(runtime)
+        open_device()  # says what is missing; nothing is taken until it is entered
+
+
+def _network(path: Path, threads: int) -> Artifact:
+    """Returns the network of a run that a file of it was exported from."""
+    folder = path.parent
+    if not (folder / "run.json").exists() or path not in run_files(folder).values():
+        raise DmcpError(
+            f"{path} is no network of a run, which torch needs: give the run directory, or"
+            f" --runtime {' or '.join(ONNX_RUNTIMES)}."
+        )
+    require("torch", "torchvision", "safetensors", "PIL")
+    from dmcp_deploy.run.context import SUPERNET, Job
+    from dmcp_deploy.run.stages import load_dense
+
+    job = Job.resume(folder, Compute())
+    plan = job.plan()
+    image = plan.network.input_shape
+    if path == run_files(folder)[PRUNED]:
+        dense, weights = functools.cache(lambda: load_dense(folder)), folder / "dense.safetensors"
+        return NetworkArtifact(weights, dense, image, plan.macs, threads)
+    assert path == run_files(folder)[ORIGINAL], path
+    whole = functools.cache(lambda: job.searched_network().model)
+    searched = job.run.file(SUPERNET)
+    # Without a search on weights its own are random, and the plan alone says what it is.
+    weights = searched if searched.exists() else job.run.file("plan.json")
+    return NetworkArtifact(weights, whole, image, plan.full_macs, threads)
+
+
+def _engines(
+    sources: Mapping[str, Path], options: BenchOptions, progress: Progress
+) -> dict[str, Artifact]:
+    """Returns the engines of files, checked all before the first is built."""
+    check_runtime(options.runtime)
+    from dmcp_deploy.run.engines import FOLDER, check_static, make_engine_request, static_engines
+
+    request = make_engine_request(options.runtime, batches=options.batches)
+    folders = {name: path.parent / FOLDER for name, path in sources.items()}
+    precisions = {
+        name: check_static(path, folders[name], options.precision, request)
+        for name, path in sources.items()
+    }
+    return {
+        name: EngineSet(static_engines(path, folders[name], precisions[name], request, progress))
+        for name, path in sources.items()
+    }

@@ -1,0 +1,96 @@
+"""One run for each of several budgets; their searches share what does not depend on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dmcp_deploy.rundir.directory import SHARED, RunDir, folder_name
+from dmcp_deploy.rundir.request import Compute, RunOptions
+from dmcp_deploy.units import parse_budget
+
+
+def parse_budgets(text: str) -> list[str]:
+    """Returns the budgets in a list such as "300M,211M" or "25%,10%", each once.
+
+    Raises:
+        DmcpError: One of them is not understood.
+    """
+    budgets = [part.strip() for part in text.split(",")]
+    for budget in budgets:
+        parse_budget(budget)
+    return list(dict.fromkeys(budgets))
+
+
+def for_each_budget(
+    stage: Callable[..., RunDir],
+    model: str,
+    flops: str,
+    *,
+    out: Path | str | None = None,
+    compute: Compute | None = None,
+    **options: Any,
+) -> list[RunDir]:
+    """Returns the runs of `api.prune` or `search` for several budgets.
+
+    The first stage of a search, which does not depend on the budget, is done in the first run
+    and taken over by the others: each ends bit for bit where a run of its own would.
+
+    Args:
+        stage: `api.prune` or `api.search`.
+        model: As for the stage.
+        flops: Budgets such as "300M,211M".
+        out: A folder for the run directories, which are named after the budgets; by default
+            "runs/MODEL-FLOPS". A single budget's run is `out` itself.
+        compute: As for the stage.
+        **options: As for the stage.
+
+    Raises:
+        DmcpError: Something asked for cannot be had, for any of the budgets; found before any
+            training.
+    """
+    budgets = parse_budgets(flops)
+    if len(budgets) == 1:
+        return [stage(model, flops, out=out, compute=compute, **options)]
+    compute = compute or Compute()
+    asked = {key: value for key, value in options.items() if key not in _NO_RUN_OPTIONS}
+    check_budgets(model, budgets, asked, compute)
+    folder = Path(out) if out is not None else Path("runs") / folder_name(f"{model}-{flops}")
+    runs: list[RunDir] = []
+    for budget in budgets:
+        runs.append(stage(model, budget, out=folder / budget, compute=compute, **options))
+        if compute.supernet is None and runs[0].file(SHARED).exists():
+            compute = replace(compute, supernet=runs[0].path)
+    return runs
+
+
+#: What `api.prune` takes beside the fields of `RunOptions`.
+_NO_RUN_OPTIONS = {"bench_options", "engine_options"}
+
+
+def check_budgets(
+    model: str, budgets: Sequence[str], options: Mapping[str, Any], compute: Compute
+) -> None:
+    """Finds what is wrong with network, data, recipe and budgets before any training.
+
+    Args:
+        model: The network's name.
+        budgets: The budgets as text.
+        options: Fields of `RunOptions`.
+        compute: Device and progress.
+
+    Raises:
+        DmcpError: Something asked for cannot be had, or a budget cannot be reached.
+    """
+    from dmcp_deploy.network.models import build_network
+    from dmcp_deploy.run.resolve import make_request
+    from dmcp_deploy.search.run import plan_problem
+    from dmcp_deploy.training.recipe import recipe_from_json
+
+    request = make_request(model, budgets[0], RunOptions(**options), compute)
+    network = build_network(request.network, request.seed)
+    recipe = recipe_from_json(dict(request.recipe))
+    for budget in budgets:
+        plan_problem(network, parse_budget(budget), request.align, recipe)

@@ -1,0 +1,80 @@
+"""What can be found wrong with a run before any training."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+from torch import Tensor
+
+from dmcp_deploy.data.loader import steps_per_epoch
+from dmcp_deploy.data.sources import ImageSource
+from dmcp_deploy.data.types import ImageData
+from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.network.graph import Network
+from dmcp_deploy.network.supernet import Supernet
+from dmcp_deploy.network.trace import MISFITS, describe, run_without_data
+from dmcp_deploy.progress import Progress
+from dmcp_deploy.training.distributed import world_size
+from dmcp_deploy.training.recipe import Recipe
+
+#: Up to so many pictures of a folder are decoded once before the start: some minutes of one core.
+CHECKED_PICTURES = 20_000
+
+
+def check_training(network: Network, data: ImageData, recipe: Recipe) -> None:
+    """Checks that both trainings of a run can make their first step.
+
+    Raises:
+        DmcpError: The data does not fill a batch, or the network does not run on one.
+    """
+    deployed = network.spec.input_shape[-1]
+    sizes = {recipe.train_size or deployed} | ({deployed} if recipe.finish_share else set())
+    for schedule in (recipe.search, recipe.train):
+        steps_per_epoch(data, schedule.batch_size * world_size())
+        for size in sorted(sizes):
+            _check_pass(network, size, schedule.batch_size)
+
+
+def check_pictures(data: ImageData, progress: Progress) -> None:
+    """Decodes the pictures of a user's own data once, where they are not too many.
+
+    Raises:
+        DmcpError: A picture cannot be read.
+    """
+    if not data.name.startswith(("folder:", "webdataset:")):
+        return
+    for title, source in (("check train/", data.train), ("check val/", data.val)):
+        if len(source) <= CHECKED_PICTURES:
+            _check_source(source, title, progress)
+
+
+def _check_source(source: ImageSource, title: str, progress: Progress) -> None:
+    with (
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+        progress.task(title, len(source), unit="picture") as bar,
+    ):
+        for _ in pool.map(source.picture, range(len(source))):
+            bar.advance()
+
+
+def _check_pass(network: Network, image_size: int, batch_size: int) -> None:
+    """Runs a forward pass in training mode for its shapes alone."""
+    supernet = Supernet(network)
+    modes = [(module, module.training) for module in network.model.modules()]
+    shape = (network.spec.input_shape[0], image_size, image_size)
+
+    def run(images: Tensor) -> Tensor:
+        return supernet(images[:1].expand(batch_size, -1, -1, -1))  # type: ignore[no-any-return]
+
+    supernet.train()
+    try:
+        run_without_data(run, shape)
+    except MISFITS as err:
+        raise DmcpError(
+            f"{network.spec.model} does not train on batches of {batch_size} images of"
+            f" {image_size} px ({describe(err)}): choose another --train-size or --batch-size."
+        ) from err
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,136 @@
+"""Makes probe networks: a network sliced to drawn widths, each exported to ONNX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from dmcp_deploy.bench.tables.probes import (
+    FILE,
+    LayerForm,
+    ProbedGroup,
+    ProbeSet,
+    WidthForm,
+    Widths,
+)
+from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.export.to_onnx import export_onnx
+from dmcp_deploy.network.graph import Layer, Network, Units
+from dmcp_deploy.network.models import build_network
+from dmcp_deploy.network.slicing import slice_network
+from dmcp_deploy.plan import NetworkSpec
+from dmcp_deploy.progress import NO_PROGRESS, Progress
+from dmcp_deploy.search.fit import WidthGrid, width_grid
+from dmcp_deploy.search.space import SearchSpace, search_space
+
+FEWEST, MOST = 4, 999
+
+
+def make_probes(
+    spec: NetworkSpec,
+    folder: Path,
+    *,
+    count: int = 16,
+    align: int = 8,
+    seed: int = 0,
+    progress: Progress = NO_PROGRESS,
+) -> ProbeSet:
+    """Writes the probe networks of a network into a folder; goes on where a killed call stopped.
+
+    The first is the full network. Each of the others has its widths drawn by `draw_units`, from
+    all that a plan may have. The batch axis is left open, as `export` leaves it.
+
+    Args:
+        spec: The full network.
+        folder: Where the ONNX files and what they are go.
+        count: How many networks, the full one included.
+        align: Widths are multiples of it where a group is larger.
+        seed: The seed of the widths.
+        progress: Told of each network.
+
+    Raises:
+        DmcpError: The network is unknown or has nothing to narrow, the count or the alignment is
+            out of range, or the folder holds other probes.
+    """
+    _check(count, align)
+    network = build_network(spec)
+    if not network.prunable:
+        raise DmcpError(f"{spec.model} has no channel group that can be narrowed.")
+    probes = _describe(network, count, align, seed)
+    _begin(probes, folder)
+    made = {name for name in probes.widths if (folder / f"{name}.onnx").is_file()}
+    with progress.task("probe networks", len(probes.widths), len(made), unit="net") as bar:
+        for name, widths in probes.widths.items():
+            if name not in made:
+                dense = slice_network(network, widths).eval()
+                path = folder / f"{name}.onnx"
+                export_onnx(dense, path, input_shape=spec.input_shape)
+                bar.advance()
+    return probes
+
+
+def draw_units(space: SearchSpace, grid: WidthGrid, count: int, seed: int) -> np.ndarray:
+    """Returns units for every group, shape [count, groups], by Latin hypercube sampling.
+
+    For each group the allowed widths are cut into `count` even parts, each network takes one of
+    another part, and the parts are shuffled for each group on its own: every group sees its whole
+    range evenly, and the input and output widths of a layer vary apart.
+    """
+    rng = np.random.default_rng(seed)
+    columns = []
+    for axis in grid.axes():
+        places = (rng.permutation(count) + rng.random(count)) / count * len(axis)
+        columns.append(np.array(axis)[np.minimum(places.astype(np.int64), len(axis) - 1)])
+    assert len(columns) == len(space.names)
+    return np.stack(columns, axis=1)
+
+
+def _check(count: int, align: int) -> None:
+    if not FEWEST <= count <= MOST:
+        raise DmcpError(f"--probes {count} must lie in {FEWEST}..{MOST}.")
+    if align < 1:
+        raise DmcpError(f"--align {align} is too small: it must be at least 1.")
+
+
+def _describe(network: Network, count: int, align: int, seed: int) -> ProbeSet:
+    space = search_space(network)
+    drawn = draw_units(space, width_grid(space, align), count - 1, seed)
+    groups = {group.name: ProbedGroup(group.size, group.unit) for group in network.prunable}
+    widths: dict[str, Widths] = {"full": {name: group.size for name, group in groups.items()}}
+    for number, units in enumerate(drawn, start=1):
+        widths[f"probe{number:03d}"] = space.widths(units)
+    forms = {
+        layer.name: _layer_form(layer, network)
+        for layer in network.layers.values()
+        if layer.kind in ("conv", "linear")
+    }
+    return ProbeSet(network.spec, align, seed, groups, forms, widths)
+
+
+def _begin(probes: ProbeSet, folder: Path) -> None:
+    """Notes what the probes are, or checks that those that lie there are the same."""
+    if (folder / FILE).exists():
+        if ProbeSet.load(folder).to_json() != probes.to_json():
+            raise DmcpError(
+                f"{folder} holds other probe networks (model, number, alignment or seed): choose"
+                " another folder, or delete that one."
+            )
+        return
+    probes.save(folder)
+
+
+def _layer_form(layer: Layer, network: Network) -> LayerForm:
+    return LayerForm(
+        _form(layer.inputs, layer.in_channels, network),
+        _form(layer.outputs, layer.out_channels, network),
+    )
+
+
+def _form(units: Units | None, whole: int, network: Network) -> WidthForm:
+    if units is None:
+        return WidthForm(whole, {})
+    counts = np.bincount(units[units >= 0], minlength=network.unit_count)
+    per_unit = {group.name: int(counts[group.first]) for group in network.prunable}
+    fixed = int((units < 0).sum())
+    return WidthForm(fixed, {name: number for name, number in per_unit.items() if number})

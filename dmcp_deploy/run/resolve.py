@@ -1,0 +1,78 @@
+"""Options -> a run's request, with the defaults, the recipe and the data filled in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from dmcp_deploy.artifact import digest_file
+from dmcp_deploy.data.datasets import open_data
+from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.plan import NetworkSpec
+from dmcp_deploy.rundir.request import DEFAULT_ALIGN, Compute, RunOptions, RunRequest
+from dmcp_deploy.training.precision import choose_precision
+from dmcp_deploy.training.recipe import Recipe, load_recipe, recipe_to_json
+from dmcp_deploy.units import parse_budget
+
+
+def make_request(model: str, flops: str, options: RunOptions, compute: Compute) -> RunRequest:
+    """Returns the request that a run records, with the defaults and the data filled in.
+
+    Raises:
+        DmcpError: The budget, the recipe, the data, the weights file or the device is not there
+            or not understood.
+    """
+    parse_budget(flops)
+    recipe = _recipe(options)
+    precision = choose_precision(compute.device, options.precision)
+    weights, weights_digest = _weights(options.weights)
+    data = open_data(options.data, progress=compute.progress)
+    default = " (the default: no --data was given)" if options.data is None else ""
+    compute.progress.say(f"Data: {data.note}{default}")
+    side = options.input_size
+    return RunRequest(
+        network=NetworkSpec(model, options.width_mult, len(data.classes), (3, side, side)),
+        budget=flops,
+        method=options.method,
+        sampling=options.sampling,
+        align=DEFAULT_ALIGN if options.align is None else options.align,
+        data=data.name,
+        data_digest=data.digest,
+        weights=weights,
+        weights_digest=weights_digest,
+        recipe=recipe_to_json(recipe),
+        seed=options.seed,
+        init=options.init,
+        distill=options.distill,
+        precision="bf16" if precision.bf16 else "fp32",
+        max_steps=options.max_steps,
+        sync_bn=options.sync_bn,
+        augment_on=options.augment_on,
+    )
+
+
+def _recipe(options: RunOptions) -> Recipe:
+    """Returns the recipe that is asked for, with what else is asked for in its place."""
+    recipe = load_recipe(options.recipe or ("demo" if options.data is None else "small"))
+    search, train = recipe.search, recipe.train
+    if options.search_epochs is not None:
+        search = replace(search, epochs=options.search_epochs)
+    if options.train_epochs is not None:
+        train = replace(train, epochs=options.train_epochs)
+    if options.batch_size is not None:
+        search, train = (replace(s, batch_size=options.batch_size) for s in (search, train))
+    train_size = options.train_size or recipe.train_size
+    return replace(recipe, search=search, train=train, train_size=train_size)
+
+
+def _weights(source: str | None) -> tuple[str | None, str | None]:
+    """Returns where weights come from, and the digest of the file."""
+    if source is None or source == "imagenet":
+        return source, None
+    path = Path(source).resolve()
+    if not path.is_file():
+        raise DmcpError(f"There is no weights file {path}.")
+    try:
+        return str(path), digest_file(path)
+    except OSError as err:
+        raise DmcpError(f"Cannot read {path}: {err.strerror or err}.") from err

@@ -1,0 +1,190 @@
+"""What lies in a run directory, and in which state; torch-free."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dmcp_deploy import __version__
+from dmcp_deploy.artifact import digest_file, read_artifact, write_artifact
+from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.rundir.request import RunRequest
+
+KIND = "run"
+
+#: Metrics of this name and a group's: the share of its channels that a search expects to keep.
+KEPT = "kept/"
+
+#: The state of a search behind the steps that do not depend on the budget.
+SHARED = "checkpoints/search-shared.safetensors"
+
+#: What a stage's record holds.
+_RECORD = {"seconds", "inputs", "outputs", "figures"}
+
+
+class RunDir:
+    """A run directory: its files, its request, and which stages are done."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the directory; nothing is read or made yet."""
+        self.path = Path(path)
+
+    def file(self, name: str) -> Path:
+        """Returns the path of one of the run's files."""
+        return self.path / name
+
+    def holds(self, request: RunRequest) -> bool:
+        """Returns whether the run of a request was begun here; False if nothing lies here.
+
+        Raises:
+            DmcpError: Another run lies here, or files that are no run.
+        """
+        try:
+            begun = self.file("run.json").exists()
+            foreign = not begun and self.path.is_dir() and any(map(_is_whole, self.path.iterdir()))
+        except OSError as err:
+            raise DmcpError(f"Cannot read {self.path}: {err.strerror or err}.") from err
+        if foreign:
+            raise DmcpError(f"{self.path} holds files, and no run: choose another --out.")
+        found = self.request().difference(request) if begun else None
+        if found is not None:
+            raise DmcpError(
+                f"{self.path} holds a run with other settings ({found}): choose another --out, or"
+                " delete that directory."
+            )
+        return begun
+
+    def check_lends(self, request: RunRequest) -> None:
+        """Checks that the search of another request can take over the first stage of this run's.
+
+        Raises:
+            DmcpError: There is no run here, it has none to take over, or it differs in more than
+                the budget.
+        """
+        found = self.request().shared().difference(request.shared())
+        if found is not None:
+            raise DmcpError(
+                f"The first stage of {self.path} cannot be taken over, its run has other settings"
+                f" ({found}): leave out --supernet, or ask for the same."
+            )
+        if not self.file(SHARED).exists():
+            raise DmcpError(
+                f"{self.path} has no {SHARED} to take over: its search has not come so far, or all"
+                f" of it depends on the budget ({request.method})."
+            )
+
+    def begin(self, request: RunRequest) -> None:
+        """Records the request, or checks that the run that lies here is the same.
+
+        Raises:
+            DmcpError: Another run lies here, or the directory cannot be made.
+        """
+        if not self.holds(request):
+            self._write(request, {})
+
+    def request(self) -> RunRequest:
+        """Returns what was asked of the run.
+
+        Raises:
+            DmcpError: There is no run here, or its run.json is damaged.
+        """
+        content = self._read()
+        try:
+            return RunRequest.from_json(content["request"])
+        except (KeyError, TypeError, ValueError) as err:
+            raise DmcpError(f"{self.file('run.json')} lacks or misstates {err}.") from err
+
+    def stages(self) -> dict[str, Any]:
+        """Returns stage -> its record (seconds, inputs, outputs, figures), for the stages done.
+
+        Raises:
+            DmcpError: There is no run here, or its run.json is damaged.
+        """
+        stages = self._read().get("stages")
+        whole = isinstance(stages, dict) and all(
+            isinstance(record, dict) and record.keys() >= _RECORD for record in stages.values()
+        )
+        if not whole:
+            raise DmcpError(f"{self.file('run.json')} lacks or misstates its stages.")
+        return dict(stages or {})
+
+    def is_current(self, stage: str, asked: Mapping[str, Any] | None = None) -> bool:
+        """Returns whether a stage is done, on the inputs that lie here now, its outputs whole.
+
+        Args:
+            stage: The stage.
+            asked: What its figures must say that it was asked for; None for anything.
+        """
+        record = self.stages().get(stage)
+        if record is None or (asked is not None and record["figures"].get("asked") != asked):
+            return False
+        named = {**record["inputs"], **record["outputs"]}
+        return all(self._digest(name) == digest for name, digest in named.items())
+
+    @contextmanager
+    def stage(
+        self, name: str, inputs: Sequence[str], outputs: Sequence[str]
+    ) -> Iterator[dict[str, Any]]:
+        """Yields a place for a stage's figures and records the stage once the block succeeds."""
+        before = {file: self._digest(file) for file in inputs if self.file(file).exists()}
+        figures: dict[str, Any] = {}
+        started = time.monotonic()
+        yield figures
+        after = {file: self._digest(file) for file in outputs if self.file(file).exists()}
+        record = {
+            "seconds": round(time.monotonic() - started, 2),
+            "inputs": before,
+            "outputs": after,
+            "figures": figures,
+        }
+        self._write(self.request(), {**self.stages(), name: record})
+
+    def figures(self, stage: str) -> dict[str, Any]:
+        """Returns the figures of a stage that is done, else an empty dictionary."""
+        return dict(self.stages().get(stage, {}).get("figures", {}))
+
+    def _digest(self, name: str) -> str | None:
+        path = self.file(name)
+        return digest_file(path) if path.is_file() else None
+
+    def _read(self) -> dict[str, Any]:
+        if not self.path.is_dir():
+            raise DmcpError(f"There is no run directory {self.path}: start one with search.")
+        if not self.file("run.json").exists():
+            raise DmcpError(f"{self.path} holds no run (no run.json): start one with search.")
+        return read_artifact(self.file("run.json"), KIND)
+
+    def _write(self, request: RunRequest, stages: Mapping[str, Any]) -> None:
+        content = {
+            "request": request.to_json(),
+            "versions": _versions(),
+            "stages": dict(stages),
+        }
+        write_artifact(self.file("run.json"), KIND, content)
+
+
+def folder_name(text: str) -> str:
+    """Returns a text as the name of a folder."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in text)
+
+
+def _is_whole(path: Path) -> bool:
+    """Returns whether a file is more than what a killed process left half written."""
+    return path.suffix != ".part"
+
+
+def _versions() -> dict[str, str]:
+    from importlib import metadata
+
+    names = ("torch", "torchvision", "onnx", "onnxruntime")
+    found = {"dmcp-deploy": __version__, "python": sys.version.split()[0]}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,1 @@
+"""AMC: a DDPG agent chooses how much of each layer stays."""
