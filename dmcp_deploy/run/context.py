@@ -21,9 +21,10 @@ from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.importance import sorted_tensors
 from dmcp_deploy.network.models import build_network
+from dmcp_deploy.options.run import Compute
 from dmcp_deploy.plan import ChannelPlan, NetworkSpec
 from dmcp_deploy.rundir.directory import RunDir
-from dmcp_deploy.rundir.request import Compute, RunRequest
+from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.run import plan_problem
 from dmcp_deploy.training.distributed import is_main, rank, wait_for_all, world_size
@@ -188,19 +189,10 @@ class Job:
             budget_macs=budget_macs,
             data=self.data,
             recipe=self.recipe,
-            seed=self.request.seed,
-            folder=self.run.path,
-            sampling=self.request.sampling,
+            request=self.request,
+            compute=self.compute,
             precision=self.precision,
-            token=self.request.token(),
-            shared_token=self.request.shared().token(),
-            supernet=None if self.compute.supernet is None else Path(self.compute.supernet),
-            pretrained=self.request.weights is not None,
-            max_steps=self.request.max_steps,
-            workers=self.compute.workers,
-            checkpoint_s=self.compute.checkpoint_s,
-            tensorboard=self.compute.tensorboard,
-            progress=self.compute.progress,
+            folder=self.run.path,
         )
 
     def plan(self) -> ChannelPlan:

@@ -22,11 +22,11 @@ from dmcp_deploy.network.models import build_network
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.network.supernet import Supernet
 from dmcp_deploy.onnxgraph.cost import onnx_cost
+from dmcp_deploy.options.export import CALIBRATION_IMAGES
 from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.run.checks import check_pictures, check_training
 from dmcp_deploy.run.context import EVAL_BATCH, SUPERNET, Job
 from dmcp_deploy.rundir.directory import RunDir
-from dmcp_deploy.rundir.request import CALIBRATION_IMAGES
 from dmcp_deploy.runtimes.onnxruntime import OnnxSession
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.run import search_plan
