@@ -17,7 +17,16 @@ ROOT = Path(dmcp_deploy.__file__).parent
 
 #: Run on a device, where there is no torch.
 TORCH_FREE = (
-    *("bench", "machine", "onnxgraph", "report", "runtimes", "run.engines", "run.summary"),
+    *(
+        "bench",
+        "machine",
+        "onnxgraph",
+        "options",
+        "report",
+        "runtimes",
+        "run.engines",
+        "run.summary",
+    ),
     *("run.tables", "rundir", "export.engine", "export.half_", "export.image_"),
     *("export.lower_precision", "export.precisions", "export.quantize", "export.verify"),
     *("published.formats", "published.plan_text"),

@@ -10,10 +10,12 @@ from dmcp_deploy.bench.artifacts import Artifact, EngineSet, FileArtifact, Netwo
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.extras import require
 from dmcp_deploy.machine.cuda.device import open_device
+from dmcp_deploy.options.export import BuildOptions
+from dmcp_deploy.options.measure import BenchOptions
+from dmcp_deploy.options.run import Compute
 from dmcp_deploy.progress import Progress
 from dmcp_deploy.registry import ENGINE_RUNTIMES, ONNX_RUNTIMES
 from dmcp_deploy.rundir.files import ORIGINAL, PRUNED, run_files
-from dmcp_deploy.rundir.request import BenchOptions, Compute
 from dmcp_deploy.runtimes.session import is_engine
 from dmcp_deploy.runtimes.trt_flavours import load_flavour
 
@@ -87,7 +89,7 @@ def _engines(
     check_runtime(options.runtime)
     from dmcp_deploy.run.engines import FOLDER, check_static, make_engine_request, static_engines
 
-    request = make_engine_request(options.runtime, batches=options.batches)
+    request = make_engine_request(BuildOptions(options.runtime, batches=options.batches))
     folders = {name: path.parent / FOLDER for name, path in sources.items()}
     precisions = {
         name: check_static(path, folders[name], options.precision, request)

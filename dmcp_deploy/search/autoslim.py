@@ -89,7 +89,7 @@ class _Way:
 def _split(problem: SearchProblem) -> tuple[ImageData, ImageSource]:
     """Returns the data to train on, and the training images held out to judge by."""
     assert problem.data is not None
-    return hold_out(problem.data, problem.recipe.held_out_images, problem.seed)
+    return hold_out(problem.data, problem.recipe.held_out_images, problem.request.seed)
 
 
 def _way_to(problem: SearchProblem, lowest_macs: int) -> _Way:
@@ -100,17 +100,18 @@ def _way_to(problem: SearchProblem, lowest_macs: int) -> _Way:
     """
     path = problem.folder / "checkpoints" / "slim.safetensors"
     steps = ladder(problem.space, problem.grid)
-    checkpoints = Checkpoints(path, problem.token, problem.progress)
+    checkpoints = Checkpoints(path, problem.request.token(), problem.compute.progress)
     turns = _read_turns(checkpoints.load())
     units = plans_on_the_way(steps.high, turns)[-1]
     judge = _Judge(problem)
     more = slim_down(steps, units, judge.losses, problem.cost.macs, lowest_macs)
-    left = None if problem.max_steps is None else max(0, problem.max_steps - len(turns))
+    most = problem.request.max_steps
+    left = None if most is None else max(0, most - len(turns))
     done = _Percent(problem.cost.macs(steps.high), lowest_macs)
     first = done.at(problem.cost.macs(units))
     with (
         caught_signals() as signals,
-        problem.progress.task("slim", _PERCENT, done=first, unit="%") as bar,
+        problem.compute.progress.task("slim", _PERCENT, done=first, unit="%") as bar,
     ):
         for turn in islice(more, left):
             turns.append(turn)

@@ -138,7 +138,7 @@ def _read_plan(problem: SearchProblem, task: DmcpTask) -> SearchResult:
             for row, n in zip(probabilities.tolist(), problem.space.count, strict=True)
         ],
     }
-    if problem.sampling == "markov":
+    if problem.request.sampling == "markov":
         units, candidates = best_draw(problem, probabilities)
         figures |= {"candidates": candidates, "plans_judged": len(candidates)}
     else:

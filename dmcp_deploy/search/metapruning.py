@@ -47,7 +47,7 @@ def search(problem: SearchProblem) -> SearchResult:
     The network's weights become those that are generated for these widths.
     """
     assert problem.data is not None
-    rest, held = hold_out(problem.data, problem.recipe.held_out_images, problem.seed)
+    rest, held = hold_out(problem.data, problem.recipe.held_out_images, problem.request.seed)
     trained = replace(problem, data=rest)
     steps = search_steps(trained)
     task = PruningNetTask(trained, steps)
@@ -78,10 +78,10 @@ class PruningNetTask(DenseTask):
     def __init__(self, problem: SearchProblem, steps: int) -> None:
         """Prepares `steps` steps of the recipe's search schedule."""
         self.net = PruningNet(
-            problem.network, problem.space, pretrained=problem.pretrained, seed=problem.seed
+            problem.network, problem.space, pretrained=problem.pretrained, seed=problem.request.seed
         )
         super().__init__(self.net, full_recipe(problem), steps, problem.precision)
-        self._seed, self._values = problem.seed, gene_values(problem.space, problem.grid)
+        self._seed, self._values = problem.request.seed, gene_values(problem.space, problem.grid)
 
     def step(self, step: int, batch: Batch) -> Mapping[str, float]:
         """Does one step at widths of its own, the same in every process."""
@@ -165,12 +165,12 @@ def _evolved(problem: SearchProblem, judge: PlanJudge) -> list[Judged]:
     """
     path = problem.folder / "checkpoints" / "evolution.safetensors"
     rules = evolution_rules(problem)
-    checkpoints = Checkpoints(path, problem.token, problem.progress)
+    checkpoints = Checkpoints(path, problem.request.token(), problem.compute.progress)
     judged = _read(checkpoints.load())
     total = rules.population * rules.generations
     with (
         caught_signals() as signals,
-        problem.progress.task("evolution", total, done=len(judged), unit="plan") as bar,
+        problem.compute.progress.task("evolution", total, done=len(judged), unit="plan") as bar,
     ):
         for found in evolve(rules, judge, judged, at_once=world_size()):
             judged += found
@@ -188,7 +188,7 @@ def evolution_rules(problem: SearchProblem) -> Evolution:
         fit=within_budget(problem),
         population=problem.cap(problem.recipe.population),
         generations=problem.cap(problem.recipe.generations),
-        seed=problem.seed,
+        seed=problem.request.seed,
     )
 
 

@@ -11,7 +11,7 @@ from dmcp_deploy.search.problem import SearchProblem, SearchResult
 
 def search(problem: SearchProblem) -> SearchResult:
     """Returns widths that every group draws for itself, scaled together to meet the budget."""
-    generator = torch.Generator().manual_seed(step_seed(problem.seed, 0, "random widths"))
+    generator = torch.Generator().manual_seed(step_seed(problem.request.seed, 0, "random widths"))
     wanted = problem.space.random_units(generator)
     units = fit_widths(problem.cost, problem.grid, wanted, problem.budget_macs)
     return SearchResult(problem.space.widths(units), {}, trained=False)

@@ -82,5 +82,5 @@ def make_plan(
         budget_macs=problem.budget_macs,
         method=method,
         align=align,
-        seed=problem.seed,
+        seed=problem.request.seed,
     )

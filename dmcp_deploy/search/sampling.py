@@ -53,7 +53,7 @@ def best_draw(
 
 def nearest_draws(problem: SearchProblem, probabilities: Tensor) -> list[np.ndarray]:
     """Returns the draws nearest to the budget, units [groups] each, the nearest first."""
-    generator = torch.Generator().manual_seed(step_seed(problem.seed, 0, "draws"))
+    generator = torch.Generator().manual_seed(step_seed(problem.request.seed, 0, "draws"))
     seen: dict[bytes, tuple[int, np.ndarray]] = {}
     for _ in range(_DRAWS):
         units = problem.space.units(markov.sample_steps(probabilities, generator).numpy())
@@ -76,11 +76,11 @@ def supernet_loss(problem: SearchProblem, units: np.ndarray) -> float:
         image_size=problem.image_size,
         batch_size=problem.recipe.search.batch_size,
         start_step=0,
-        workers=problem.workers,
+        workers=problem.compute.workers,
         rank=rank(),
         world=world_size(),
     )
-    seed = step_seed(problem.seed, 0, "recalibration")
+    seed = step_seed(problem.request.seed, 0, "recalibration")
     steps = problem.recipe.recalibration_batches
     recalibrate(dense, batches(seed=seed, steps=steps), problem.precision, shared=True)
     images = batches(seed=seed + 1, steps=_SCORE_BATCHES, augment=False)

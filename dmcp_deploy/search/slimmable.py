@@ -64,7 +64,9 @@ class SharedWeights:
             step: The step.
             draw: What draws a random network; None draws each group's width uniformly.
         """
-        generator = torch.Generator().manual_seed(step_seed(self._problem.seed, step, "widths"))
+        generator = torch.Generator().manual_seed(
+            step_seed(self._problem.request.seed, step, "widths")
+        )
         networks = [self._problem.space.minimum]
         for place in range(self._problem.recipe.random_networks):
             chance = torch.rand(1, generator=generator).item()

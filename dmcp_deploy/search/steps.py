@@ -36,8 +36,8 @@ def run_steps(problem: SearchProblem, task: Task, steps: int, shared: int = 0) -
         problem.data,
         image_size=problem.image_size,
         batch_size=problem.recipe.search.batch_size,
-        seed=problem.seed,
-        workers=problem.workers,
+        seed=problem.request.seed,
+        workers=problem.compute.workers,
         rank=rank(),
         world=world_size(),
         device=problem.precision.device,
@@ -46,7 +46,7 @@ def run_steps(problem: SearchProblem, task: Task, steps: int, shared: int = 0) -
         task,
         lambda start: batches(start_step=start, steps=steps - start),
         problem.loop_settings("search", steps, shared),
-        problem.progress,
+        problem.compute.progress,
     )
 
 
@@ -57,8 +57,8 @@ def recalibration_batches(problem: SearchProblem) -> Iterator[Batch]:
         problem.data,
         image_size=problem.image_size,
         batch_size=problem.recipe.search.batch_size,
-        seed=step_seed(problem.seed, 0, "recalibration"),
+        seed=step_seed(problem.request.seed, 0, "recalibration"),
         start_step=0,
         steps=problem.cap(problem.recipe.recalibration_batches),
-        workers=problem.workers,
+        workers=problem.compute.workers,
     )

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.options.declare import declared
+from dmcp_deploy.options.run import RunOptions, Target
 from dmcp_deploy.registry import near_matches
 
 TRANSITIONS = ("exp", "sigmoid")
@@ -191,9 +193,8 @@ RECIPES = {
 }
 
 #: Options of a run that a recipe file may set under "run".
-RUN_OPTIONS = (
-    *("model", "flops", "width_mult", "input_size", "method", "sampling"),
-    *("align", "weights", "init", "distill"),
+RUN_OPTIONS = tuple(
+    item.name for kind in (Target, RunOptions) for item in declared(kind) if item.about.in_recipe
 )
 
 #: Fields that the recipes of older runs lack, with what they stand for there.

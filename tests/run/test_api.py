@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 import dmcp_deploy
 from dmcp_deploy.bench.record import BenchRecord
+from dmcp_deploy.options.run import Compute
 from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.run.context import RunContext
 from dmcp_deploy.run.networks import first_network, random_network
 from dmcp_deploy.rundir.directory import RunDir
-from dmcp_deploy.rundir.request import Compute
 from dmcp_deploy.runtimes.onnxruntime import OnnxSession
 from dmcp_deploy.training.weights import load_weights, read_tensors, save_weights
 

@@ -13,10 +13,11 @@ from tiny_runs import library
 
 import dmcp_deploy
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.options.run import Compute, RunOptions
 from dmcp_deploy.run.context import RunContext
 from dmcp_deploy.run.resolve import make_request
 from dmcp_deploy.rundir.directory import RunDir
-from dmcp_deploy.rundir.request import Compute, RunOptions, RunRequest
+from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.training.average import PREFIX
 
 

@@ -12,7 +12,7 @@ from typing import NoReturn
 import numpy as np
 import pytest
 import torch
-from search_problems import garments, make_problem, small_network, some_batch
+from search_problems import changed, garments, make_problem, small_network, some_batch
 from torch import Tensor, nn
 
 from dmcp_deploy.data.sources import ImageSource
@@ -262,7 +262,7 @@ def test_stock_networks_are_slimmed_to_the_budget(model, tmp_path):
 
 
 def test_batches_of_another_process_are_left_to_it(undisturbed, monkeypatch):
-    problem = replace(undisturbed[0], max_steps=50)
+    problem = changed(undisturbed[0], max_steps=50)
     whole = autoslim._Judge(problem)
     shares: list[list[Batch]] = []
     monkeypatch.setattr(autoslim, "world_size", lambda: 2)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from search_problems import garments, make_problem, small_network, some_batch
+from search_problems import changed, garments, make_problem, small_network, some_batch
 from tiny_nets import Chain, Product, Separable, trace_tiny
 
 from dmcp_deploy.data.holdout import hold_out
@@ -65,7 +65,7 @@ def assert_equal(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tens
 def test_given_weights_are_ranked_and_all_widths_are_those_of_uniform(method, tmp_path):
     problem = make_problem(small_network(), tmp_path, share=0.4, pretrained=True)
     if method == "sfp":  # the only one that trains given weights
-        problem = replace(problem, data=few_garments(), max_steps=1)
+        problem = changed(problem, data=few_garments(), max_steps=1)
     before = state(problem.network)
     result = find_method(method).search(problem)
     assert result.trained is (method == "sfp")

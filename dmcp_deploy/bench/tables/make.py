@@ -15,7 +15,6 @@ from dmcp_deploy.bench.tables.predict import fit_whole, layer_samples
 from dmcp_deploy.bench.tables.probes import LayerForm, ProbeSet, check_form
 from dmcp_deploy.bench.tables.table import (
     LatencyTable,
-    Setting,
     TableLayer,
     Times,
     output_sides,
@@ -23,6 +22,7 @@ from dmcp_deploy.bench.tables.table import (
 )
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.onnxgraph.layers import OnnxLayer, onnx_layers
+from dmcp_deploy.options.measure import Setting
 from dmcp_deploy.registry import ONNX_RUNTIMES
 
 if TYPE_CHECKING:

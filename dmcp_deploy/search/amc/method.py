@@ -46,18 +46,18 @@ def search(problem: SearchProblem) -> SearchResult:
     The network's weights end as those of the best plan that was judged, silent where channels go.
     """
     assert problem.data is not None
-    rest, held = hold_out(problem.data, problem.recipe.held_out_images, problem.seed)
+    rest, held = hold_out(problem.data, problem.recipe.held_out_images, problem.request.seed)
     _make_ready(replace(problem, data=rest))
     judge = PlanJudge(problem, observed(problem, rest.train))
     batch = _held_batch(problem, held)
     exploration = exploration_of(problem)
     device = problem.precision.device
-    task = Episodes(walk_of(problem), judge, exploration, problem.seed, device)
+    task = Episodes(walk_of(problem), judge, exploration, problem.request.seed, device)
     run_loop(
         task,
         lambda _: repeat(batch),
         problem.loop_settings("episodes", exploration.episodes),
-        problem.progress,
+        problem.compute.progress,
     )
     kept = judge.settle(task.best)
     figures = {
@@ -98,7 +98,9 @@ def observed(problem: SearchProblem, source: ImageSource) -> Reconstruction:
     reconstruction = Reconstruction(problem.network)
     wanted = problem.recipe.reconstruction_images
     for number, batch in _batches(problem, source, wanted):
-        generator = torch.Generator().manual_seed(step_seed(problem.seed, number, "positions"))
+        generator = torch.Generator().manual_seed(
+            step_seed(problem.request.seed, number, "positions")
+        )
         reconstruction.observe(batch.images, generator)
     reconstruction.gather(add_up)
     return reconstruction
@@ -176,7 +178,7 @@ def _batches(
         source,
         image_size=problem.image_size,
         batch_size=problem.recipe.search.batch_size,
-        workers=problem.workers,
+        workers=problem.compute.workers,
         limit=_limit(problem, images),
     )
     numbered = islice(enumerate(batches), rank(), None, world_size())

@@ -9,7 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from search_problems import chain_network, garments, make_problem, noise_data, small_network
+from search_problems import (
+    chain_network,
+    changed,
+    garments,
+    make_problem,
+    noise_data,
+    small_network,
+)
 from tiny_nets import Dense, Grouped, Residual, Separable, Shuffle, TinyNet, trace_tiny
 from torch import Tensor, nn
 
@@ -170,7 +177,7 @@ def test_the_slice_of_what_is_left_does_what_the_search_has_seen(undisturbed):
     assert figures["best_reward"] == pytest.approx(max(figures["rewards"]), abs=1e-5)
     assert figures["held_out_images"] == 16
     assert figures["reconstruction_samples"] == 16 * 10
-    _, held = hold_out(problem.data, problem.recipe.held_out_images, problem.seed)
+    _, held = hold_out(problem.data, problem.recipe.held_out_images, problem.request.seed)
     batch = amc._held_batch(problem, held)
     dense = slice_network(problem.network, result.widths).eval()
     with torch.no_grad():
@@ -225,7 +232,7 @@ def test_a_trial_has_a_warm_up_too(tmp_path):
     problem = make_problem(small_network(), tmp_path)
     assert amc.exploration_of(problem) == Exploration(100, 25)
     for most, warmup in ((50, 12), (10, 2), (3, 1), (1, 1)):
-        assert amc.exploration_of(replace(problem, max_steps=most)) == Exploration(most, warmup)
+        assert amc.exploration_of(changed(problem, max_steps=most)) == Exploration(most, warmup)
 
 
 def test_recipes_have_the_papers_numbers_or_ones_that_make_sense():
