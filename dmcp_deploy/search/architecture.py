@@ -18,7 +18,11 @@ _HALVINGS = 60  # enough for any step whose loss is finite
 
 
 class Architecture:
-    """The alphas of all groups, with the expected cost they imply and their optimiser."""
+    """The alphas of all groups, with the expected cost they imply and their optimiser.
+
+    Attributes:
+        alphas: One parameter for each step of each group, float64 [groups, K], on the CPU.
+    """
 
     def __init__(
         self,
@@ -31,8 +35,8 @@ class Architecture:
         """Starts at alpha = 0 everywhere: at the full network for "exp" transitions."""
         self._cost, self._budget_macs, self._transition = cost, budget_macs, transition
         self._device = device
-        # All this is small and asked for by the host, so it stays there: a step then waits for
-        # the device once, for the gates' gradient.
+        # These tensors are small and Python reads them in every step, so they stay on the CPU: a
+        # step then waits for the GPU only once, for the gates' gradient.
         self._mask, self._unit_steps = space.mask, space.unit_steps
         self._minimum = torch.from_numpy(space.minimum).double()
         self._step = torch.from_numpy(space.step).double()

@@ -80,4 +80,4 @@ class SharedWeights:
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Restores weights and momenta."""
         self._weights.load(tensors)
-        self._drawn = int(tensors.get(DRAWN, 0))  # checkpoints of old lack it
+        self._drawn = int(tensors.get(DRAWN, 0))  # older checkpoints lack it

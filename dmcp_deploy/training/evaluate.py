@@ -78,7 +78,7 @@ def evaluate(
         shared: Whether these are one process's share, and all processes' images count, each once.
             However they are shared, the sums are the same but for the last digits of the loss.
     """
-    # Right ones and their losses are added up where they are: no batch waits for the one before.
+    # The sums stay on the device, so that no batch waits for the result of the one before.
     sums = torch.zeros(2, dtype=torch.float64, device=precision.device)
     images = sides = 0
     with evaluating(model):

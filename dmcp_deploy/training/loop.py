@@ -21,8 +21,8 @@ from dmcp_deploy.training.interrupt import caught_signals
 from dmcp_deploy.training.metrics import Metrics
 from dmcp_deploy.training.task import Task
 
-#: How the names of tensors begin that are the same in all processes: weights, probabilities,
-#: and the digest of the widths that were drawn.
+#: Beginnings of the names of tensors that must be the same in all processes: weights,
+#: architecture parameters, and the digest of the widths that were drawn.
 _ALIKE = ("model.", "alphas", "drawn")
 
 

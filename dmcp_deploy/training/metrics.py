@@ -29,7 +29,7 @@ class Metrics:
         kept = [line for line in _lines(path) if 0 <= _step(line) < from_step]
         write_text(path, "".join(f"{line}\n" for line in kept))
         self._board = _board(path.with_suffix("")) if tensorboard else None
-        # Without a buffer, that every line is there at once, and none is left to write at the end.
+        # Unbuffered: a line is in the file at once, and closing has nothing left to write.
         self._file = path.open("ab", buffering=0)
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
