@@ -235,11 +235,11 @@ def _widths(
 ) -> dict[str, int]:
     import torch
 
-    from dmcp_deploy.search import uniform
+    from dmcp_deploy.search.baselines import search_uniform
     from dmcp_deploy.search.fit import fit_widths
 
     if arm == "uniform":
-        return dict(uniform.search(problem).widths)
+        return dict(search_uniform(problem).widths)
     if arm.startswith("random"):
         number = int(arm.split()[1])
         generator = torch.Generator().manual_seed(1000 * number + seed)

@@ -8,18 +8,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import torch
 
-from dmcp_deploy.data.holdout import hold_out
-from dmcp_deploy.data.loader import eval_batches
 from dmcp_deploy.data.seeds import step_seed
 from dmcp_deploy.data.sources import ImageSource
 from dmcp_deploy.data.types import Batch
 from dmcp_deploy.network.slicing import slice_network
-from dmcp_deploy.progress import Bar
 from dmcp_deploy.search.evolution import (
     Evolution,
     Judged,
@@ -33,10 +29,16 @@ from dmcp_deploy.search.evolution import (
 from dmcp_deploy.search.problem import SearchProblem, SearchResult
 from dmcp_deploy.search.pruningnet import PruningNet
 from dmcp_deploy.search.ranking import full_recipe
-from dmcp_deploy.search.steps import recalibration_batches, run_steps, search_steps
-from dmcp_deploy.training.checkpoint import Checkpoint, Checkpoints
+from dmcp_deploy.search.saved_rows import SavedRows
+from dmcp_deploy.search.steps import (
+    held_out_batches,
+    recalibration_batches,
+    run_steps,
+    search_steps,
+    without_held_out,
+)
 from dmcp_deploy.training.dense import DenseTask
-from dmcp_deploy.training.distributed import add_up, is_main, rank, world_size
+from dmcp_deploy.training.distributed import add_up, rank, world_size
 from dmcp_deploy.training.evaluate import evaluate, recalibrate
 from dmcp_deploy.training.interrupt import caught_signals
 
@@ -46,14 +48,12 @@ def search(problem: SearchProblem) -> SearchResult:
 
     The network's weights become those that are generated for these widths.
     """
-    assert problem.data is not None
-    rest, held = hold_out(problem.data, problem.recipe.held_out_images, problem.request.seed)
-    trained = replace(problem, data=rest)
-    steps = search_steps(trained)
-    task = PruningNetTask(trained, steps)
-    run_steps(trained, task, steps, shared=steps)
-    judge = PlanJudge(trained, task.net, held)
-    judged = _evolved(problem, judge)
+    training, held_out = without_held_out(problem)
+    steps = search_steps(training)
+    task = PruningNetTask(training, steps)
+    run_steps(training, task, steps, shared=steps)
+    judge = PlanJudge(training, task.net, held_out)
+    judged = _evolve(problem, judge)
     (best,) = best_of(judged, 1)
     units = np.array(best.plan)
     task.net.settle(units, problem.network.model)
@@ -105,32 +105,29 @@ class PlanJudge:
         images: How many images are looked at.
     """
 
-    def __init__(self, problem: SearchProblem, net: PruningNet, held: ImageSource) -> None:
+    def __init__(self, problem: SearchProblem, net: PruningNet, held_out: ImageSource) -> None:
         """Prepares the images, which are held in memory.
 
         Args:
             problem: The search, its data without the images held out.
             net: What generates the weights.
-            held: The images held out.
+            held_out: The images held out.
         """
         self._problem, self._net = problem, net
         self._network = replace(problem.network, model=copy.deepcopy(problem.network.model))
-        size = min(problem.recipe.search.batch_size, len(held))
-        count = problem.cap_batches(len(held) // size)
-        self.images = count * size
-        batches = partial(eval_batches, held, image_size=problem.image_size, batch_size=size)
-        self._held = [batch for batch, _ in zip(batches(), range(count), strict=False)]
+        batches, self.images = held_out_batches(problem, held_out)
+        self._held = list(batches)
         self._recalibration = list(recalibration_batches(problem))
 
     def __call__(self, plans: Sequence[Plan]) -> list[tuple[float, float]]:
         """Returns the loss of each plan, and its accuracy in [0, 1]."""
-        found = torch.zeros(len(plans), 2, dtype=torch.float64)
+        figures = torch.zeros(len(plans), 2, dtype=torch.float64)
         for place in range(rank(), len(plans), world_size()):
-            found[place] = torch.tensor(self._judged(np.array(plans[place])), dtype=torch.float64)
-        loss, top1 = add_up(found.to(self._problem.precision.device)).T.tolist()
+            figures[place] = torch.tensor(self._judge(np.array(plans[place])), dtype=torch.float64)
+        loss, top1 = add_up(figures.to(self._problem.precision.device)).T.tolist()
         return list(zip(loss, top1, strict=True))
 
-    def _judged(self, units: np.ndarray) -> tuple[float, float]:
+    def _judge(self, units: np.ndarray) -> tuple[float, float]:
         precision = self._problem.precision
         self._net.settle(units, self._network.model)
         dense = slice_network(self._network, self._problem.space.widths(units))
@@ -157,28 +154,26 @@ def generations_report(judged: Sequence[Judged]) -> list[Mapping[str, object]]:
     return report
 
 
-def _evolved(problem: SearchProblem, judge: PlanJudge) -> list[Judged]:
+def _evolve(problem: SearchProblem, judge: PlanJudge) -> list[Judged]:
     """Returns all plans that evolution judges, going on after those that were judged before.
 
     They are saved as soon as they are judged. In a trial there are at most `max_steps`
     generations, of as many plans.
     """
-    path = problem.folder / "checkpoints" / "evolution.safetensors"
     rules = evolution_rules(problem)
-    checkpoints = Checkpoints(path, problem.request.token(), problem.compute.progress)
-    judged = _read(checkpoints.load())
+    saved = SavedRows(problem, "evolution", Judged)
     total = rules.population * rules.generations
     with (
         caught_signals() as signals,
-        problem.compute.progress.task("evolution", total, done=len(judged), unit="plan") as bar,
+        problem.compute.progress.task("evolution", total, done=len(saved.rows), unit="plan") as bar,
     ):
-        for found in evolve(rules, judge, judged, at_once=world_size()):
-            judged += found
-            if is_main():
-                checkpoints.save(len(judged), _columns(judged))
+        for newest in evolve(rules, judge, saved.rows, at_once=world_size()):
+            saved.add(newest)
             signals.heed_together()
-            _show(bar, judged, len(found))
-    return judged
+            (best,) = best_of(saved.rows, 1)
+            for plan in newest:
+                bar.advance(generation=plan.generation, loss=best.loss, top1=best.top1)
+    return saved.rows
 
 
 def evolution_rules(problem: SearchProblem) -> Evolution:
@@ -190,25 +185,3 @@ def evolution_rules(problem: SearchProblem) -> Evolution:
         generations=problem.cap(problem.recipe.generations),
         seed=problem.request.seed,
     )
-
-
-def _show(bar: Bar, judged: Sequence[Judged], plans: int) -> None:
-    (best,) = best_of(judged, 1)
-    for _ in range(plans):
-        bar.advance(generation=judged[-1].generation, loss=best.loss, top1=best.top1)
-
-
-def _columns(judged: Sequence[Judged]) -> dict[str, torch.Tensor]:
-    return {
-        "plan": torch.tensor([one.plan for one in judged], dtype=torch.int64),
-        "generation": torch.tensor([one.generation for one in judged], dtype=torch.int64),
-        "loss": torch.tensor([one.loss for one in judged], dtype=torch.float64),
-        "top1": torch.tensor([one.top1 for one in judged], dtype=torch.float64),
-    }
-
-
-def _read(saved: Checkpoint | None) -> list[Judged]:
-    if saved is None:
-        return []
-    columns = [saved.tensors[name].tolist() for name in ("plan", "generation", "loss", "top1")]
-    return [Judged(tuple(plan), *rest) for plan, *rest in zip(*columns, strict=True)]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -142,8 +142,5 @@ def channel_counts(widths: Mapping[str, int | Keep]) -> dict[str, int]:
     return {name: w.width if isinstance(w, Keep) else int(w) for name, w in widths.items()}
 
 
-class Method(Protocol):
-    """A search method: a module with this function."""
-
-    def search(self, problem: SearchProblem) -> SearchResult:
-        """Returns widths that meet the problem's budget."""
+#: A search method: returns widths that meet the problem's budget.
+Method = Callable[[SearchProblem], SearchResult]

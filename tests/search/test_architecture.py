@@ -11,7 +11,8 @@ from torch import Tensor
 
 from dmcp_deploy.network.cost import Cost
 from dmcp_deploy.network.graph import Network
-from dmcp_deploy.search.architecture import BAND, Architecture, budget_loss
+from dmcp_deploy.search.architecture import Architecture
+from dmcp_deploy.search.budget_loss import BAND, budget_loss
 from dmcp_deploy.search.space import search_space
 
 CPU = torch.device("cpu")

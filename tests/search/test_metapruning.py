@@ -289,7 +289,7 @@ def test_the_best_plan_beats_random_ones_on_images_it_was_not_chosen_by(tmp_path
     task = PruningNetTask(trained, 150)
     run_steps(trained, task, 150)
     judge = PlanJudge(trained, task.net, held)
-    judged = metapruning._evolved(problem, judge)
+    judged = metapruning._evolve(problem, judge)
     (best,) = best_of(judged, 1)
     rows = metapruning.generations_report(judged)
     assert best.loss < rows[0]["mean_loss"] - 0.03

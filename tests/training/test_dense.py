@@ -19,9 +19,9 @@ from dmcp_deploy.network.supernet import Supernet
 from dmcp_deploy.training.dense import DenseTask, DistillTask
 from dmcp_deploy.training.evaluate import evaluate, recalibrate
 from dmcp_deploy.training.loop import run_loop
-from dmcp_deploy.training.optimizer import set_lr, weight_optimizer
 from dmcp_deploy.training.precision import Precision, choose_precision
 from dmcp_deploy.training.recipe import Recipe, Schedule
+from dmcp_deploy.training.task import set_lr, weight_optimizer
 
 RECIPE = Recipe(
     name="test",

@@ -22,7 +22,7 @@ from dmcp_deploy.search.amc.agent import (
     truncated_normal,
 )
 from dmcp_deploy.search.amc.episodes import Episodes, Exploration
-from dmcp_deploy.search.amc.space import walk_of
+from dmcp_deploy.search.amc.space import make_walk
 
 FEATURES = 4
 NO_IMAGES = Batch(torch.zeros(0, 3, 4, 4), torch.zeros(0, dtype=torch.int64))
@@ -199,7 +199,7 @@ def test_an_agent_that_is_read_back_learns_on_bit_for_bit():
 
 def test_episodes_after_the_warm_up_do_better_where_layers_matter_unequally(tmp_path):
     network = chain_network((40, 40, 40, 40))
-    walk = walk_of(make_problem(network, tmp_path, share=0.4))
+    walk = make_walk(make_problem(network, tmp_path, share=0.4))
     matter = np.array([0.05, 0.6, 0.05, 0.3])
 
     def reward(units: np.ndarray, batch: Batch) -> float:

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from search_problems import (
+from search_problems import changed, (
     chain_network,
-    changed,
     garments,
     make_problem,
     noise_data,
@@ -31,7 +30,7 @@ from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.search.amc import method as amc
 from dmcp_deploy.search.amc.episodes import Episodes, Exploration
-from dmcp_deploy.search.amc.space import Walk, walk_of
+from dmcp_deploy.search.amc.space import Walk, make_walk
 from dmcp_deploy.search.fit import fit_widths
 from dmcp_deploy.search.problem import SearchProblem, SearchResult
 from dmcp_deploy.search.run import search_plan
@@ -45,7 +44,7 @@ FULL_MACS = 16 * (3 * 10 + 10 * 10 + 10 * 10) + 10 * 2
 
 def chain_walk(folder: Path, budget_macs: int) -> Walk:
     """Three groups of 10 channels: 1x1 convolutions on 4x4 positions, then 2 classes."""
-    walk = walk_of(make_problem(chain_network((10, 10, 10)), folder, budget_macs=budget_macs))
+    walk = make_walk(make_problem(chain_network((10, 10, 10)), folder, budget_macs=budget_macs))
     assert walk.cost.full_macs == FULL_MACS == 3700
     return walk
 
@@ -108,7 +107,7 @@ def test_groups_come_in_the_order_in_which_they_are_first_read(tmp_path):
             return self.classify(self.reads_late(late) + self.reads_early(early))
 
     network = trace_network(Crossed(), NetworkSpec("crossed", 1.0, 5, (3, 8, 8)))
-    walk = walk_of(make_problem(network, tmp_path, share=0.5))
+    walk = make_walk(make_problem(network, tmp_path, share=0.5))
     names = [network.prunable[group].name for group in walk.order]
     assert [group.name for group in network.prunable] == ["early", "late", "reads_late"]
     assert names == ["late", "early", "reads_late"]
@@ -119,7 +118,7 @@ def test_groups_come_in_the_order_in_which_they_are_first_read(tmp_path):
 )
 def test_bounds_are_exact_for_tied_groups_and_every_walk_ends_in_budget(net, tmp_path):
     problem = make_problem(trace_tiny(net), tmp_path, share=0.5)
-    walk, draw = walk_of(problem), np.random.default_rng(0)
+    walk, draw = make_walk(problem), np.random.default_rng(0)
     for _ in range(20):
         units = walk.full.copy()
         for place, group in enumerate(walk.order):
@@ -230,9 +229,9 @@ def test_a_search_in_two_parts_ends_bit_for_bit_like_one(at, undisturbed, tmp_pa
 
 def test_a_trial_has_a_warm_up_too(tmp_path):
     problem = make_problem(small_network(), tmp_path)
-    assert amc.exploration_of(problem) == Exploration(100, 25)
+    assert amc.plan_exploration(problem) == Exploration(100, 25)
     for most, warmup in ((50, 12), (10, 2), (3, 1), (1, 1)):
-        assert amc.exploration_of(changed(problem, max_steps=most)) == Exploration(most, warmup)
+        assert amc.plan_exploration(changed(problem, max_steps=most)) == Exploration(most, warmup)
 
 
 def test_recipes_have_the_papers_numbers_or_ones_that_make_sense():
@@ -283,7 +282,7 @@ def test_the_plan_beats_random_plans_before_any_fine_tuning(fashion_mnist, tmp_p
     weights = {name: trained[f"model.{name}"] for name in full.network.model.state_dict()}
     full.network.model.load_state_dict(weights)
     rest, _ = hold_out(garments(), full.recipe.held_out_images, full.seed)
-    judge, draw = amc.PlanJudge(full, amc.observed(full, rest.train)), torch.Generator()
+    judge, draw = amc.PlanJudge(full, amc.observe_layers(full, rest.train)), torch.Generator()
     draw.manual_seed(1000)
     plans = [
         fit_widths(full.cost, full.grid, wanted.astype(np.float64), full.budget_macs)
