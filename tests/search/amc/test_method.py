@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from search_problems import changed, (
+from search_problems import (
     chain_network,
+    changed,
     garments,
     make_problem,
     noise_data,
