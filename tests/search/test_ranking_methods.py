@@ -200,14 +200,13 @@ def test_a_zeroed_filter_comes_back_if_it_has_grown_and_goes_again_if_not(tmp_pa
 def test_a_trained_network_has_silent_channels_where_none_are_kept(method, tmp_path):
     problem = short_problem(tmp_path)
     result = find_method(method).search(problem)
-    images = some_batch().images
+    images, model = some_batch().images.double(), problem.network.model.double().eval()
+    exact = {"roundings": count_roundings(model), "precision": "fp64"}
     dense = slice_network(problem.network, result.widths).eval()
     with torch.no_grad():
-        whole = problem.network.model.eval()(images)
-        roundings = count_roundings(problem.network.model)
-        assert_same(dense(images), whole, roundings=roundings)
-        cut = Supernet(problem.network).eval()(images, result.widths)
-        assert_same(cut, whole, roundings=roundings)
+        whole = model(images)
+        assert_same(dense(images), whole, **exact)
+        assert_same(Supernet(problem.network)(images, result.widths), whole, **exact)
 
 
 @pytest.mark.usefixtures("fashion_mnist")

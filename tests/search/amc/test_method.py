@@ -146,7 +146,8 @@ def test_with_many_classes_the_best_five_count(tmp_path):
             order = network.model.eval()(images).argsort(dim=1, descending=True)
         for place in (0, counted - 1, counted):
             reward = judge(problem.space.full, Batch(images, order[:, place]))
-            assert reward == pytest.approx(float(place < counted), abs=1 / 60)  # one may be a tie
+            # One of the sixty may be a tie.
+            assert reward == pytest.approx(float(place < counted), abs=0.02)
 
 
 # Whole searches.
