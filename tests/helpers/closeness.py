@@ -44,7 +44,8 @@ def assert_same(
     assert one.shape == other.shape, f"{about} {one.shape} is not {other.shape}"
     size = _largest(other) if scale is None else scale
     allowed = rounding_bound(roundings, precision) * size
-    error = _largest(one - other)
+    with np.errstate(invalid="ignore"):
+        error = _largest(one - other)
     # What is NaN or infinite fails too.
     assert error <= allowed < float("inf"), (
         f"{about} differs by {error:.3g}, of {size:.3g} that is {error / (size or 1):.2g};"
