@@ -41,6 +41,8 @@ from dmcp_deploy.training.loop import run_loop
 from dmcp_deploy.training.weights import save_weights
 from dmcp_deploy.units import format_macs
 
+#: Of the largest logit, in FP32. ONNX Runtime multiplies norms into weights and adds in an order of
+#: its own, with errors of some 1e-6; what an export gets wrong shows in the logits' first digits.
 ONNX_TOLERANCE = 1e-4
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from closeness import difference
 from tiny_onnx import write_mixed_net, write_tiny_net
 from tiny_runs import changed, refused, snapshot, succeed
 from training_tasks import Said
@@ -22,6 +23,7 @@ from dmcp_deploy.options.measure import BenchOptions
 from dmcp_deploy.progress import NO_PROGRESS
 from dmcp_deploy.run import api
 from dmcp_deploy.run.artifacts import artifacts_of
+from dmcp_deploy.run.stages import ONNX_TOLERANCE
 from dmcp_deploy.rundir.files import run_files
 from dmcp_deploy.runtimes.engine_record import EngineRecord
 
@@ -60,7 +62,7 @@ def test_torch_computes_what_the_onnx_files_do(run: Path) -> None:
             assert ours.input_shape[1:] == (channels, height, width)
             shape = (2, int(channels or 0), int(height or 0), int(width or 0))
             images = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-            np.testing.assert_allclose(ours.run(images), theirs.run(images), rtol=1e-3, atol=1e-4)
+            assert difference(theirs.run(images), ours.run(images)) <= ONNX_TOLERANCE
 
 
 @pytest.mark.slow

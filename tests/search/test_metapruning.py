@@ -11,6 +11,7 @@ from typing import NoReturn
 import numpy as np
 import pytest
 import torch
+from closeness import assert_same, count_roundings
 from search_problems import RECIPE, changed, garments, make_problem, small_network, some_batch
 from tiny_nets import TINY_NETS, Dense, Flattened, Residual, Separable, TinyNet, trace_tiny
 from torch import Tensor
@@ -75,6 +76,7 @@ def test_a_search_tells_of_its_generations(undisturbed):
     assert [(row["generation"], row["plans"]) for row in rows] == [(i, STEPS) for i in range(STEPS)]
     best = [row["best_loss"] for row in rows]
     assert best == sorted(best, reverse=True)
+    # On record with five decimals.
     assert rows[-1]["best_loss"] == pytest.approx(figures["loss"], abs=1e-5)
     assert rows[0]["best_loss"] < rows[0]["mean_loss"]
     assert 0.98 <= problem.cost.macs_at(result.widths) / problem.budget_macs <= 1.0
@@ -101,7 +103,7 @@ def test_the_network_is_left_with_the_weights_of_its_plan(undisturbed):
     recalibrate(dense, judge._recalibration, problem.precision)
     accuracy = evaluate(dense, judge._held, problem.precision)
     assert accuracy.images == result.figures["held_out_images"]
-    assert accuracy.loss == pytest.approx(result.figures["loss"], abs=1e-6)
+    assert_same(accuracy.loss, result.figures["loss"], roundings=count_roundings(dense))
     assert accuracy.top1 == result.figures["top1"]
 
 
@@ -246,8 +248,8 @@ def test_tiny_networks_are_searched_and_computed_by_the_weights_generated(net, p
     network.model.eval()
     with torch.no_grad():
         narrow = Supernet(network)(images, result.widths)
-        dense = slice_network(network, result.widths)(images)
-    assert torch.allclose(narrow, dense, atol=1e-5)
+        dense = slice_network(network, result.widths)
+        assert_same(dense(images), narrow, roundings=count_roundings(dense))
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from tiny_nets import Dense, Residual, Separable, trace_tiny
 from torch import Tensor, nn
 
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.export.slice import slice_proven
+from dmcp_deploy.export.slice import TOLERANCE, slice_proven
 from dmcp_deploy.network.cost import Cost
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.plan import ChannelPlan, NetworkSpec
@@ -147,7 +147,7 @@ class TestContract:
         images = torch.randn(2, *network.spec.input_shape)
         model = network.model.cpu()
         dense, parity = slice_proven(network, plan, images)
-        assert parity.max_rel <= 1e-5
+        assert parity.max_rel <= TOLERANCE
         assert (
             sum(p.numel() for p in dense.parameters())
             == plan.params
