@@ -198,15 +198,17 @@ def words(kind: type, values: Mapping[str, Any]) -> list[str]:
         kind: The dataclass that declares them.
         values: Option -> value; None and an empty list stand for not given.
     """
-    given = []
-    for item in declared(kind):
-        value = values.get(item.name)
-        on, _, off = item.flag.partition("/")
-        if isinstance(value, bool):
-            given += [on] if value else [off] if off and item.default is not False else []
-        elif value is not None and _spelled(value):
-            given += [on, _spelled(value)]
-    return given
+    pairs = [(item, values.get(item.name)) for item in declared(kind)]
+    return [word for item, value in pairs if value is not None for word in _words(item, value)]
+
+
+def _words(item: Option, value: Any) -> list[str]:
+    on, _, off = item.flag.partition("/")
+    if value is True:
+        return [on]
+    if value is False:
+        return [off] if off and item.default is None else []
+    return [on, _spelled(value)] if _spelled(value) else []
 
 
 def _value_type(hint: Any) -> tuple[type, bool]:
@@ -221,7 +223,7 @@ def _value_type(hint: Any) -> tuple[type, bool]:
 def _spelled(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         return ",".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def _is_count(text: str) -> bool:
