@@ -134,7 +134,8 @@ def option(default: Any = MISSING, *, help: str, **about: Any) -> Any:
 @functools.cache
 def declared(kind: type[Any]) -> tuple[Option, ...]:
     """Returns a dataclass's options as its constructor takes them: keyword-only ones last."""
-    hints = typing.get_type_hints(kind)
+    # Python 3.10 refuses KW_ONLY, which is no type.
+    hints = typing.get_type_hints(kind, localns={"KW_ONLY": object})
     fields = sorted(dataclasses.fields(kind), key=lambda field: bool(field.kw_only))
     return tuple(
         Option(field.name, *_value_type(hints[field.name]), field.default, field.metadata[_KEY])
