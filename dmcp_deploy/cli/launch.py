@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -60,6 +58,8 @@ def launch(words: Sequence[str], processes: int, max_restarts: int) -> int:
         DmcpError: The command ends in an error, or a process was lost once too often.
         KeyboardInterrupt: SIGINT has come.
     """
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="dmcp-deploy-") as folder:
         refusal = Path(folder) / "refusal.json"
         os.environ[_REFUSAL] = str(refusal)
@@ -145,6 +145,8 @@ def _check_gpus(gpus: int, device: str) -> None:
 
 
 def _run(words: Sequence[str], processes: int, max_restarts: int) -> int:
+    import logging
+
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

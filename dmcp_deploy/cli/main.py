@@ -21,7 +21,7 @@ from dmcp_deploy.cli.table import table_commands
 from dmcp_deploy.options.compare import COMPARE_SECONDS, CompareOptions
 from dmcp_deploy.options.declare import option
 from dmcp_deploy.options.export import BuildOptions, ExportOptions
-from dmcp_deploy.options.measure import BenchOptions
+from dmcp_deploy.options.measure import MAX_REGRESS, BenchOptions
 from dmcp_deploy.options.network import ModelOption, NetworkOptions
 from dmcp_deploy.options.run import Compute, LaunchOptions, RunOptions, Target
 from dmcp_deploy.progress import TerminalProgress
@@ -53,7 +53,7 @@ class BenchOutput:
         help="Gate: compare with this older artifact, measured now as well; 4 seconds at most.",
     )
     max_regress: str | None = option(
-        None, help="Gate: the slowdown that is allowed; 5% if not given."
+        None, help=f"Gate: the slowdown that is allowed; {MAX_REGRESS} if not given."
     )
     strict: bool = option(False, help="Gate: too noisy to tell is an error, exit code 1.")
 
@@ -246,7 +246,7 @@ def _gate(
         *artifacts,
         baseline=output.baseline,
         against=output.against,
-        max_regress=output.max_regress or "5%",
+        max_regress=MAX_REGRESS if output.max_regress is None else output.max_regress,
         save=output.save,
         options=options,
         compute=compute,
@@ -280,11 +280,11 @@ def compare(
     from dmcp_deploy.comparison import run
     from dmcp_deploy.comparison.page import text
 
-    found = run.compare(
+    comparison = run.compare(
         network.model, **vars(asked), options=shared, bench_options=measured, compute=compute
     )
-    _print(text(found))
-    ctx.exit(1 if found.failures else 0)
+    _print(text(comparison))
+    ctx.exit(1 if comparison.failures else 0)
 
 
 @main.command()
@@ -325,8 +325,8 @@ def flops(
     """Count multiply-adds, parameters and activation bytes, layer by layer."""
     from dmcp_deploy.network import listing
 
-    found = listing.flops(network.model, plan=counted.plan, options=options)
-    click.echo(json.dumps(found) if output.as_json else listing.flops_table(found))
+    counts = listing.flops(network.model, plan=counted.plan, options=options)
+    click.echo(json.dumps(counts) if output.as_json else listing.flops_table(counts))
 
 
 @main.command()

@@ -134,7 +134,8 @@ def option(default: Any = MISSING, *, help: str, **about: Any) -> Any:
 @functools.cache
 def declared(kind: type[Any]) -> tuple[Option, ...]:
     """Returns a dataclass's options as its constructor takes them: keyword-only ones last."""
-    hints = typing.get_type_hints(kind)
+    # Python 3.10 refuses KW_ONLY, which is no type.
+    hints = typing.get_type_hints(kind, localns={"KW_ONLY": object})
     fields = sorted(dataclasses.fields(kind), key=lambda field: bool(field.kw_only))
     return tuple(
         Option(field.name, *_value_type(hints[field.name]), field.default, field.metadata[_KEY])
@@ -198,15 +199,17 @@ def words(kind: type, values: Mapping[str, Any]) -> list[str]:
         kind: The dataclass that declares them.
         values: Option -> value; None and an empty list stand for not given.
     """
-    given = []
-    for item in declared(kind):
-        value = values.get(item.name)
-        on, _, off = item.flag.partition("/")
-        if isinstance(value, bool):
-            given += [on] if value else [off] if off and item.default is not False else []
-        elif value is not None and _spelled(value):
-            given += [on, _spelled(value)]
-    return given
+    pairs = [(item, values.get(item.name)) for item in declared(kind)]
+    return [word for item, value in pairs if value is not None for word in _words(item, value)]
+
+
+def _words(item: Option, value: Any) -> list[str]:
+    on, _, off = item.flag.partition("/")
+    if value is True:
+        return [on]
+    if value is False:
+        return [off] if off and item.default is None else []
+    return [on, _spelled(value)] if _spelled(value) else []
 
 
 def _value_type(hint: Any) -> tuple[type, bool]:
@@ -221,7 +224,7 @@ def _value_type(hint: Any) -> tuple[type, bool]:
 def _spelled(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         return ",".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def _is_count(text: str) -> bool:

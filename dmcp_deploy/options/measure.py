@@ -12,6 +12,9 @@ from dmcp_deploy.options.declare import check, option, recorded
 from dmcp_deploy.options.network import NetworkOptions, align_option
 from dmcp_deploy.registry import BENCH_RUNTIMES, ENGINE_RUNTIMES, ONNX_RUNTIMES, PRECISIONS
 
+#: The slowdown that a gate allows if not told otherwise.
+MAX_REGRESS = "5%"
+
 #: Networks that a latency table is measured on.
 PROBES = 16
 

@@ -12,7 +12,7 @@ from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.extras import is_installed, require
 from dmcp_deploy.options.declare import merged
 from dmcp_deploy.options.export import CALIBRATION_IMAGES, BuildOptions, ExportOptions
-from dmcp_deploy.options.measure import BenchOptions
+from dmcp_deploy.options.measure import MAX_REGRESS, BenchOptions
 from dmcp_deploy.options.run import Compute, RunOptions
 from dmcp_deploy.progress import NO_PROGRESS
 from dmcp_deploy.rundir.directory import RunDir, folder_name
@@ -263,7 +263,7 @@ def gate(
     *artifacts: Path | str,
     baseline: Path | str | None = None,
     against: Path | str | None = None,
-    max_regress: str = "5%",
+    max_regress: str = MAX_REGRESS,
     save: Path | str | None = None,
     options: BenchOptions | None = None,
     compute: Compute | None = None,
@@ -277,7 +277,7 @@ def gate(
         against: An older artifact, measured now, interleaved with the new one.
         max_regress: The slowdown that is allowed, such as "5%".
         save: Where to write the record of what was measured; a run's own is left as it is.
-        options: How to measure; with `against`, `seconds` is the most, and 4 if not given.
+        options: How to measure; with `against`, `seconds` is the most, and 4 if there are none.
         compute: Where to report progress.
         **changes: Fields of `BenchOptions` that differ from `options`.
 
