@@ -12,15 +12,9 @@ import torch.nn.functional as F
 
 from dmcp_deploy.network.supernet import Supernet
 from dmcp_deploy.progress import Bar
+from dmcp_deploy.search import greedy
 from dmcp_deploy.search.fit import check_reachable
-from dmcp_deploy.search.greedy import (
-    Turn,
-    ladder,
-    path_report,
-    plan_within,
-    plans_on_the_way,
-    slim_down,
-)
+from dmcp_deploy.search.greedy import Turn
 from dmcp_deploy.search.problem import SearchProblem, SearchResult
 from dmcp_deploy.search.saved_rows import SavedRows
 from dmcp_deploy.search.slimmable import SharedWeights
@@ -36,11 +30,11 @@ def search(problem: SearchProblem) -> SearchResult:
     """Returns the widths AutoSlim finds; the network's weights are trained on the way."""
     train_supernet(problem)
     descent = _descend(problem, problem.budget_macs)
-    units = plan_within(problem.cost, problem.grid, descent.plans, problem.budget_macs)
+    units = greedy.plan_within(problem.cost, problem.grid, descent.plans, problem.budget_macs)
     figures = {
         "held_out_images": descent.images,
         "plans_judged": descent.plans_judged,
-        "path": path_report(problem.space, problem.cost, descent.plans, descent.turns),
+        "path": greedy.path_report(problem.space, problem.cost, descent.plans, descent.turns),
     }
     return SearchResult(problem.space.widths(units), figures, trained=True)
 
@@ -68,7 +62,7 @@ def slim(problem: SearchProblem, budgets: Sequence[int]) -> dict[int, np.ndarray
     for budget_macs in budgets:
         check_reachable(problem.cost, problem.grid, budget_macs)
     descent = _descend(problem, min(budgets))
-    return {b: plan_within(problem.cost, problem.grid, descent.plans, b) for b in budgets}
+    return {b: greedy.plan_within(problem.cost, problem.grid, descent.plans, b) for b in budgets}
 
 
 @dataclass(frozen=True)
@@ -87,16 +81,13 @@ def _descend(problem: SearchProblem, lowest_macs: int) -> _Descent:
     Each committed step is saved before the next turn. In a trial there are at most `max_steps`
     of them.
     """
-    macs, steps = problem.cost.macs, ladder(problem.space, problem.grid)
+    macs, steps = problem.cost.macs, greedy.ladder(problem.space, problem.grid)
     saved = SavedRows(problem, "slim", Turn)
-    units = plans_on_the_way(steps.high, saved.rows)[-1]
+    units = greedy.plans_on_the_way(steps.high, saved.rows)[-1]
     judge = _Judge(problem)
-    most = (
-        None
-        if problem.request.max_steps is None
-        else max(0, problem.request.max_steps - len(saved.rows))
-    )
-    turns = islice(slim_down(steps, units, judge.losses, macs, lowest_macs), most)
+    limit = problem.request.max_steps
+    most = None if limit is None else max(0, limit - len(saved.rows))
+    turns = islice(greedy.slim_down(steps, units, judge.losses, macs, lowest_macs), most)
     to_save = max(1, macs(steps.high) - lowest_macs)
 
     def percent(units: np.ndarray) -> int:  # turns cannot be counted ahead, MACs to save can
@@ -110,11 +101,11 @@ def _descend(problem: SearchProblem, lowest_macs: int) -> _Descent:
         for turn in turns:
             saved.add([turn])
             signals.heed_together()
-            units = plans_on_the_way(units, [turn])[-1]
+            units = greedy.plans_on_the_way(units, [turn])[-1]
             shown = _show(bar, shown, percent(units), turn)
         if saved.rows:
             _show(bar, shown, _PERCENT, saved.rows[-1])
-    plans = plans_on_the_way(steps.high, saved.rows)
+    plans = greedy.plans_on_the_way(steps.high, saved.rows)
     plans_judged = sum(len(steps.slimmer(plan)) for plan in plans[:-1])
     return _Descent(saved.rows, plans, plans_judged, judge.images)
 

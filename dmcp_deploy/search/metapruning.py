@@ -16,16 +16,8 @@ from dmcp_deploy.data.seeds import step_seed
 from dmcp_deploy.data.sources import ImageSource
 from dmcp_deploy.data.types import Batch
 from dmcp_deploy.network.slicing import slice_network
-from dmcp_deploy.search.evolution import (
-    Evolution,
-    Judged,
-    Plan,
-    best_of,
-    drawn,
-    evolve,
-    gene_values,
-    within_budget,
-)
+from dmcp_deploy.search import evolution
+from dmcp_deploy.search.evolution import Evolution, Judged, Plan
 from dmcp_deploy.search.problem import SearchProblem, SearchResult
 from dmcp_deploy.search.pruningnet import PruningNet
 from dmcp_deploy.search.ranking import full_recipe
@@ -54,7 +46,7 @@ def search(problem: SearchProblem) -> SearchResult:
     run_steps(training, task, steps, shared=steps)
     judge = PlanJudge(training, task.net, held_out)
     judged = _evolve(problem, judge)
-    (best,) = best_of(judged, 1)
+    (best,) = evolution.best_of(judged, 1)
     units = np.array(best.plan)
     task.net.settle(units, problem.network.model)
     figures = {
@@ -81,7 +73,8 @@ class PruningNetTask(DenseTask):
             problem.network, problem.space, pretrained=problem.pretrained, seed=problem.request.seed
         )
         super().__init__(self.net, full_recipe(problem), steps, problem.precision)
-        self._seed, self._values = problem.request.seed, gene_values(problem.space, problem.grid)
+        self._seed = problem.request.seed
+        self._values = evolution.gene_values(problem.space, problem.grid)
 
     def step(self, step: int, batch: Batch) -> Mapping[str, float]:
         """Does one step at widths of its own, the same in every process."""
@@ -92,7 +85,7 @@ class PruningNetTask(DenseTask):
         """Returns the random units [groups] of a step, each gene drawn uniformly."""
         generator = torch.Generator().manual_seed(step_seed(self._seed, step, "widths"))
         chances = torch.rand(len(self._values), generator=generator, dtype=torch.float64)
-        return drawn(self._values, chances.numpy())
+        return evolution.drawn(self._values, chances.numpy())
 
 
 class PlanJudge:
@@ -141,7 +134,7 @@ def generations_report(judged: Sequence[Judged]) -> list[Mapping[str, object]]:
     report: list[Mapping[str, object]] = []
     for number in sorted({one.generation for one in judged}):
         losses = [one.loss for one in judged if one.generation == number]
-        (best,) = best_of([one for one in judged if one.generation <= number], 1)
+        (best,) = evolution.best_of([one for one in judged if one.generation <= number], 1)
         report.append(
             {
                 "generation": number,
@@ -167,10 +160,10 @@ def _evolve(problem: SearchProblem, judge: PlanJudge) -> list[Judged]:
         caught_signals() as signals,
         problem.compute.progress.task("evolution", total, done=len(saved.rows), unit="plan") as bar,
     ):
-        for newest in evolve(rules, judge, saved.rows, at_once=world_size()):
+        for newest in evolution.evolve(rules, judge, saved.rows, at_once=world_size()):
             saved.add(newest)
             signals.heed_together()
-            (best,) = best_of(saved.rows, 1)
+            (best,) = evolution.best_of(saved.rows, 1)
             for plan in newest:
                 bar.advance(generation=plan.generation, loss=best.loss, top1=best.top1)
     return saved.rows
@@ -179,8 +172,8 @@ def _evolve(problem: SearchProblem, judge: PlanJudge) -> list[Judged]:
 def evolution_rules(problem: SearchProblem) -> Evolution:
     """Returns how the generations of a search come about."""
     return Evolution(
-        values=gene_values(problem.space, problem.grid),
-        fit=within_budget(problem),
+        values=evolution.gene_values(problem.space, problem.grid),
+        fit=evolution.within_budget(problem),
         population=problem.cap(problem.recipe.population),
         generations=problem.cap(problem.recipe.generations),
         seed=problem.request.seed,

@@ -76,7 +76,7 @@ def test_every_turn_has_taken_the_lowest_loss_there_was(undisturbed):
     problem, result = undisturbed
     judge = autoslim._Judge(problem)
     start = problem.grid.high
-    plans = autoslim.ladder(problem.space, problem.grid).slimmer(start)
+    plans = autoslim.greedy.ladder(problem.space, problem.grid).slimmer(start)
     losses = judge.losses(list(plans.values()))
     first = result.figures["path"][0]
     assert min(losses) == pytest.approx(first["loss"], abs=1e-5)  # on record with five decimals
