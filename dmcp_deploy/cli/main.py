@@ -242,7 +242,7 @@ def bench(
     """
     from dmcp_deploy.bench.columns import format_table
     from dmcp_deploy.run import api
-    from dmcp_deploy.run.layers import check_profiler
+    from dmcp_deploy.runtimes.profile import check_profiler
 
     if ctx.get_parameter_source("seconds") == ParameterSource.DEFAULT:
         del options["seconds"]  # a gate has its own

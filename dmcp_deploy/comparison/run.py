@@ -26,6 +26,7 @@ from dmcp_deploy.comparison.workers import work_through
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.extras import require
 from dmcp_deploy.progress import NO_PROGRESS, Progress
+from dmcp_deploy.registry import NETWORK_RUNTIMES
 from dmcp_deploy.run import api
 from dmcp_deploy.run.budgets import check_budgets, parse_budgets
 from dmcp_deploy.rundir.directory import RunDir, folder_name
@@ -180,10 +181,10 @@ def _measurement(bench_options: Mapping[str, Any]) -> BenchOptions:
 
     measured = BenchOptions(**{"seconds": _SECONDS, **bench_options})
     check_runtime(measured.runtime)
-    if measured.runtime == "torch":
+    if measured.runtime in NETWORK_RUNTIMES:
         raise DmcpError(
-            "--runtime torch measures run directories one by one (bench): compare measures ONNX"
-            " files or engines."
+            f"--runtime {measured.runtime} measures run directories one by one (bench): compare"
+            " measures ONNX files or engines."
         )
     return measured
 

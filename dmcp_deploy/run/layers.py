@@ -8,11 +8,11 @@ from typing import Any
 
 from dmcp_deploy.bench.layers.measure import measure_layers
 from dmcp_deploy.bench.layers.record import LayersRecord
-from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.run.artifacts import artifacts_of
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.rundir.files import named_files
 from dmcp_deploy.rundir.request import BenchOptions, Compute
+from dmcp_deploy.runtimes.profile import check_profiler
 
 RECORD = "layers.json"
 
@@ -46,19 +46,6 @@ def bench_layers(
         record = _measure(files, wanted, compute)
         record.save(run.file(RECORD))
     return record
-
-
-def check_profiler(runtime: str) -> None:
-    """Checks that a runtime tells what its kernels take.
-
-    Raises:
-        DmcpError: It does not.
-    """
-    if runtime == "torch":
-        raise DmcpError(
-            "--layers reads a runtime's own profiler, which torch has none of here: choose another"
-            " --runtime."
-        )
 
 
 def _measure(files: Mapping[str, Path], options: BenchOptions, compute: Compute) -> LayersRecord:

@@ -18,6 +18,7 @@ from dmcp_deploy.published.plan_text import find_plan
 from dmcp_deploy.registry import ENGINE_RUNTIMES, ONNX_RUNTIMES, PRECISIONS, choose
 from dmcp_deploy.run.artifacts import artifacts_of, check_runtime
 from dmcp_deploy.rundir.request import DEFAULT_ALIGN, BenchOptions, Compute
+from dmcp_deploy.runtimes.profile import check_profiler
 
 if TYPE_CHECKING:
     from dmcp_deploy.bench.artifacts import Artifact
@@ -142,6 +143,7 @@ def check_setting(runtime: str, precision: str, threads: int, batch: int) -> Set
             f"--precision {precision} is for engines (--runtime {' or '.join(ENGINE_RUNTIMES)}):"
             f" {runtime} runs the probe networks in the fp32 that they are in."
         )
+    check_profiler(runtime)
     setting = Setting(runtime, precision, threads, batch)
     _options(setting)  # says which number is out of range
     check_runtime(runtime)

@@ -30,11 +30,13 @@ class Kernel:
         kind: The runtime's type of it; "" where it tells none.
         parts: Names of the operators, or of their outputs, that it is fused of, as far as the
             runtime tells them.
+        samples_ms: Its time in every run (see `profile.KernelTime`).
     """
 
     name: str
     kind: str
     parts: tuple[str, ...]
+    samples_ms: tuple[float, ...] = ()
 
 
 def layers_of_kernels(kernels: Sequence[Kernel], graph: GraphProto) -> list[str | None]:

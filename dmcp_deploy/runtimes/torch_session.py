@@ -7,8 +7,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -24,12 +25,15 @@ from dmcp_deploy.runtimes.sampler import (
     by_wall,
 )
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
 _TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _GRAPH_WARMUPS = 3
+
+
+def open_network(
+    network: nn.Module, path: Path, image: tuple[int, int, int], threads: int
+) -> TorchSession:
+    """Returns a copy of a network, on CUDA where there is any (see `TorchSession`)."""
+    return TorchSession(network, path, image, threads)
 
 
 class TorchSession:
@@ -112,8 +116,8 @@ class TorchSession:
             logits = self._logits(self._moved(images)).float().cpu()
         except RuntimeError as err:
             raise misfit(self.path, images, wanted, _first_line(err)) from err
-        found: npt.NDArray[np.float32] = logits.numpy()
-        return found
+        array: npt.NDArray[np.float32] = logits.numpy()
+        return array
 
     def sampler(self, images: npt.NDArray[np.float32], clock: Clock) -> Sampler:
         """Returns how runs on images [N, C, H, W] are timed: on CUDA eager unless asked otherwise.

@@ -19,7 +19,7 @@ from dmcp_deploy.bench.timing import is_turned, time_interleaved
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.onnxgraph.layers import OnnxLayer, onnx_layers
 from dmcp_deploy.progress import NO_PROGRESS, Bar, Progress
-from dmcp_deploy.runtimes.profile import KernelTime, profile_layers
+from dmcp_deploy.runtimes.profile import KernelTime, layers_file, profile_layers
 from dmcp_deploy.runtimes.session import is_engine
 
 _IMAGE_SEED = 0
@@ -66,7 +66,7 @@ def measure_layers(
         for name, item in artifacts.items()
     }
     ready = lineup.check([batch])
-    layers = {name: onnx_layers(_source(file.path), batch) for name, file in files.items()}
+    layers = {name: onnx_layers(layers_file(file.path), batch) for name, file in files.items()}
     found = {name: _Found() for name in files}
     with lineup.watched(ready, [batch]) as environment:
         precisions = {name: ready.known[name, batch]["precision"] for name in files}
@@ -232,12 +232,3 @@ def _file(name: str, artifact: Artifact) -> FileArtifact:
         f"{name} ({artifact.path}) runs in torch, whose layers are not profiled: give an ONNX file"
         " or an engine."
     )
-
-
-def _source(path: Path) -> Path:
-    """Returns the ONNX file that tells a file's layers."""
-    if not is_engine(path):
-        return path
-    from dmcp_deploy.runtimes.profile_tensorrt import source_onnx
-
-    return source_onnx(path)
