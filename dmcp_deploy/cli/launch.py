@@ -15,6 +15,7 @@ from typing import Any
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.extras import require
+from dmcp_deploy.machine.launched import is_launched
 
 #: Names, for the processes that are started, the file in which one says why it cannot go on.
 _REFUSAL = "DMCP_DEPLOY_REFUSAL"
@@ -78,16 +79,6 @@ def launch(words: Sequence[str], processes: int, max_restarts: int) -> int:
         if refusal.exists():
             raise DmcpError(json.loads(refusal.read_text(encoding="utf-8")))
     return code
-
-
-def is_launched() -> bool:
-    """Returns whether a launcher has started this process as one of several."""
-    return "WORLD_SIZE" in os.environ and "RANK" in os.environ
-
-
-def is_first() -> bool:
-    """Returns whether this process runs alone, or is the first of those launched."""
-    return not is_launched() or os.environ["RANK"] == "0"
 
 
 def check_launched(gpus: int | None) -> None:

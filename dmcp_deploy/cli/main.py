@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,6 +34,7 @@ from dmcp_deploy.cli.options import (
 )
 from dmcp_deploy.cli.plan import plan_commands
 from dmcp_deploy.cli.table import table_commands
+from dmcp_deploy.machine.launched import is_first
 
 if TYPE_CHECKING:
     pass
@@ -381,5 +381,5 @@ main.add_command(table_commands)
 
 def _print(text: str) -> None:
     """Prints a result; of several processes that torchrun has started, the first alone does."""
-    if "WORLD_SIZE" not in os.environ or os.environ.get("RANK", "0") == "0":
+    if is_first():
         click.echo(text)

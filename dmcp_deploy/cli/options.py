@@ -125,8 +125,9 @@ def launch_options(command: _Command) -> _Command:
     @functools.wraps(command)
     def run(*args: Any, gpus: int | None, max_restarts: int, **options: Any) -> Any:
         from dmcp_deploy.cli import launch
+        from dmcp_deploy.machine.launched import is_launched
 
-        if gpus is None or launch.is_launched():
+        if gpus is None or is_launched():
             launch.check_launched(gpus)
             return command(*args, **options)
         ctx = click.get_current_context()
