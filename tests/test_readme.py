@@ -70,3 +70,15 @@ def test_a_link_between_pages_leads_somewhere(page: str, target: str) -> None:
 def test_a_make_target_on_a_page_exists(page: str, target: str) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.search(rf"^{target}:", makefile, re.M), f"{page}: make {target}"
+
+
+def test_the_map_of_rooms_is_right() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("|")]
+    named = {name for row in rows for name in re.findall(r"`([a-z_]+(?:/[a-z_]*)*(?:\.py)?)`", row)}
+    paths = {name for name in named if "/" in name or name.endswith(".py")}
+    package = ROOT / "dmcp_deploy"
+    places = (package, package / "run", package / "bench", package / "machine", ROOT)
+    assert {path for path in paths if not any((place / path).exists() for place in places)} == set()
+    rooms = {f"{path.name}/" for path in package.iterdir() if (path / "__init__.py").exists()}
+    assert rooms <= paths

@@ -35,6 +35,7 @@ from dmcp_deploy.cli.options import (
 from dmcp_deploy.cli.plan import plan_commands
 from dmcp_deploy.cli.table import table_commands
 from dmcp_deploy.machine.launched import is_first
+from dmcp_deploy.rundir.stages import EXPORT, SLICE, TRAIN
 
 if TYPE_CHECKING:
     pass
@@ -119,7 +120,7 @@ def slice_command(run_dir: Path, **options: Any) -> None:
     from dmcp_deploy.run import api
 
     run = api.slice(run_dir, compute=compute_of(options))
-    parity = run.figures("slice")["parity"]["max_rel"]
+    parity = run.figures(SLICE)["parity"]["max_rel"]
     _print(f"The supernet at these widths and the sliced network differ by {parity:.1e}.")
     _print(str(run.file("sliced.safetensors")))
 
@@ -133,7 +134,7 @@ def train(run_dir: Path, **options: Any) -> None:
     from dmcp_deploy.run import api
 
     run = api.train(run_dir, compute=compute_of(options))
-    _print(f"top-1 {run.figures('train')['accuracy']['top1']:.2%}")
+    _print(f"top-1 {run.figures(TRAIN)['accuracy']['top1']:.2%}")
     _print(str(run.file("dense.safetensors")))
 
 
@@ -158,7 +159,7 @@ def export(
         calibration=calibration,
         compute=compute_of(options),
     )
-    parity = run.figures("export")["model"]["parity"]["max_rel"]
+    parity = run.figures(EXPORT)["model"]["parity"]["max_rel"]
     _print(f"ONNX Runtime and torch differ by {parity:.1e}.")
     for line in summary.precision_lines(run):
         _print(line)

@@ -15,11 +15,12 @@ from dmcp_deploy.comparison.cells import Cell
 from dmcp_deploy.report.facts import Accuracy, RunFacts
 from dmcp_deploy.report.gather import gather
 from dmcp_deploy.rundir.directory import RunDir
+from dmcp_deploy.rundir.stages import SEARCH, TRAIN, Stage
 
 KIND = "comparison"
 
 #: The stage in which a cell's network is measured beside the full one, and its record.
-LATENCY = "latency"
+LATENCY = Stage("latency")
 LATENCY_FILE = "latency.json"
 
 
@@ -130,7 +131,7 @@ def read_cell(cell: Cell, folder: Path) -> CellResult:
         DmcpError: The run is not finished, or a file of it is damaged.
     """
     facts, run = gather(folder, str(cell)), RunDir(folder)
-    plan, accuracy, searched = facts.plan, facts.final_accuracy, run.figures("search")
+    plan, accuracy, searched = facts.plan, facts.final_accuracy, run.figures(SEARCH)
     assert plan is not None
     assert plan.budget_macs is not None
     assert accuracy is not None
@@ -147,9 +148,9 @@ def read_cell(cell: Cell, folder: Path) -> CellResult:
         params=plan.params,
         search_steps=len(facts.search_steps),
         plans_judged=int(searched.get("plans_judged", 0)),
-        search_s=facts.stage_seconds["search"],
+        search_s=facts.stage_seconds[SEARCH],
         train_steps=len(facts.train_steps),
-        train_s=facts.stage_seconds["train"],
+        train_s=facts.stage_seconds[TRAIN],
         latency=_latency(run),
     )
 
@@ -160,7 +161,7 @@ def read_full(seed: int, folder: Path) -> FullResult:
     plan, accuracy = facts.plan, facts.final_accuracy
     assert plan is not None
     assert accuracy is not None
-    return FullResult(seed, accuracy.top1, plan.macs, facts.stage_seconds["train"])
+    return FullResult(seed, accuracy.top1, plan.macs, facts.stage_seconds[TRAIN])
 
 
 def _untrained(facts: RunFacts) -> float | None:

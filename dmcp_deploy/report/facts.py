@@ -11,6 +11,7 @@ from dmcp_deploy.bench.layers.record import LayersRecord
 from dmcp_deploy.bench.record import BenchRecord
 from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.rundir.request import RunRequest
+from dmcp_deploy.rundir.stages import Stage
 from dmcp_deploy.runtimes.engine_record import EngineRecord
 
 
@@ -119,7 +120,7 @@ class RunFacts:
     path: Path
     request: RunRequest
     versions: Mapping[str, str]
-    stage_seconds: Mapping[str, float]
+    stage_seconds: Mapping[Stage, float]
     plan: ChannelPlan | None
     search: Search | None
     search_steps: tuple[Mapping[str, Any], ...]
@@ -133,7 +134,7 @@ class RunFacts:
     engines: tuple[EngineRecord, ...]
     commands: tuple[str, ...]
     lacks: Mapping[str, Lack]
-    stale: tuple[str, ...]
+    stale: tuple[Stage, ...]
 
     @property
     def final_accuracy(self) -> Accuracy | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,8 @@ from dmcp_deploy.report.facts import TRAINED, Accuracy, Lack, Parity, RunFacts, 
 from dmcp_deploy.report.reproduce import run_command, run_commands
 from dmcp_deploy.rundir.directory import KEPT, KIND, RunDir
 from dmcp_deploy.rundir.request import RunRequest
+from dmcp_deploy.rundir.stages import ENGINE, EXPORT, PRECISION, SEARCH, SLICE, TRAIN, Stage
 from dmcp_deploy.runtimes.engine_record import EngineRecord
-
-_ENGINE = "engine "
-_PRECISION = "precision "
 
 
 def gather_all(folders: Sequence[Path]) -> list[RunFacts]:
@@ -53,7 +51,7 @@ def gather(folder: Path, name: str) -> RunFacts:
         raise DmcpError(f"{run.file('run.json')} lacks or misstates {err}.") from err
 
 
-def _facts(run: RunDir, name: str, request: RunRequest, stages: Mapping[str, Any]) -> RunFacts:
+def _facts(run: RunDir, name: str, request: RunRequest, stages: Mapping[Stage, Any]) -> RunFacts:
     figures = {stage: dict(record["figures"]) for stage, record in stages.items()}
     path, record = run.file("plan.json"), run.file("bench.json")
     plan = ChannelPlan.load(path) if path.exists() else None
@@ -61,7 +59,7 @@ def _facts(run: RunDir, name: str, request: RunRequest, stages: Mapping[str, Any
     profiled = run.file("layers.json")
     engines = tuple(EngineRecord.load(file) for file in _engine_files(run, stages))
     versions = dict(read_artifact(run.file("run.json"), KIND)["versions"])
-    majority = figures.get("train", {}).get("majority_share")
+    majority = figures.get(TRAIN, {}).get("majority_share")
     steps = _read_steps(run.file("metrics/search.jsonl"))
     return RunFacts(
         name=name,
@@ -70,7 +68,7 @@ def _facts(run: RunDir, name: str, request: RunRequest, stages: Mapping[str, Any
         versions=versions,
         stage_seconds={stage: float(item["seconds"]) for stage, item in stages.items()},
         plan=plan,
-        search=_search(figures["search"], plan, steps) if "search" in figures else None,
+        search=_search(figures[SEARCH], plan, steps) if SEARCH in figures else None,
         search_steps=steps,
         train_steps=_read_steps(run.file("metrics/train.jsonl")),
         accuracies=tuple(_accuracies(figures)),
@@ -86,9 +84,9 @@ def _facts(run: RunDir, name: str, request: RunRequest, stages: Mapping[str, Any
     )
 
 
-def _engine_files(run: RunDir, stages: Mapping[str, Any]) -> list[Path]:
+def _engine_files(run: RunDir, stages: Mapping[Stage, Any]) -> list[Path]:
     """Returns the engines of a run that lie here; a copy of a run may have come without."""
-    files = [run.file(name.removeprefix(_ENGINE)) for name in stages if name.startswith(_ENGINE)]
+    files = [run.file(stage.subject) for stage in stages if stage.kind == ENGINE]
     return [file for file in files if file.exists()]
 
 
@@ -146,12 +144,12 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _accuracies(figures: Mapping[str, Mapping[str, Any]]) -> list[Accuracy]:
+def _accuracies(figures: Mapping[Stage, Mapping[str, Any]]) -> list[Accuracy]:
     places = [
-        ("full network after the search", "search", "full_accuracy"),
-        ("pruned, before its training", "slice", "accuracy"),
-        (TRAINED, "train", "accuracy"),
-        (f"{TRAINED}, at the deployed size", "train", "deployed_accuracy"),
+        ("full network after the search", SEARCH, "full_accuracy"),
+        ("pruned, before its training", SLICE, "accuracy"),
+        (TRAINED, TRAIN, "accuracy"),
+        (f"{TRAINED}, at the deployed size", TRAIN, "deployed_accuracy"),
     ]
     found = ((what, figures.get(stage, {}).get(key)) for what, stage, key in places)
     return [
@@ -167,16 +165,13 @@ def _accuracies(figures: Mapping[str, Mapping[str, Any]]) -> list[Accuracy]:
     ]
 
 
-def _parities(figures: Mapping[str, Mapping[str, Any]]) -> list[Parity]:
-    export = figures.get("export", {})
+def _parities(figures: Mapping[Stage, Mapping[str, Any]]) -> list[Parity]:
+    export = figures.get(EXPORT, {})
     found = [
-        ("sliced network and supernet at its widths", figures.get("slice", {})),
+        ("sliced network and supernet at its widths", figures.get(SLICE, {})),
         ("pruned ONNX file and torch", export.get("model", {})),
         ("original ONNX file and torch", export.get("original", {})),
-        *(
-            (f"{_precision(stage)} ONNX file and torch", figures[stage])
-            for stage in _judged(figures)
-        ),
+        *((f"{stage.subject} ONNX file and torch", figures[stage]) for stage in _judged(figures)),
     ]
     return [_parity(what, item) for what, item in found if "parity" in item]
 
@@ -194,34 +189,30 @@ def _parity(what: str, figures: Mapping[str, Any]) -> Parity:
     )
 
 
-def _unjudged(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def _unjudged(figures: Mapping[Stage, Mapping[str, Any]]) -> dict[str, str]:
     return {
-        _precision(stage): str(figures[stage].get("unchecked", "it was not judged"))
+        stage.subject: str(figures[stage].get("unchecked", "it was not judged"))
         for stage in _judged(figures)
         if "parity" not in figures[stage]
     }
 
 
-def _judged(figures: Mapping[str, Any]) -> list[str]:
-    return [stage for stage in figures if stage.startswith(_PRECISION)]
-
-
-def _precision(stage: str) -> str:
-    return stage.removeprefix(_PRECISION)
+def _judged(stages: Iterable[Stage]) -> list[Stage]:
+    return [stage for stage in stages if stage.kind == PRECISION]
 
 
 def _lacks(
-    run: RunDir, request: RunRequest, stages: Mapping[str, Any], engines: Sequence[EngineRecord]
+    run: RunDir, request: RunRequest, stages: Mapping[Stage, Any], engines: Sequence[EngineRecord]
 ) -> dict[str, Lack]:
     """Returns part of the report -> what it lacks, and the command that makes it."""
     search = run_command("search", request, run.path)
-    built = any(stage.startswith(_ENGINE) for stage in stages)
+    built = any(stage.kind == ENGINE for stage in stages)
     table: list[tuple[str, bool, str, str]] = [
         ("plan", run.file("plan.json").exists(), "There is no channel plan yet.", search),
-        ("search", "search" in stages, "The search has not come to its end.", search),
-        ("slice", "slice" in stages, "The network is not sliced yet.", "slice"),
-        ("train", "train" in stages, "The pruned network is not trained to the end yet.", "train"),
-        ("export", "export" in stages, "Nothing is exported to ONNX yet.", "export"),
+        ("search", SEARCH in stages, "The search has not come to its end.", search),
+        ("slice", SLICE in stages, "The network is not sliced yet.", "slice"),
+        ("train", TRAIN in stages, "The pruned network is not trained to the end yet.", "train"),
+        ("export", EXPORT in stages, "Nothing is exported to ONNX yet.", "export"),
         ("bench", run.file("bench.json").exists(), "No latency is measured yet.", "bench"),
         (
             "layers",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dmcp_deploy.rundir.request import RunRequest
+from dmcp_deploy.rundir.stages import BENCH, EXPORT, PRECISION, Stage
 from dmcp_deploy.runtimes.engine_record import EngineRecord
 
 _RECIPE = "recipe.json"
@@ -45,7 +46,7 @@ def run_command(command: str, request: RunRequest, folder: Path, *words: str) ->
 def run_commands(
     request: RunRequest,
     folder: Path,
-    figures: Mapping[str, Mapping[str, Any]],
+    figures: Mapping[Stage, Mapping[str, Any]],
     engines: Sequence[EngineRecord],
 ) -> tuple[str, ...]:
     """Returns the commands that make a run and what was added to it, in order.
@@ -56,7 +57,7 @@ def run_commands(
         figures: Stage -> its figures.
         engines: The engines that were built.
     """
-    asked = figures.get("bench", {}).get("asked", {})
+    asked = figures.get(BENCH, {}).get("asked", {})
     bench = _bench_words(asked)
     lines = [run_command("prune", request, folder, *bench), *_export(folder, figures)]
     lines += [_engine(folder, like) for like in _alike(engines)]
@@ -75,16 +76,16 @@ def _bench_words(asked: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _export(folder: Path, figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _export(folder: Path, figures: Mapping[Stage, Mapping[str, Any]]) -> list[str]:
     """Returns the export with other options than `prune` has, where there was one."""
-    asked = figures.get("export", {}).get("asked", {})
-    names = [stage.split()[1] for stage in figures if stage.startswith("precision ")]
-    images = [figures[f"precision {name}"].get("asked", {}).get("calibration") for name in names]
+    asked = figures.get(EXPORT, {}).get("asked", {})
+    judged = {stage: told for stage, told in figures.items() if stage.kind == PRECISION}
+    images = [told.get("asked", {}).get("calibration") for told in judged.values()]
     counts = [count for count in images if count is not None]
     options = {
         "batch": asked.get("batch"),
         "opset": _unless(asked.get("opset", 20), 20),
-        "precision": ",".join(names) or None,
+        "precision": ",".join(stage.subject for stage in judged) or None,
         "calibration": counts[0] if counts else None,
     }
     return [_line("export", options, str(folder))] if any(options.values()) else []

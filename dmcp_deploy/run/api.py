@@ -14,6 +14,7 @@ from dmcp_deploy.progress import NO_PROGRESS
 from dmcp_deploy.rundir.directory import RunDir, folder_name
 from dmcp_deploy.rundir.files import artifact_files, named_files, old_and_new, run_files
 from dmcp_deploy.rundir.request import CALIBRATION_IMAGES, BenchOptions, Compute, RunOptions
+from dmcp_deploy.rundir.stages import BENCH
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,7 +65,7 @@ def prune(
         stage(run.path, compute=compute)
     if engine_options is not None:
         engine(run.path, compute=compute, **engine_options)
-    if is_main() and not run.is_current("bench", wanted.to_json()):
+    if is_main() and not run.is_current(BENCH, wanted.to_json()):
         _bench_run(run, wanted, compute)
     return run
 
@@ -90,14 +91,14 @@ def search(
         DmcpError: Something asked for cannot be had; found before any training.
     """
     require(*_SEARCH_LIBRARIES)
-    from dmcp_deploy.run.context import Job
+    from dmcp_deploy.run.context import RunContext
     from dmcp_deploy.run.resolve import make_request
     from dmcp_deploy.run.stages import run_search
 
     compute = _joined(compute)
     request = make_request(model, flops, RunOptions(**options), compute)
     run = RunDir(Path(out) if out is not None else Path("runs") / folder_name(f"{model}-{flops}"))
-    run_search(Job(run, request, compute))
+    run_search(RunContext(run, request, compute))
     return run
 
 
@@ -108,12 +109,12 @@ def slice(run_dir: Path | str, *, compute: Compute | None = None) -> RunDir:
         DmcpError: There is no plan, or the sliced network computes something else.
     """
     require(*_SEARCH_LIBRARIES)
-    from dmcp_deploy.run.context import Job
+    from dmcp_deploy.run.context import RunContext
     from dmcp_deploy.run.stages import run_slice
 
-    job = Job.resume(Path(run_dir), _joined(compute))
-    run_slice(job)
-    return job.run
+    context = RunContext.resume(Path(run_dir), _joined(compute))
+    run_slice(context)
+    return context.run
 
 
 def train(run_dir: Path | str, *, compute: Compute | None = None) -> RunDir:
@@ -123,12 +124,12 @@ def train(run_dir: Path | str, *, compute: Compute | None = None) -> RunDir:
         DmcpError: There is no plan yet, or a checkpoint is damaged.
     """
     require(*_SEARCH_LIBRARIES)
-    from dmcp_deploy.run.context import Job
+    from dmcp_deploy.run.context import RunContext
     from dmcp_deploy.run.stages import run_train
 
-    job = Job.resume(Path(run_dir), _joined(compute))
-    run_train(job)
-    return job.run
+    context = RunContext.resume(Path(run_dir), _joined(compute))
+    run_train(context)
+    return context.run
 
 
 def export(
@@ -158,15 +159,15 @@ def export(
     """
     require(*_SEARCH_LIBRARIES, *_EXPORT_LIBRARIES)
     from dmcp_deploy.export.precisions import check_precisions, check_request
-    from dmcp_deploy.run.context import Job
+    from dmcp_deploy.run.context import RunContext
     from dmcp_deploy.run.stages import run_export, run_precisions
 
     asked = check_precisions(precisions) if precisions else ()
     check_request(asked, calibration)
-    job = Job.resume(Path(run_dir), _joined(compute))
-    run_export(job, batch, opset, original)
-    run_precisions(job, asked, calibration)
-    return job.run
+    context = RunContext.resume(Path(run_dir), _joined(compute))
+    run_export(context, batch, opset, original)
+    run_precisions(context, asked, calibration)
+    return context.run
 
 
 def engine(
@@ -326,7 +327,7 @@ def load(run_dir: Path | str) -> nn.Module:
         DmcpError: The run has no plan or no trained weights yet, or they do not fit.
     """
     require(*_SEARCH_LIBRARIES)
-    from dmcp_deploy.run.stages import load_dense
+    from dmcp_deploy.run.networks import load_dense
 
     return load_dense(Path(run_dir))
 
@@ -335,11 +336,11 @@ def _convert(
     run: RunDir, precisions: Sequence[str], calibration: int | None, compute: Compute
 ) -> bool:
     """Converts a run's network to precisions; returns whether this process is the first."""
-    from dmcp_deploy.run.context import Job
+    from dmcp_deploy.run.context import RunContext
     from dmcp_deploy.run.stages import run_precisions
     from dmcp_deploy.training.distributed import is_main
 
-    run_precisions(Job.resume(run.path, _joined(compute)), precisions, calibration)
+    run_precisions(RunContext.resume(run.path, _joined(compute)), precisions, calibration)
     return is_main()
 
 
@@ -374,7 +375,7 @@ def _joined(compute: Compute | None) -> Compute:
 def _bench_run(run: RunDir, options: BenchOptions, compute: Compute) -> BenchRecord:
     files = run_files(run.path)
     run.request()  # what is no run is found before the measurement
-    with run.stage("bench", ["model.onnx", "original.onnx"], ["bench.json"]) as figures:
+    with run.stage(BENCH, ["model.onnx", "original.onnx"], ["bench.json"]) as figures:
         figures["asked"] = options.to_json()
         record = _measure(files, options, compute)
         record.save(run.file("bench.json"))

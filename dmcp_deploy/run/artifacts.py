@@ -63,20 +63,20 @@ def _network(path: Path, options: BenchOptions) -> Artifact:
             f" directory, or --runtime {' or '.join(ONNX_RUNTIMES)}."
         )
     require("torch", "torchvision", "safetensors", "PIL")
-    from dmcp_deploy.run.context import SUPERNET, Job
-    from dmcp_deploy.run.stages import load_dense
+    from dmcp_deploy.run.context import SUPERNET, RunContext
+    from dmcp_deploy.run.networks import load_dense, searched_network
 
-    job = Job.resume(folder, Compute())
-    plan = job.plan()
+    context = RunContext.resume(folder, Compute())
+    plan = context.plan()
     image, how = plan.network.input_shape, (options.threads, options.runtime)
     if path == run_files(folder)[PRUNED]:
         dense, weights = functools.cache(lambda: load_dense(folder)), folder / "dense.safetensors"
         return NetworkArtifact(weights, dense, image, plan.macs, *how)
     assert path == run_files(folder)[ORIGINAL], path
-    full = functools.cache(lambda: job.searched_network().model)
-    searched = job.run.file(SUPERNET)
+    full = functools.cache(lambda: searched_network(context).model)
+    searched = context.run.file(SUPERNET)
     # Without a search on weights its own are random, and the plan alone says what it is.
-    weights = searched if searched.exists() else job.run.file("plan.json")
+    weights = searched if searched.exists() else context.run.file("plan.json")
     return NetworkArtifact(weights, full, image, plan.full_macs, *how)
 
 

@@ -32,6 +32,7 @@ from dmcp_deploy.onnxgraph.cost import onnx_cost
 from dmcp_deploy.onnxgraph.file import OnnxFile, inspect_onnx, require_fp32
 from dmcp_deploy.progress import Progress
 from dmcp_deploy.rundir.directory import RunDir
+from dmcp_deploy.rundir.stages import Stage
 from dmcp_deploy.runtimes.engine_record import EngineRecord
 from dmcp_deploy.runtimes.trt_flavours import FLAVOURS, load_flavour
 
@@ -239,7 +240,7 @@ def _file_of_run(run: RunDir, precision: str) -> Path:
     """Returns a run's network in a precision, if it is that of the network that lies there now."""
     source = run.file("model.onnx")
     file = precision_path(source, run.path, precision)
-    made = run.stages().get(f"precision {precision}", {}).get("inputs", {}).get(source.name)
+    made = run.stages().get(Stage.precision(precision), {}).get("inputs", {}).get(source.name)
     remedy = f"run dmcp-deploy export {run.path} --precision {precision} where torch and the data"
     if not file.exists():
         raise DmcpError(f"{run.path} has no {file.name} yet: {remedy} are.")
@@ -262,7 +263,7 @@ def _built_in_run(
     if folder is not None:
         return _built(file, folder, build, plan_digest, progress)
     name = f"{FOLDER}/{engine_name(file, precision, build)}"
-    stage = f"engine {name}"
+    stage = Stage.engine(name)
     if run.is_current(stage) and _is_usable(run.file(name), build):
         return run.file(name)
     with run.stage(stage, [file.name], [name]) as figures:

@@ -12,6 +12,7 @@ from dmcp_deploy.run.artifacts import artifacts_of
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.rundir.files import named_files
 from dmcp_deploy.rundir.request import BenchOptions, Compute
+from dmcp_deploy.rundir.stages import LAYERS
 from dmcp_deploy.runtimes.profile import check_profiler
 
 RECORD = "layers.json"
@@ -41,7 +42,7 @@ def bench_layers(
         return _measure(files, wanted, compute)
     run = RunDir(paths[0])
     run.request()  # what is no run is found before the measurement
-    with run.stage("layers", [path.name for path in files.values()], [RECORD]) as figures:
+    with run.stage(LAYERS, [path.name for path in files.values()], [RECORD]) as figures:
         figures["asked"] = wanted.to_json()
         record = _measure(files, wanted, compute)
         record.save(run.file(RECORD))

@@ -8,6 +8,7 @@ from typing import Any
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.rundir.directory import RunDir
+from dmcp_deploy.rundir.stages import ENGINE, EXPORT, PRECISION, SEARCH, SLICE, TRAIN
 from dmcp_deploy.units import format_macs
 
 
@@ -28,9 +29,10 @@ def precision_lines(run: RunDir) -> list[str]:
 
     What was said of an ONNX file that another one has replaced is left out.
     """
-    stages = [name for name in run.stages() if name.startswith("precision ")]
-    found = [name.split()[1] for name in stages if run.is_current(name)]
-    return [_precision(name, run.figures(f"precision {name}")) for name in found]
+    stages = [stage for stage in run.stages() if stage.kind == PRECISION]
+    return [
+        _precision(stage.subject, run.figures(stage)) for stage in stages if run.is_current(stage)
+    ]
 
 
 def engine_line(path: Path) -> str:
@@ -63,8 +65,8 @@ def _engine(path: Path) -> str:
 
 def _engines(run: RunDir) -> list[str]:
     """Returns the engines that were built of what lies in the run now."""
-    stages = [name.partition(" ") for name in run.stages() if run.is_current(name)]
-    return [rest for kind, _, rest in stages if kind == "engine"]
+    stages = [stage for stage in run.stages() if stage.kind == ENGINE]
+    return [stage.subject for stage in stages if run.is_current(stage)]
 
 
 def _budget(run: RunDir) -> str:
@@ -78,10 +80,10 @@ def _budget(run: RunDir) -> str:
 
 
 def _accuracies(run: RunDir) -> list[str]:
-    train = run.figures("train")
+    train = run.figures(TRAIN)
     found = [
-        ("full network after the search", run.figures("search").get("full_accuracy")),
-        ("pruned, before its training", run.figures("slice").get("accuracy")),
+        ("full network after the search", run.figures(SEARCH).get("full_accuracy")),
+        ("pruned, before its training", run.figures(SLICE).get("accuracy")),
         ("pruned, trained", train.get("accuracy")),
         ("pruned, trained, at the deployed size", train.get("deployed_accuracy")),
     ]
@@ -98,10 +100,10 @@ def _top1(accuracy: dict[str, Any]) -> str:
 
 def _proofs(run: RunDir) -> list[str]:
     lines = []
-    sliced = run.figures("slice").get("parity")
+    sliced = run.figures(SLICE).get("parity")
     if sliced:
         lines.append(f"supernet = sliced network to {sliced['max_rel']:.1e}")
-    exported = run.figures("export").get("model")
+    exported = run.figures(EXPORT).get("model")
     if exported:
         lines.append(f"ONNX Runtime = torch to {exported['parity']['max_rel']:.1e}")
     return lines

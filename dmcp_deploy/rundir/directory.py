@@ -13,6 +13,7 @@ from dmcp_deploy import __version__
 from dmcp_deploy.artifact import digest_file, read_artifact, write_artifact
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.rundir.request import RunRequest
+from dmcp_deploy.rundir.stages import Stage
 
 KIND = "run"
 
@@ -98,7 +99,7 @@ class RunDir:
         except (KeyError, TypeError, ValueError) as err:
             raise DmcpError(f"{self.file('run.json')} lacks or misstates {err}.") from err
 
-    def stages(self) -> dict[str, Any]:
+    def stages(self) -> dict[Stage, Any]:
         """Returns stage -> its record (seconds, inputs, outputs, figures), for the stages done.
 
         Raises:
@@ -110,9 +111,9 @@ class RunDir:
         )
         if not whole:
             raise DmcpError(f"{self.file('run.json')} lacks or misstates its stages.")
-        return dict(stages or {})
+        return {Stage(name): record for name, record in (stages or {}).items()}
 
-    def is_current(self, stage: str, asked: Mapping[str, Any] | None = None) -> bool:
+    def is_current(self, stage: Stage, asked: Mapping[str, Any] | None = None) -> bool:
         """Returns whether a stage is done, on the inputs that lie here now, its outputs whole.
 
         Args:
@@ -127,7 +128,7 @@ class RunDir:
 
     @contextmanager
     def stage(
-        self, name: str, inputs: Sequence[str], outputs: Sequence[str]
+        self, name: Stage, inputs: Sequence[str], outputs: Sequence[str]
     ) -> Iterator[dict[str, Any]]:
         """Yields a place for a stage's figures and records the stage once the block succeeds."""
         before = {file: self._digest(file) for file in inputs if self.file(file).exists()}
@@ -143,7 +144,7 @@ class RunDir:
         }
         self._write(self.request(), {**self.stages(), name: record})
 
-    def figures(self, stage: str) -> dict[str, Any]:
+    def figures(self, stage: Stage) -> dict[str, Any]:
         """Returns the figures of a stage that is done, else an empty dictionary."""
         return dict(self.stages().get(stage, {}).get("figures", {}))
 
@@ -158,7 +159,7 @@ class RunDir:
             raise DmcpError(f"{self.path} holds no run (no run.json): start one with search.")
         return read_artifact(self.file("run.json"), KIND)
 
-    def _write(self, request: RunRequest, stages: Mapping[str, Any]) -> None:
+    def _write(self, request: RunRequest, stages: Mapping[Stage, Any]) -> None:
         content = {
             "request": request.to_json(),
             "versions": _versions(),

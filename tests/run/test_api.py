@@ -18,7 +18,8 @@ from torch import Tensor, nn
 import dmcp_deploy
 from dmcp_deploy.bench.record import BenchRecord
 from dmcp_deploy.plan import ChannelPlan
-from dmcp_deploy.run.context import Job
+from dmcp_deploy.run.context import RunContext
+from dmcp_deploy.run.networks import first_network, random_network
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.rundir.request import Compute
 from dmcp_deploy.runtimes.onnxruntime import OnnxSession
@@ -276,8 +277,8 @@ def test_the_pruned_network_starts_from_what_is_asked(
     run = dmcp_deploy.run.search(**library(tiny_folder, tmp_path / "run", **options))
     dmcp_deploy.train(run.path)
     stem = read_tensors(run.file("dense.safetensors"))["stem.0.weight"]
-    job = Job.resume(run.path, Compute())
-    random = leading(job.random_network().model.state_dict(), len(stem))
+    context = RunContext.resume(run.path, Compute())
+    random = leading(random_network(context).model.state_dict(), len(stem))
     searched = leading(read_tensors(run.file("supernet.safetensors")), len(stem))
     assert not torch.equal(random, searched)
     torch.testing.assert_close(stem, searched if init == "sliced" else random, rtol=0, atol=0)
@@ -293,11 +294,13 @@ def test_training_may_finish_at_the_deployed_size(tiny_folder: Path, tmp_path: P
     recipe = tmp_path / "finish.json"
     recipe.write_text(json.dumps({"train_size": 24, "finish_share": 0.5}))
     options = library(tiny_folder, tmp_path / "run", method="uniform", recipe=str(recipe))
-    job = Job.resume(dmcp_deploy.run.search(**options).path, Compute())
-    batches = list(job.training_batches(0, 4))
+    context = RunContext.resume(dmcp_deploy.run.search(**options).path, Compute())
+    batches = list(context.data.training_batches(0, 4))
     assert [batch.images.shape[-1] for batch in batches] == [24, 24, 32, 32]
     for start in (1, 3):
-        for batch, other in zip(batches[start:], job.training_batches(start, 4), strict=True):
+        for batch, other in zip(
+            batches[start:], context.data.training_batches(start, 4), strict=True
+        ):
             assert torch.equal(batch.images, other.images), "the same when resumed"
 
 
@@ -332,7 +335,7 @@ def test_given_weights_are_sorted_and_compute_the_same(
 ) -> None:
     options: dict[str, Any] = {"weights": str(trained_weights), "method": "uniform"}
     run = dmcp_deploy.run.search(**library(tiny_folder, tmp_path / "run", **options))
-    network = Job.resume(run.path, Compute()).first_network().model.eval()
+    network = first_network(RunContext.resume(run.path, Compute())).model.eval()
     given = tiny_pipeline_net(3)
     tensors = read_tensors(trained_weights)
     head = {name: tensor for name, tensor in network.state_dict().items() if "classifier" in name}
@@ -358,7 +361,7 @@ def test_given_weights_reach_the_pruned_network_by_slicing_alone(
     options: dict[str, Any] = {"weights": str(trained_weights), "method": "uniform"}
     run = dmcp_deploy.run.search(**library(tiny_folder, tmp_path / "run", **options))
     dmcp_deploy.slice(run.path)
-    first = Job.resume(run.path, Compute()).first_network().model.state_dict()
+    first = first_network(RunContext.resume(run.path, Compute())).model.state_dict()
     stem = read_tensors(run.file("sliced.safetensors"))["stem.0.weight"]
     assert torch.equal(stem, leading(first, len(stem)))
     assert run.figures("slice")["accuracy"]["images"] == 24

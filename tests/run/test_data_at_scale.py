@@ -13,8 +13,9 @@ from tiny_runs import library
 
 import dmcp_deploy
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.run.context import Job
+from dmcp_deploy.run.context import RunContext
 from dmcp_deploy.run.resolve import make_request
+from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.rundir.request import Compute, RunOptions, RunRequest
 from dmcp_deploy.training.average import PREFIX
 
@@ -41,11 +42,12 @@ def test_where_crops_are_made_is_part_of_the_request(shards: str) -> None:
         RunOptions(augment_on="gpu")
 
 
-def test_a_jobs_data_is_cropped_where_it_was_asked(shards: str) -> None:
+def test_a_runs_data_is_cropped_where_it_was_asked(shards: str, tmp_path: Path) -> None:
     for place, kind in (("host", "imagenet"), ("device", "views")):
-        job = Job(None, request(shards, augment_on=place), Compute(device="cpu"))
-        assert job.data.augmentation == kind
-        assert job.data.digest == job.request.data_digest
+        asked = request(shards, augment_on=place)
+        images = RunContext(RunDir(tmp_path), asked, Compute(device="cpu")).data.images
+        assert images.augmentation == kind
+        assert images.digest == asked.data_digest
 
 
 @pytest.mark.slow

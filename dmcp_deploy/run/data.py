@@ -1,0 +1,165 @@
+"""The data of a run: its training, validation and calibration images, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dmcp_deploy.data.datasets import open_data
+from dmcp_deploy.data.loader import eval_batches, train_batches
+from dmcp_deploy.data.seeds import step_seed
+from dmcp_deploy.data.types import Batch, ImageData, crops_of_views
+from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.rundir.request import Compute, RunRequest
+from dmcp_deploy.training.distributed import rank, world_size
+from dmcp_deploy.training.recipe import Recipe, Schedule
+
+EVAL_BATCH = 64
+
+_PROOF_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class RunData:
+    """A run's images, in the sizes and the order that the run wants them in.
+
+    Attributes:
+        images: The data set.
+        recipe: Hyper-parameters: batch sizes and training size.
+        deployed_size: Side of the deployed input in pixels.
+        seed: The seed of all orders.
+        workers: Processes that load images.
+        device: Where training batches are made ready.
+        validated: Validation images looked at: all of them, or one batch in a trial.
+    """
+
+    images: ImageData
+    recipe: Recipe
+    deployed_size: int
+    seed: int
+    workers: int
+    device: torch.device
+    validated: int
+
+    @property
+    def image_size(self) -> int:
+        """Side of the training images in pixels."""
+        return self.recipe.train_size or self.deployed_size
+
+    def batches(self, schedule: Schedule, start: int, steps: int, purpose: str) -> Iterator[Batch]:
+        """Returns training batches from one step on, in an order of their own per purpose."""
+        return self._sized_batches(self.image_size, schedule, start, steps, purpose)
+
+    def training_batches(self, start: int, steps: int) -> Iterator[Batch]:
+        """Returns the pruned network's batches; the last of them come at the deployed size."""
+        turn = steps
+        if self.image_size != self.deployed_size:
+            turn -= round(self.recipe.finish_share * steps)
+        schedule = self.recipe.train
+        if start < turn:
+            yield from self._sized_batches(self.image_size, schedule, start, turn, "train")
+        if turn < steps:
+            first = max(start, turn)
+            yield from self._sized_batches(self.deployed_size, schedule, first, steps, "train")
+
+    def validation_batches(
+        self, image_size: int, first: int = 0, step: int = 1, device: torch.device | None = None
+    ) -> Iterator[Batch]:
+        """Returns every `step`-th validation batch from `first` on, always the same."""
+        return eval_batches(
+            self.images.val,
+            image_size=image_size,
+            batch_size=EVAL_BATCH,
+            workers=self.workers,
+            limit=self.validated,
+            rank=first,
+            world=step,
+            device=device,
+        )
+
+    def validation_arrays(self) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]:
+        """Yields the validation images at the deployed size, and their labels, as arrays."""
+        for batch in self.validation_batches(self.deployed_size):
+            yield batch.images.contiguous().numpy(), batch.labels.numpy()
+
+    def calibration_images(self, count: int) -> Tensor:
+        """Returns training images as they are deployed, unchanged, [count, C, H, W].
+
+        They are a fixed choice from all over the training images; fewer where there are not
+        that many.
+        """
+        batches = eval_batches(
+            self.images.train,
+            image_size=self.deployed_size,
+            batch_size=EVAL_BATCH,
+            workers=self.workers,
+            limit=count,
+        )
+        return torch.cat([batch.images for batch in batches]).contiguous()
+
+    def proof_images(self) -> Tensor:
+        """Returns a few validation images at the deployed size, [8, C, H, W], on the CPU."""
+        batches = eval_batches(
+            self.images.val,
+            image_size=self.deployed_size,
+            batch_size=_PROOF_IMAGES,
+            limit=_PROOF_IMAGES,
+        )
+        return next(batches).images
+
+    def _sized_batches(
+        self, image_size: int, schedule: Schedule, start: int, steps: int, purpose: str
+    ) -> Iterator[Batch]:
+        return train_batches(
+            self.images,
+            image_size=image_size,
+            batch_size=schedule.batch_size,
+            seed=step_seed(self.seed, 0, f"{purpose} data"),
+            start_step=start,
+            steps=steps - start,
+            workers=self.workers,
+            rank=rank(),
+            world=world_size(),
+            device=self.device,
+        )
+
+
+def open_run_data(
+    request: RunRequest, recipe: Recipe, compute: Compute, device: torch.device, folder: Path
+) -> RunData:
+    """Returns the data of a run, once it is seen to be what the run was begun on.
+
+    Args:
+        request: What is asked of the run.
+        recipe: Its hyper-parameters.
+        compute: How it is computed.
+        device: Where training batches are made ready.
+        folder: The run directory, for the message.
+
+    Raises:
+        DmcpError: The data is missing, or has changed since.
+    """
+    images = open_data(request.data, progress=compute.progress)
+    if images.digest != request.data_digest:
+        raise DmcpError(
+            f"The data {request.data} has changed since the run in {folder} was begun: restore"
+            " it, or choose another --out."
+        )
+    if request.augment_on == "device":
+        images = crops_of_views(images)
+    count = len(images.val)
+    return RunData(
+        images=images,
+        recipe=recipe,
+        deployed_size=request.network.input_shape[-1],
+        seed=request.seed,
+        workers=compute.workers,
+        device=device,
+        validated=count if request.max_steps is None else min(EVAL_BATCH, count),
+    )
