@@ -6,14 +6,18 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from dmcp_deploy.bench.ratio import FASTER, LEAST_DIFFERENCE, LEAST_ROUNDS, NOISY
+import numpy as np
+
+from dmcp_deploy.bench.ratio import (
+    FASTER,
+    LEAST_DIFFERENCE,
+    LEAST_ROUNDS,
+    NOISY,
+    RESAMPLE_SEED,
+    resampled_medians,
+)
 from dmcp_deploy.bench.timing import is_turned
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
 
 REGRESSION = "regression"
 WITHIN = "within the limit"
@@ -31,8 +35,6 @@ _STUDENT = (
     *(3.552, 3.505, 3.467, 3.435, 3.408, 3.385),
 )
 _BLOCKS = 8
-_RESAMPLES = 1000
-_RESAMPLE_SEED = 0
 
 #: One load of both networks: samples of the old and of the new one, round by round.
 Load = tuple[Sequence[float], Sequence[float]]
@@ -107,13 +109,14 @@ def decide_unpaired(before_ms: Sequence[float], now_ms: Sequence[float], limit: 
         now_ms: Samples of the second.
         limit: Slowdown that is allowed: 0.05 for 5%.
     """
-    import numpy as np
-
     ratio = statistics.median(now_ms) / statistics.median(before_ms)
     if min(len(before_ms), len(now_ms)) < LEAST_ROUNDS:
         return Decision(ratio, 0.0, math.inf, NOISY)
-    rng = np.random.default_rng(_RESAMPLE_SEED)
-    before, now = (_resampled_medians(samples, rng) for samples in (before_ms, now_ms))
+    rng = np.random.default_rng(RESAMPLE_SEED)
+    before, now = (
+        resampled_medians(samples, _BLOCKS, math.ceil(len(samples) / _BLOCKS), rng)
+        for samples in (before_ms, now_ms)
+    )
     low, high = (float(end) for end in np.percentile(now / before, (0.5, 99.5)))
     low = min(low, ratio * (1 - LEAST_DIFFERENCE))
     high = max(high, ratio * (1 + LEAST_DIFFERENCE))
@@ -146,19 +149,3 @@ def _verdict(low: float, high: float, limit: float) -> str:
     if high < 1 - LEAST_DIFFERENCE:
         return FASTER
     return WITHIN if high < 1 + limit else NOISY
-
-
-def _resampled_medians(
-    samples_ms: Sequence[float], rng: np.random.Generator
-) -> npt.NDArray[np.float64]:
-    import numpy as np
-
-    values = np.asarray(samples_ms, dtype=np.float64)
-    count = len(values)
-    within = np.arange(math.ceil(count / _BLOCKS))
-    medians = np.empty(_RESAMPLES)
-    for i in range(_RESAMPLES):
-        starts = rng.integers(count, size=_BLOCKS)
-        chosen = (starts[:, None] + within).ravel()[:count] % count
-        medians[i] = np.median(values[chosen])
-    return medians

@@ -26,6 +26,7 @@ from dmcp_deploy.bench.timing import is_turned, time_interleaved
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.progress import NO_PROGRESS, Progress
 from dmcp_deploy.runtimes.sampler import Sampler
+from dmcp_deploy.text_table import columns
 
 #: Most seconds for each batch size, loading included; a clear case takes a quarter of it.
 GATE_SECONDS = 4.0
@@ -158,14 +159,14 @@ def gate_against(
 
 def format_gate(result: GateResult) -> str:
     """Returns what a gate found as a plain text table, and how to read it."""
-    cells = [_HEAD, *(_cells(row) for row in result.rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [_line(row, widths) for row in cells]
-    lines.append(f"Allowed is a slowdown of {result.limit * 100:g}%; intervals are of 99%.")
-    lines += result.notes
-    if result.is_noisy:
-        lines.append(noise_advice(result.record))
-    return "\n".join(lines)
+    return "\n".join(
+        [
+            columns([_HEAD, *map(_cells, result.rows)], right=(1, 2, 3, 4)),
+            f"Allowed is a slowdown of {result.limit * 100:g}%; intervals are of 99%.",
+            *result.notes,
+            *([noise_advice(result.record)] if result.is_noisy else []),
+        ]
+    )
 
 
 class Race:
@@ -222,18 +223,8 @@ def _opened(lineup: Lineup, image: Image, batch: int) -> Opened:
 
 
 def _cells(row: GateRow) -> tuple[str, ...]:
-    found = row.decision
-    return (
-        row.name,
-        str(row.batch),
-        f"{row.before_ms:.3f}",
-        f"{row.now_ms:.3f}",
-        f"{found.ratio:.3f} [{found.low:.3f}, {found.high:.3f}]",
-        found.verdict,
-    )
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    name, *numbers, verdict = cells
-    padded = [cell.rjust(width) for cell, width in zip(numbers, widths[1:-1], strict=True)]
-    return "  ".join([name.ljust(widths[0]), *padded, verdict])
+    decision = row.decision
+    interval = f"[{decision.low:.3f}, {decision.high:.3f}]"
+    times = (f"{row.before_ms:.3f}", f"{row.now_ms:.3f}")
+    ratio = f"{decision.ratio:.3f} {interval}"
+    return (row.name, str(row.batch), *times, ratio, decision.verdict)

@@ -49,7 +49,10 @@ def time_interleaved(
             f"The measuring time is {seconds} s and the warm-up {warmup_s} s:"
             " the first must be above zero and the second not below."
         )
-    takes = {name: _sampler(call).sample_ms for name, call in calls.items()}
+    takes = {
+        name: (call if isinstance(call, Sampler) else by_wall(call)).sample_ms
+        for name, call in calls.items()
+    }
     samples: dict[str, list[float]] = {name: [] for name in calls}
     with _no_garbage_collection():
         warm_up(takes.values(), warmup_s)
@@ -74,20 +77,15 @@ def warm_up(calls: Collection[Callable[[], object]], seconds: float) -> None:
         made += 1
 
 
-def _sampler(call: Callable[[], object] | Sampler) -> Sampler:
-    return call if isinstance(call, Sampler) else by_wall(call)
-
-
 def _rounds(
     names: list[str], seconds: float, title: str, progress: Progress
 ) -> Iterator[list[str]]:
     """Yields the order of each round until the time is over, in pairs."""
     rng = Random(_ORDER_SEED)
     pair = 0
-    whole = math.ceil(seconds)
-    told = 0
+    total, told = math.ceil(seconds), 0
     start = time.perf_counter()
-    with progress.task(title, total=whole, unit="s") as bar:
+    with progress.task(title, total=total, unit="s") as bar:
         elapsed = 0.0
         while elapsed < seconds:
             if pair % 2:
@@ -98,7 +96,7 @@ def _rounds(
             yield list(names)
             yield names[::-1]
             elapsed = time.perf_counter() - start
-            while told < whole and (told + 1 <= elapsed or elapsed >= seconds):
+            while told < total and (told + 1 <= elapsed or elapsed >= seconds):
                 told += 1
                 bar.advance()
 

@@ -63,10 +63,10 @@ def compare_layer(item: LayerTime, network: Profiled, first: Profiled) -> LayerC
     if base is None:
         return None
     macs_ratio = item.layer.macs / base.layer.macs
-    found = latency_ratio(base.samples_ms, item.samples_ms)
-    lags = macs_ratio < 1 and found.low > _SLACK * macs_ratio
-    reason = _reason(item, base, network, found.low) if lags else ""
-    return LayerComparison(macs_ratio, found, reason)
+    time_ratio = latency_ratio(base.samples_ms, item.samples_ms)
+    lags = macs_ratio < 1 and time_ratio.low > _SLACK * macs_ratio
+    reason = _reason(item, base, network, time_ratio.low) if lags else ""
+    return LayerComparison(macs_ratio, time_ratio, reason)
 
 
 def _reason(item: LayerTime, base: LayerTime, network: Profiled, time_ratio: float) -> str:
