@@ -10,7 +10,7 @@ from typing import Any
 from dmcp_deploy.bench.layers.compare import compare_layer
 from dmcp_deploy.bench.layers.record import LayersRecord, LayerTime, Profiled
 from dmcp_deploy.bench.record import BenchRecord, Comparison, Measured, compare
-from dmcp_deploy.report.facts import RunFacts
+from dmcp_deploy.report.facts import Accuracy, Parity, RunFacts
 from dmcp_deploy.report.pareto import candidates, comparable, frontier
 
 
@@ -45,9 +45,9 @@ def _run(facts: RunFacts) -> dict[str, Any]:
         "search": None if facts.search is None else dataclasses.asdict(facts.search),
         "search_steps": facts.search_steps,
         "train_steps": facts.train_steps,
-        "accuracies": [dataclasses.asdict(item) for item in facts.accuracies],
+        "accuracies": [_named(item.network.value, item) for item in facts.accuracies],
         "majority_share": facts.majority_share,
-        "parities": [dataclasses.asdict(item) for item in facts.parities],
+        "parities": [_named(item.what, item) for item in facts.parities],
         "unjudged": facts.unjudged,
         "bench": None if facts.bench is None else _bench(facts.bench),
         "layers": None if facts.layers is None else _layers(facts.layers),
@@ -56,6 +56,12 @@ def _run(facts: RunFacts) -> dict[str, Any]:
         "missing": {part: dataclasses.asdict(lack) for part, lack in facts.lacks.items()},
         "stale": facts.stale,
     }
+
+
+def _named(what: str, item: Accuracy | Parity) -> dict[str, Any]:
+    """Returns the figures of an accuracy or a parity, and what they are of in words."""
+    types = ("network", "forms", "precision")
+    return {"what": what, **{key: value for key, value in vars(item).items() if key not in types}}
 
 
 def _bench(record: BenchRecord) -> dict[str, Any]:

@@ -13,12 +13,15 @@ from dmcp_deploy.bench.layers.record import LayersRecord
 from dmcp_deploy.bench.record import BenchRecord
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.plan import ChannelPlan
-from dmcp_deploy.report.facts import TRAINED, Accuracy, Lack, Parity, RunFacts, Search
+from dmcp_deploy.report.facts import Accuracy, Forms, Judged, Lack, Parity, RunFacts, Search
 from dmcp_deploy.report.reproduce import run_command, run_commands
 from dmcp_deploy.rundir.directory import KEPT, KIND, RunDir
 from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.rundir.stages import ENGINE, EXPORT, PRECISION, SEARCH, SLICE, TRAIN, Stage
 from dmcp_deploy.runtimes.engine_record import EngineRecord
+
+#: Stage -> its figures.
+Figures = Mapping[Stage, Mapping[str, Any]]
 
 
 def gather_all(folders: Sequence[Path]) -> list[RunFacts]:
@@ -51,6 +54,67 @@ def gather(folder: Path, name: str) -> RunFacts:
         raise DmcpError(f"{run.file('run.json')} lacks or misstates {err}.") from err
 
 
+def accuracies(figures: Figures) -> list[Accuracy]:
+    """Returns the accuracies that a run's stages have taken, in the order of the run."""
+    places = [
+        (Judged.SEARCHED, SEARCH, "full_accuracy"),
+        (Judged.SLICED, SLICE, "accuracy"),
+        (Judged.TRAINED, TRAIN, "accuracy"),
+        (Judged.DEPLOYED, TRAIN, "deployed_accuracy"),
+    ]
+    taken = ((network, figures.get(stage, {}).get(key)) for network, stage, key in places)
+    return [
+        Accuracy(
+            network,
+            float(item["top1"]),
+            float(item["loss"]),
+            int(item["images"]),
+            int(item["image_size"]),
+        )
+        for network, item in taken
+        if item is not None
+    ]
+
+
+def parities(figures: Figures) -> list[Parity]:
+    """Returns how far the forms of a run's network are apart, as its stages have found."""
+    export = figures.get(EXPORT, {})
+    compared: list[tuple[Forms, str | None, Mapping[str, Any]]] = [
+        (Forms.SLICED, None, figures.get(SLICE, {})),
+        (Forms.PRUNED, None, export.get("model", {})),
+        (Forms.ORIGINAL, None, export.get("original", {})),
+        *((Forms.CONVERTED, stage.subject, figures[stage]) for stage in _judged(figures)),
+    ]
+    return [_parity(*forms) for forms in compared if "parity" in forms[-1]]
+
+
+def _parity(forms: Forms, precision: str | None, figures: Mapping[str, Any]) -> Parity:
+    parity, top1, snr = figures["parity"], figures.get("top1"), figures["parity"].get("snr_db")
+    return Parity(
+        forms,
+        precision,
+        float(parity["max_abs"]),
+        float(parity["max_rel"]),
+        float(parity["top1_agreement"]),
+        None if snr is None else float(snr),
+        None if top1 is None else float(top1),
+        None if top1 is None else int(figures["images"]),
+    )
+
+
+def unjudged(figures: Figures) -> dict[str, str]:
+    """Returns precision -> why an ONNX file that was converted to it was not judged."""
+    return {
+        stage.subject: str(figures[stage].get("unchecked", "it was not judged"))
+        for stage in _judged(figures)
+        if "parity" not in figures[stage]
+    }
+
+
+def _judged(stages: Iterable[Stage]) -> list[Stage]:
+    return [stage for stage in stages if stage.kind == PRECISION]
+
+
 def _facts(run: RunDir, name: str, request: RunRequest, stages: Mapping[Stage, Any]) -> RunFacts:
     figures = {stage: dict(record["figures"]) for stage, record in stages.items()}
     path, record = run.file("plan.json"), run.file("bench.json")
@@ -71,10 +135,10 @@ def _facts(run: RunDir, name: str, request: RunRequest, stages: Mapping[Stage, A
         search=_search(figures[SEARCH], plan, steps) if SEARCH in figures else None,
         search_steps=steps,
         train_steps=_read_steps(run.file("metrics/train.jsonl")),
-        accuracies=tuple(_accuracies(figures)),
+        accuracies=tuple(accuracies(figures)),
         majority_share=None if majority is None else float(majority),
-        parities=tuple(_parities(figures)),
-        unjudged=_unjudged(figures),
+        parities=tuple(parities(figures)),
+        unjudged=unjudged(figures),
         bench=bench,
         layers=LayersRecord.load(profiled) if profiled.exists() else None,
         engines=engines,
@@ -142,63 +206,6 @@ def _step(path: Path, number: int, line: str) -> dict[str, Any] | None:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _accuracies(figures: Mapping[Stage, Mapping[str, Any]]) -> list[Accuracy]:
-    places = [
-        ("full network after the search", SEARCH, "full_accuracy"),
-        ("pruned, before its training", SLICE, "accuracy"),
-        (TRAINED, TRAIN, "accuracy"),
-        (f"{TRAINED}, at the deployed size", TRAIN, "deployed_accuracy"),
-    ]
-    found = ((what, figures.get(stage, {}).get(key)) for what, stage, key in places)
-    return [
-        Accuracy(
-            what,
-            float(item["top1"]),
-            float(item["loss"]),
-            int(item["images"]),
-            int(item["image_size"]),
-        )
-        for what, item in found
-        if item is not None
-    ]
-
-
-def _parities(figures: Mapping[Stage, Mapping[str, Any]]) -> list[Parity]:
-    export = figures.get(EXPORT, {})
-    found = [
-        ("sliced network and supernet at its widths", figures.get(SLICE, {})),
-        ("pruned ONNX file and torch", export.get("model", {})),
-        ("original ONNX file and torch", export.get("original", {})),
-        *((f"{stage.subject} ONNX file and torch", figures[stage]) for stage in _judged(figures)),
-    ]
-    return [_parity(what, item) for what, item in found if "parity" in item]
-
-
-def _parity(what: str, figures: Mapping[str, Any]) -> Parity:
-    parity, top1, snr = figures["parity"], figures.get("top1"), figures["parity"].get("snr_db")
-    return Parity(
-        what,
-        float(parity["max_abs"]),
-        float(parity["max_rel"]),
-        float(parity["top1_agreement"]),
-        None if snr is None else float(snr),
-        None if top1 is None else float(top1),
-        None if top1 is None else int(figures["images"]),
-    )
-
-
-def _unjudged(figures: Mapping[Stage, Mapping[str, Any]]) -> dict[str, str]:
-    return {
-        stage.subject: str(figures[stage].get("unchecked", "it was not judged"))
-        for stage in _judged(figures)
-        if "parity" not in figures[stage]
-    }
-
-
-def _judged(stages: Iterable[Stage]) -> list[Stage]:
-    return [stage for stage in stages if stage.kind == PRECISION]
 
 
 def _lacks(

@@ -25,7 +25,10 @@ def groups_table(plan: ChannelPlan) -> Table:
 def accuracy_table(facts: RunFacts) -> Table:
     """Returns the accuracies on the validation images."""
     rows = [
-        (item.what, f"{item.top1:.2%}", f"{item.loss:.4f}", str(item.images), str(item.image_size))
+        (
+            *(item.network.value, f"{item.top1:.2%}", f"{item.loss:.4f}"),
+            *(str(item.images), str(item.image_size)),
+        )
         for item in facts.accuracies
     ]
     if facts.majority_share is not None:
