@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dmcp_deploy.artifact import digest_file, read_artifact
 from dmcp_deploy.bench.layers.record import LayersRecord
@@ -19,6 +19,8 @@ from dmcp_deploy.rundir.directory import KEPT, KIND, RunDir
 from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.rundir.stages import ENGINE, EXPORT, PRECISION, SEARCH, SLICE, TRAIN, Stage
 from dmcp_deploy.runtimes.engine_record import EngineRecord
+
+_Artifact = TypeVar("_Artifact")
 
 #: Stage -> its figures.
 Figures = Mapping[Stage, Mapping[str, Any]]
@@ -117,10 +119,7 @@ def _judged(stages: Iterable[Stage]) -> list[Stage]:
 
 def _facts(run: RunDir, name: str, request: RunRequest, stages: Mapping[Stage, Any]) -> RunFacts:
     figures = {stage: dict(record["figures"]) for stage, record in stages.items()}
-    path, record = run.file("plan.json"), run.file("bench.json")
-    plan = ChannelPlan.load(path) if path.exists() else None
-    bench = BenchRecord.load(record) if record.exists() else None
-    profiled = run.file("layers.json")
+    plan = _load_if_there(ChannelPlan.load, run.file("plan.json"))
     engines = tuple(EngineRecord.load(file) for file in _engine_files(run, stages))
     versions = dict(read_artifact(run.file("run.json"), KIND)["versions"])
     majority = figures.get(TRAIN, {}).get("majority_share")
@@ -139,13 +138,17 @@ def _facts(run: RunDir, name: str, request: RunRequest, stages: Mapping[Stage, A
         majority_share=None if majority is None else float(majority),
         parities=tuple(parities(figures)),
         unjudged=unjudged(figures),
-        bench=bench,
-        layers=LayersRecord.load(profiled) if profiled.exists() else None,
+        bench=_load_if_there(BenchRecord.load, run.file("bench.json")),
+        layers=_load_if_there(LayersRecord.load, run.file("layers.json")),
         engines=engines,
         commands=run_commands(request, run.path, figures, engines),
         lacks=_lacks(run, request, stages, engines),
         stale=tuple(stage for stage, item in stages.items() if _is_stale(run, item["inputs"])),
     )
+
+
+def _load_if_there(load: Callable[[Path], _Artifact], path: Path) -> _Artifact | None:
+    return load(path) if path.exists() else None
 
 
 def _engine_files(run: RunDir, stages: Mapping[Stage, Any]) -> list[Path]:

@@ -7,8 +7,7 @@ from dmcp_deploy.bench.layers.record import LayersRecord, LayerTime, Profiled
 from dmcp_deploy.bench.layers.table import layer_cells
 from dmcp_deploy.report.charts import Labels, Point, Series, bar_chart, scatter_chart
 from dmcp_deploy.report.facts import RunFacts
-from dmcp_deploy.report.lacks import lack_notice
-from dmcp_deploy.report.markup import Table, fold, table_html
+from dmcp_deploy.report.markup import Table, fold, lack_notice, table_html
 
 
 def layers_part(facts: RunFacts, key: str) -> str:
