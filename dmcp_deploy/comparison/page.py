@@ -41,9 +41,9 @@ def page(comparison: Comparison) -> str:
         section("Accuracy against cost", f'<div class="pair">{_fronts(rows)}</div>'),
         section(
             "All methods",
-            f"{table_html(rows_table(rows), caption=False)}<small>{esc(_NOTE)}</small>",
+            f"{table_html(rows_table(rows))}<small>{esc(_NOTE)}</small>",
         ),
-        section("Settings", table_html(_settings(comparison), caption=False)),
+        section("Settings", table_html(_settings(comparison))),
     ]
     title = f"Search methods on {asked['model']} at {asked['flops']}"
     return document(title, "".join(parts))

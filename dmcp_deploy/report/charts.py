@@ -218,7 +218,7 @@ def _figure(
 <svg aria-hidden="true">{_grid(x_axis, y_axis)}{body}<line class="cursor" y2="100%"/></svg>
 <div class="tip"></div></div>
 <p class="axis x">{esc(labels.x)}</p><p class="say" aria-live="polite"></p></div>
-{fold("As a table", table_html(table, caption=False))}
+{fold("As a table", table_html(table))}
 <script type="application/json">{content}</script></figure>
 """
 

@@ -16,7 +16,7 @@ def layers_part(facts: RunFacts, key: str) -> str:
         return lack_notice(facts, "layers")
     record = facts.layers
     charts = _time_chart(record, key) + _ratio_chart(record, key)
-    table = table_html(layers_table(record), caption=False)
+    table = table_html(layers_table(record))
     return f'<div class="pair">{charts}</div>{fold("All layers", table)}'
 
 

@@ -98,7 +98,7 @@ def script_json(value: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def table_html(table: Table, *, caption: bool = True) -> str:
+def table_html(table: Table, *, caption: bool = False) -> str:
     """Returns a table, in a box that scrolls where it is too wide, with or without its title."""
     count = len(table.head)
     kinds = [' class="n"' if table.is_numeric(i) else "" for i in range(count)]

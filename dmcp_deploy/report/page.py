@@ -45,7 +45,7 @@ def _side_by_side(runs: Sequence[RunFacts]) -> str:
     )
     return (
         f'<nav aria-label="Runs"><ul>{links}</ul></nav><section aria-label="Side by side">'
-        f'<div class="pair">{_pareto(runs)}</div>{table_html(runs_table(runs), caption=False)}'
+        f'<div class="pair">{_pareto(runs)}</div>{table_html(runs_table(runs))}'
         "</section>"
     )
 

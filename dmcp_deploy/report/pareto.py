@@ -104,15 +104,8 @@ def front_chart(
     points = []
     for item in placed:
         colour, named = (0, True) if item in best else (1, False)
-        points.append(
-            replace(
-                point(item),
-                x=cost(item),
-                y=item.top1,
-                colour=colour,
-                named=named if names_best else None,
-            )
-        )
+        drawn = replace(point(item), x=cost(item), y=item.top1, colour=colour)
+        points.append(replace(drawn, named=named) if names_best else drawn)
     line = Series("Pareto front", tuple((cost(item), item.top1) for item in best), 0, "dash")
     groups = ("on the front", "behind it") if len(best) < len(placed) else ("on the front",)
     return scatter_chart(labels, points, [line], groups, (show, percent))

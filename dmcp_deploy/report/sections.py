@@ -39,7 +39,7 @@ def run_sections(facts: RunFacts, key: str) -> str:
         ("Layer by layer", layers_part(facts, key)),
         ("Parity and precision", _parity(facts)),
         ("Engines", _engines(facts)),
-        ("Environment", table_html(tables.environment_table(facts), caption=False)),
+        ("Environment", table_html(tables.environment_table(facts))),
         ("How to reproduce", _reproduce(facts)),
     ]
     return tiles(facts) + "".join(section(*part) for part in parts)
@@ -133,7 +133,7 @@ def _training(facts: RunFacts, key: str) -> str:
         labels = Labels(f"{key}-top1", "Accuracy", text, _STEP, "top-1")
         lines = with_trend("training batches", top1)
         charts.append(line_chart(labels, lines, levels, percent))
-    table = table_html(tables.accuracy_table(facts)) if facts.accuracies else ""
+    table = table_html(tables.accuracy_table(facts), caption=True) if facts.accuracies else ""
     lost = sum(not math.isfinite(step.get("loss", 0.0)) for step in steps)
     if lost:
         table += f'<p class="notice">{lost} steps reported a loss that is no finite number.</p>'
@@ -144,7 +144,7 @@ def _latency(facts: RunFacts, key: str) -> str:
     if facts.bench is None:
         return lack_notice(facts, "bench")
     charts = _latency_chart(facts.bench, key) + _rounds_chart(facts.bench, key)
-    table = table_html(tables.bench_table(facts.bench), caption=False)
+    table = table_html(tables.bench_table(facts.bench))
     return f'<div class="pair">{charts}</div>{table}'
 
 
@@ -192,20 +192,20 @@ def _rounds_chart(record: BenchRecord, key: str) -> str:
 
 def _parity(facts: RunFacts) -> str:
     rows = facts.parities or facts.unjudged
-    table = table_html(tables.parity_table(facts), caption=False) if rows else ""
+    table = table_html(tables.parity_table(facts)) if rows else ""
     return table + "".join(lack_notice(facts, part) for part in ("slice", "export", "precisions"))
 
 
 def _engines(facts: RunFacts) -> str:
     if not facts.engines:
         return lack_notice(facts, "engines")
-    return table_html(tables.engines_table(facts.engines), caption=False)
+    return table_html(tables.engines_table(facts.engines))
 
 
 def _reproduce(facts: RunFacts) -> str:
     commands = "\n".join(map(_breakable, facts.commands))
     recipe = fold("recipe.json", f"<pre>{esc(recipe_file(facts.request))}</pre>")
-    asked = fold("Settings and stages", table_html(tables.request_table(facts), caption=False))
+    asked = fold("Settings and stages", table_html(tables.request_table(facts)))
     note = "Save the recipe below as <code>recipe.json</code>, then run:"
     return f"<p>{note}</p><pre>{commands}</pre>{recipe}{asked}"
 
