@@ -31,7 +31,9 @@ def _findings(record: BenchRecord) -> Iterator[tuple[str, str]]:
     environment = record.environment
     before, after = (_part(environment, name) for name in ("before", "after"))
     yield from _load(before or environment, environment, record)
-    yield from _governor(before or environment)
+    governor = (before or environment).get("governor")
+    if governor not in (None, "performance"):
+        yield f"the CPU governor is {governor}", "sudo cpupower frequency-set -g performance"
     yield from _clocks(before, after)
     yield from _heat(before, after)
     mode = str(before.get("power_mode") or "MAXN")
@@ -51,12 +53,6 @@ def _load(
         plural = "s" if cores > 1 else ""
         cause = f"the load average was {load:g} on {cores:g} core{plural} as it began"
         yield cause, "stop what else runs on the machine"
-
-
-def _governor(state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    governor = state.get("governor")
-    if governor not in (None, "performance"):
-        yield f"the CPU governor is {governor}", "sudo cpupower frequency-set -g performance"
 
 
 def _clocks(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -189,18 +189,18 @@ class Race:
         is freed is taken again, so that turns of two could leave either network in the same
         place load after load. Between two loads nothing stays loaded.
         """
-        start, made = time.perf_counter(), 0
-        while made < LEAST_LOADS or made % 2 or self._has_time(start, made):
-            old_ms, new_ms = self._measure(new_first=is_turned(made))
+        start, count = time.perf_counter(), 0
+        while count < LEAST_LOADS or count % 2 or self._has_time(start, count):
+            old_ms, new_ms = self._measure(new_first=is_turned(count))
             self.old_ms += old_ms
             self.new_ms += new_ms
-            made += 1
+            count += 1
             yield old_ms, new_ms
 
-    def _has_time(self, start: float, made: int) -> bool:
+    def _has_time(self, start: float, count: int) -> bool:
         """Returns whether another pair of loads ends in time, if it takes as long as the others."""
         elapsed = time.perf_counter() - start
-        return elapsed * (made + 2) / made <= self._seconds
+        return elapsed * (count + 2) / count <= self._seconds
 
     def _measure(self, new_first: bool) -> Load:
         start = time.perf_counter()

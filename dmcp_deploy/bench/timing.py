@@ -70,11 +70,11 @@ def is_turned(number: int) -> bool:
 def warm_up(calls: Collection[Callable[[], object]], seconds: float) -> None:
     """Makes all calls in turn until the time is over, and twice at least."""
     end = time.perf_counter() + seconds
-    made = 0
-    while made < _LEAST_WARMUPS or time.perf_counter() < end:
+    rounds = 0
+    while rounds < _LEAST_WARMUPS or time.perf_counter() < end:
         for call in calls:
             call()
-        made += 1
+        rounds += 1
 
 
 def _rounds(

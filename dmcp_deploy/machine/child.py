@@ -59,8 +59,8 @@ def ask_python(code: str, timeout_s: float) -> dict[str, Any]:
     answer = run_bounded([sys.executable, "-c", _SAY + code], timeout_s)
     for line in reversed(answer.text.splitlines()):
         if line.startswith(_MARK):
-            found: dict[str, Any] = json.loads(line.removeprefix(_MARK))
-            return found
+            said: dict[str, Any] = json.loads(line.removeprefix(_MARK))
+            return said
     return {"problem": _silence(answer.code, answer.text, timeout_s)}
 
 

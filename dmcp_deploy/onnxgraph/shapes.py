@@ -65,9 +65,9 @@ def shaped_graph(path: Path, batch: int = 1) -> ShapedGraph:
             inputs, or leaves the image size open.
     """
     model = load_onnx(path)
-    found = _fix_batch(model.graph, path, batch)
+    fixed = _fix_batch(model.graph, path, batch)
     shapes, types = _infer(model)
-    return ShapedGraph(path, model.graph, found, shapes, types)
+    return ShapedGraph(path, model.graph, fixed, shapes, types)
 
 
 def item_bytes(data_type: int) -> int:

@@ -200,15 +200,12 @@ def _step(path: Path, number: int, line: str) -> dict[str, Any] | None:
         content = json.loads(line)
     except ValueError:
         return None
-    if not isinstance(content, dict) or not all(_is_number(v) for v in content.values()):
+    # A subclass of a number, such as a truth value, is none here.
+    if not isinstance(content, dict) or {*map(type, content.values())} - {int, float}:
         raise DmcpError(
             f"Line {number} of the metrics {path} does not hold a step's figures: delete that line."
         )
     return content if "step" in content else None
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _lacks(

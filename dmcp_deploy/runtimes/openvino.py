@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.machine.caller_cores import CallerCores
+from dmcp_deploy.machine.affinity import CallerCores
 from dmcp_deploy.registry import choose
 from dmcp_deploy.runtimes.interface import (
     ImageShape,
@@ -166,20 +166,20 @@ class OpenVinoSession:
     def executed_precision(self) -> str:
         """The precision that the compiled network computes in, Q/DQ layers apart."""
         assert self._compiled is not None, "the session is closed"
-        found = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-        return _NAMES.get(found, str(found))
+        name = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        return _NAMES.get(name, str(name))
 
     @property
     def layer_precisions(self) -> dict[str, int]:
         """Precision -> how many of the convolution and linear layers are computed in it."""
         assert self._compiled is not None, "the session is closed"
         layers = (layer.get_rt_info() for layer in self._compiled.get_runtime_model().get_ops())
-        found = (
+        names = (
             info["runtimePrecision"].astype(str)
             for info in layers
             if info["layerType"].astype(str) in _MULTIPLYING
         )
-        return dict(Counter(_NAMES.get(name, name) for name in found))
+        return dict(Counter(_NAMES.get(name, name) for name in names))
 
     def kernel_means(self) -> list[KernelMean]:
         """Returns all kernels, in order of execution; the session was opened to profile."""

@@ -200,8 +200,8 @@ def _broken(flavour: Flavour, err: object) -> str:
 
 
 def _check_version(flavour: Flavour, version: str) -> None:
-    found = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    if flavour.lowest <= found < flavour.below:
+    installed = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if flavour.lowest <= installed < flavour.below:
         return
     lowest, below = (".".join(map(str, v)) for v in (flavour.lowest, flavour.below))
     raise DmcpError(

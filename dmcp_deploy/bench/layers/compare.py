@@ -72,12 +72,11 @@ def compare_layer(item: LayerTime, network: Profiled, first: Profiled) -> LayerC
 def _reason(item: LayerTime, base: LayerTime, network: Profiled, time_ratio: float) -> str:
     """Returns the first reason that holds, in the order of how much each explains."""
     ours, theirs = item.layer, base.layer
-    if odd := _odd_widths(ours, theirs, _ALIGNMENT):
-        return f"{UNALIGNED.format(_ALIGNMENT)} ({odd})"
-    if (odd := _odd_widths(ours, theirs, _WIDE_ALIGNMENT)) and _is_explained(
-        ours, theirs, time_ratio
-    ):
-        return f"{UNALIGNED.format(_WIDE_ALIGNMENT)} ({odd})"
+    if widths := _unaligned_widths(ours, theirs, _ALIGNMENT):
+        return f"{UNALIGNED.format(_ALIGNMENT)} ({widths})"
+    widths = _unaligned_widths(ours, theirs, _WIDE_ALIGNMENT)
+    if widths and _is_explained(ours, theirs, time_ratio):
+        return f"{UNALIGNED.format(_WIDE_ALIGNMENT)} ({widths})"
     if _is_memory_bound(item, network):
         return MEMORY_BOUND
     if item.median_ms <= min(_NEAR_SMALLEST * network.smallest_ms, _LONGEST_START_MS):
@@ -85,21 +84,21 @@ def _reason(item: LayerTime, base: LayerTime, network: Profiled, time_ratio: flo
     return DEPTHWISE if item.layer.kind == DEPTHWISE else UNEXPLAINED
 
 
-def _odd_widths(ours: OnnxLayer, theirs: OnnxLayer, alignment: int) -> str:
-    """Returns the widths that became odd, as in "in 37, out 91"; "" if none did."""
+def _unaligned_widths(ours: OnnxLayer, theirs: OnnxLayer, alignment: int) -> str:
+    """Returns the widths that lost their alignment, as in "in 37, out 91"; "" if none did."""
     sides = {
         "in": (ours.in_channels, theirs.in_channels),
         "out": (ours.out_channels, theirs.out_channels),
     }
     # What the first has as well, such as an image's 3 channels, explains no difference.
-    odd = {
+    unaligned = {
         side: width
         for side, (width, before) in sides.items()
         if width % alignment and width != before
     }
-    if ours.kind == DEPTHWISE and odd:
+    if ours.kind == DEPTHWISE and unaligned:
         return str(ours.out_channels)
-    return ", ".join(f"{side} {width}" for side, width in odd.items())
+    return ", ".join(f"{side} {width}" for side, width in unaligned.items())
 
 
 def _is_explained(ours: OnnxLayer, theirs: OnnxLayer, time_ratio: float) -> bool:

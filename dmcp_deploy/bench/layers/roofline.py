@@ -15,7 +15,7 @@ import numpy.typing as npt
 from dmcp_deploy.bench.layers.roofline_nets import STREAM, write_products, write_stream
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.onnxgraph.layers import OnnxLayer, onnx_layers
-from dmcp_deploy.runtimes.profile import KernelTime, profile_layers
+from dmcp_deploy.runtimes.profile import profile_layers
 
 _CACHE_FOLDER = Path("/sys/devices/system/cpu/cpu0/cache")
 _RUNS = 5
@@ -109,14 +109,16 @@ def measure_limits(
         peak = 0.0
         for op_type in ("Conv", "MatMul"):
             images = _images(write_products(path, op_type, quantized))
-            peak = max(peak, *_rates(onnx_layers(path), profiled(path, images)))
-        rates = []
+            least_ms = {item.layer: min(item.samples_ms) for item in profiled(path, images)}
+            rates = (item.macs / least_ms[item.name] / 1e6 for item in onnx_layers(path))
+            peak = max(peak, *rates)
+        stream_rates = []
         for size in (large, _SMALL):
             images = _images(write_stream(path, size))
             stream = next(item for item in profiled(path, images) if item.name == STREAM)
-            rates.append(2 * images.nbytes / min(stream.samples_ms) / 1e6)
-    cached = rates[1] if cache else None
-    return Limits(peak, rates[0], cached, int(cache * _CACHE_SHARE))
+            stream_rates.append(2 * images.nbytes / min(stream.samples_ms) / 1e6)
+    cached = stream_rates[1] if cache else None
+    return Limits(peak, stream_rates[0], cached, int(cache * _CACHE_SHARE))
 
 
 def last_level_cache_bytes(folder: Path = _CACHE_FOLDER) -> int:
@@ -132,9 +134,3 @@ def last_level_cache_bytes(folder: Path = _CACHE_FOLDER) -> int:
 
 def _images(shape: tuple[int, int, int, int]) -> npt.NDArray[np.float32]:
     return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-
-
-def _rates(layers: Iterable[OnnxLayer], kernels: Iterable[KernelTime]) -> list[float]:
-    """Returns the billions of multiply-adds a second of each layer in its best run."""
-    least_ms = {kernel.layer: min(kernel.samples_ms) for kernel in kernels}
-    return [layer.macs / least_ms[layer.name] / 1e6 for layer in layers]

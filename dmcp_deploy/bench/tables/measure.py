@@ -94,8 +94,11 @@ def measure_probes(
     """
     images = random_images(image, setting.batch)
     kept = _Part(part, setting, artifacts)
-    orders = [_order(list(artifacts), number) for number in range(passes)]
-    todo = [(number, name) for number, order in enumerate(orders) for name in order]
+    todo = []
+    for number in range(passes):
+        names = list(artifacts)
+        Random(number).shuffle(names)
+        todo += [(number, name) for name in names]
     with (
         pinned(setting.threads),
         progress.task("latency table", len(todo), len(kept.steps), unit="probe") as bar,
@@ -130,11 +133,6 @@ def split_kernels(
         before = group.get(last, [0.0] * len(kernel.samples_ms))
         group[last] = [a + b for a, b in zip(before, kernel.samples_ms, strict=True)]
     return own, after
-
-
-def _order(names: list[str], number: int) -> list[str]:
-    Random(number).shuffle(names)
-    return names
 
 
 def _measure(artifact: Artifact, images: npt.NDArray[np.float32], setting: Setting) -> Step:

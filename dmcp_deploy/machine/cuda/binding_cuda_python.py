@@ -6,20 +6,27 @@ import ctypes
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.machine.cuda.binding import GraphCalls, Release
 from dmcp_deploy.machine.cuda.driver import CudaError
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
+
+def make_binding() -> CudaPythonBinding:
+    """Returns the binding.
+
+    Raises:
+        ImportError: The library is not there, or broken.
+    """
+    return CudaPythonBinding()
 
 
 class CudaPythonBinding:
-    """See `device_binding.Binding`."""
+    """See `binding.Binding`."""
 
     name = "cuda-python"
 

@@ -6,19 +6,26 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dmcp_deploy.machine.cuda.binding import GraphCalls, Release
 from dmcp_deploy.machine.cuda.driver import CudaError, current_context, pop_context, push_context
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
+
+def make_binding() -> PycudaBinding:
+    """Returns the binding.
+
+    Raises:
+        ImportError: The library is not there, or broken.
+    """
+    return PycudaBinding()
 
 
 class PycudaBinding:
-    """See `device_binding.Binding`."""
+    """See `binding.Binding`."""
 
     name = "pycuda"
     graphs: GraphCalls | None = None
