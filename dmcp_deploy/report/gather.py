@@ -208,44 +208,38 @@ def _step(path: Path, number: int, line: str) -> dict[str, Any] | None:
     return content if "step" in content else None
 
 
+#: Part of the report -> what a run without it lacks, and what makes it.
+_LACKING = {
+    "plan": ("There is no channel plan yet.", "search"),
+    "search": ("The search has not come to its end.", "search"),
+    "slice": ("The network is not sliced yet.", "slice"),
+    "train": ("The pruned network is not trained to the end yet.", "train"),
+    "export": ("Nothing is exported to ONNX yet.", "export"),
+    "bench": ("No latency is measured yet.", "bench"),
+    "layers": ("The layers' times are not measured yet.", "bench --layers"),
+    "precisions": ("No lower precision is judged yet.", "export --precision fp32,fp16,bf16,int8"),
+    "engines": ("No engine is built yet.", "engine --precision fp16"),
+}
+
+
 def _lacks(
     run: RunDir, request: RunRequest, stages: Mapping[Stage, Any], engines: Sequence[EngineRecord]
 ) -> dict[str, Lack]:
     """Returns part of the report -> what it lacks, and the command that makes it."""
-    search = run_command("search", request, run.path)
-    built = any(stage.kind == ENGINE for stage in stages)
-    table: list[tuple[str, bool, str, str]] = [
-        ("plan", run.file("plan.json").exists(), "There is no channel plan yet.", search),
-        ("search", SEARCH in stages, "The search has not come to its end.", search),
-        ("slice", SLICE in stages, "The network is not sliced yet.", "slice"),
-        ("train", TRAIN in stages, "The pruned network is not trained to the end yet.", "train"),
-        ("export", EXPORT in stages, "Nothing is exported to ONNX yet.", "export"),
-        ("bench", run.file("bench.json").exists(), "No latency is measured yet.", "bench"),
-        (
-            "layers",
-            run.file("layers.json").exists(),
-            "The layers' times are not measured yet.",
-            "bench --layers",
-        ),
-        (
-            "precisions",
-            bool(_judged(stages)),
-            "No lower precision is judged yet.",
-            "export --precision fp32,fp16,bf16,int8",
-        ),
-        (
-            "engines",
-            bool(engines),
-            "The engines are not in this copy of the run." if built else "No engine is built yet.",
-            "engine --precision fp16",
-        ),
-    ]
-    place = shlex.quote(str(run.path))
-    return {
-        part: Lack(what, made if made is search else f"dmcp-deploy {made} {place}")
-        for part, there, what, made in table
-        if not there
-    }
+    there: set[str] = {stage for stage in (SEARCH, SLICE, TRAIN, EXPORT) if stage in stages}
+    there |= {part for part in ("plan", "bench", "layers") if run.file(f"{part}.json").exists()}
+    there |= {"precisions"} if _judged(stages) else set()
+    there |= {"engines"} if engines else set()
+    lacks = {}
+    for part, (what, command) in _LACKING.items():
+        if part == "engines" and any(stage.kind == ENGINE for stage in stages):
+            what = "The engines are not in this copy of the run."
+        made_by = f"dmcp-deploy {command} {shlex.quote(str(run.path))}"
+        if command == "search":
+            made_by = run_command(command, request, run.path)
+        if part not in there:
+            lacks[part] = Lack(what, made_by)
+    return lacks
 
 
 def _is_stale(run: RunDir, inputs: Mapping[str, str]) -> bool:

@@ -7,7 +7,6 @@ import tempfile
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -112,12 +111,7 @@ class OnnxSession:
         """Returns the session."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        err: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         """Frees the network."""
         self._session = None
 
@@ -171,7 +165,7 @@ def _open(path: Path, providers: Sequence[str], options: Any) -> Any:
         raise unloadable(path, _first_line(err)) from err
 
 
-def _library() -> ModuleType:
+def _library() -> Any:
     try:
         import onnxruntime
     except ImportError as err:
@@ -179,8 +173,7 @@ def _library() -> ModuleType:
             f"ONNX Runtime cannot be loaded ({err}): pip install dmcp-deploy[export], or"
             " dmcp-deploy[device] where there is no torch."
         ) from err
-    library: ModuleType = onnxruntime
-    return library
+    return onnxruntime
 
 
 def _options(threads: int, profile: Path | None) -> Any:

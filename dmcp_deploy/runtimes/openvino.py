@@ -7,7 +7,6 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -142,12 +141,7 @@ class OpenVinoSession:
         """Returns the session."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        err: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         """Frees the network."""
         self._request = self._compiled = None
         self._give_back_cores()
@@ -229,7 +223,7 @@ def _load_means(
         return list(zip(before, session.kernel_means(), strict=True))
 
 
-def _library() -> ModuleType:
+def _library() -> Any:
     try:
         import openvino
         import openvino.frontend
@@ -237,11 +231,10 @@ def _library() -> ModuleType:
         raise DmcpError(
             f"OpenVINO cannot be loaded ({err}): pip install dmcp-deploy[openvino]."
         ) from err
-    library: ModuleType = openvino
-    return library
+    return openvino
 
 
-def _read(ov: ModuleType, path: Path) -> Any:
+def _read(ov: Any, path: Path) -> Any:
     """Returns the network as OpenVINO reads it.
 
     The ONNX front end is asked for by name: `read_model` would try every format on a file that is
@@ -258,7 +251,7 @@ def _read(ov: ModuleType, path: Path) -> Any:
     return model
 
 
-def _read_errors(ov: ModuleType) -> tuple[type[Exception], ...]:
+def _read_errors(ov: Any) -> tuple[type[Exception], ...]:
     """Returns what reading a file raises: the front ends' exceptions have no base of their own."""
     return (
         RuntimeError,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,12 +24,7 @@ class Session(Protocol):
     def __enter__(self) -> Session:
         """Returns the session."""
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        err: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         """Frees the network."""
 
     @property

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -107,14 +106,9 @@ class EngineSession:
         """Returns the session."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        err: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         """Frees the engine, then all device memory."""
-        self._stack.__exit__(kind, err, traceback)
+        self._stack.__exit__(*error)
 
     def _drop(self) -> None:
         """Lets go of what TensorRT holds, which must go before the CUDA context does."""

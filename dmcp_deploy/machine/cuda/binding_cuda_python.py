@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -160,14 +159,13 @@ class CudaPythonBinding:
         return f"{name} ({int(status)}, {text.decode() if text else 'unknown'})"
 
 
-def _library() -> ModuleType:
+def _library() -> Any:
     try:
         from cuda.bindings import driver
     except ModuleNotFoundError:
         # Releases before 12.6.1, JetPack 6's among them.
         from cuda import cuda as driver
-    library: ModuleType = driver
-    return library
+    return driver
 
 
 def _not_a_graph(err: CudaError) -> DmcpError:

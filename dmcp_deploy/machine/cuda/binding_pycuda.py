@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -141,13 +140,12 @@ class PycudaBinding:
             raise CudaError(call, reason or "error", out_of_memory=lacks_memory) from err
 
 
-def _library() -> ModuleType:
+def _library() -> Any:
     with warnings.catch_warnings():
         # It blames the toolkit's headers for whatever keeps the driver from loading.
         warnings.filterwarnings("ignore", "Failed to import the CUDA driver interface")
         import pycuda.driver
-    library: ModuleType = pycuda.driver
-    return library
+    return pycuda.driver
 
 
 def _held(item: Any) -> tuple[list[Any], Release]:
