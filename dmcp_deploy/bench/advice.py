@@ -8,9 +8,9 @@ from typing import Any
 from dmcp_deploy.bench.record import BenchRecord
 from dmcp_deploy.machine.gpu_state import THERMAL
 
-#: Clocks that differ by more than this between beginning and end are told.
+#: A clock that changed by more than this between beginning and end is named.
 MOST_CLOCK_CHANGE = 0.05
-#: What else runs may take this much of a core before it is told.
+#: Other work may take this much of a core before it is named.
 _SPARE_LOAD = 0.5
 
 
@@ -63,7 +63,7 @@ def _clocks(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tup
         ("GPU's memory clock", gpu, "memory_mhz", "fix it with sudo nvidia-smi -lmc"),
     ):
         old, new = (_number(state, key) for state in states)
-        # Under another governor the clock follows the load, which is told of itself.
+        # Under another governor the clock follows the load, and the governor is named already.
         if key == "cpu_mhz" and before.get("governor") != "performance":
             continue
         if old and new and abs(new / old - 1) > MOST_CLOCK_CHANGE:

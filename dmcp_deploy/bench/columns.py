@@ -92,6 +92,6 @@ _COLUMNS = (
     _Column("efficiency", lambda _, ratios: f"{ratios.efficiency:.2f}" if ratios else "1.00"),
     _Column("verdict", lambda _, ratios: ratios.verdict if ratios else "reference", of_words=True),
 )
-#: Columns that are shown if asked for, and those that else are shown where networks differ.
+#: Columns of the wide table alone, and those of the usual one only where networks differ in them.
 _WIDE = {"params", "weights", "file", "mean ms", "p99 ms"}
 _WHERE_DIFFERENT = {"runtime", "precision", "timing"}

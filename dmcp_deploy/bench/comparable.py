@@ -18,7 +18,7 @@ from dmcp_deploy.runtimes.sampler import WALL
 
 #: Fields of the environment that make the device.
 _DEVICE = ("machine", "cpu", "cores")
-#: Those that records of the first release lack: they differ only where both records have them.
+#: Fields that records of the first release lack: they are compared only where both have them.
 _LATER = ("power_mode", "precision")
 
 
@@ -168,7 +168,7 @@ def _show(value: object) -> str:
     return "unknown" if value is None else str(value)
 
 
-#: Settings of the machine that are told where they are not the same.
+#: Settings of the machine that may change: a note names those that did.
 _CHANGEABLE = ("governor", "gpu_driver", "cuda", "pinned_cores")
 
 

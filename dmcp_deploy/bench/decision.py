@@ -22,14 +22,16 @@ from dmcp_deploy.bench.timing import is_turned
 REGRESSION = "regression"
 WITHIN = "within the limit"
 
-#: Fewer loads than this say nothing about how loads differ; half of them in either order.
+#: Fewer loads than this do not show how much loads differ. In half of them the old network is
+#: loaded first.
 LEAST_LOADS = 8
 
-#: Where a network's memory lies moves it by up to 3% for as long as it stays loaded. A scatter
-#: below this, as logarithm, is luck: the interval is never drawn from a smaller one.
+#: The place of a network's memory changes its latency by up to 3% for as long as it stays loaded.
+#: If a few loads happen to scatter less than this (of the logarithms), the interval assumes this.
 _LEAST_SCATTER = 0.01
-#: Quantiles at 0.999 of Student's t with 6, 8, 10, ... degrees of freedom; the last is kept beyond.
-#: After every other load is a chance to err: the intervals hold at 99% over all of them together.
+#: Quantiles of Student's t at 0.999, for 6, 8, 10, ... degrees of freedom and the last for more.
+#: The decision may fall after every second load, and each is a chance to err: with 0.999 at each,
+#: all intervals together hold at 99%.
 _STUDENT = (
     *(5.208, 4.501, 4.144, 3.930, 3.787, 3.686, 3.610),
     *(3.552, 3.505, 3.467, 3.435, 3.408, 3.385),

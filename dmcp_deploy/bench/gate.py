@@ -206,7 +206,7 @@ class Race:
         start = time.perf_counter()
         with self._opened(new_first) as (old, new):
             load_s = time.perf_counter() - start
-            # As long as the loading takes, so that half the time is measuring, if eight still fit.
+            # Measure for as long as loading took, unless fewer than eight loads would then fit.
             part_s = max(_PART_S, min(load_s, self._seconds / LEAST_LOADS - load_s))
             samples = time_interleaved({"old": old, "new": new}, seconds=part_s, warmup_s=_WARMUP_S)
         return samples["old"], samples["new"]

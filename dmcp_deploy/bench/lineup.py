@@ -22,7 +22,7 @@ from dmcp_deploy.runtimes.sampler import WALL, Clock, Sampler, make_sampler
 from dmcp_deploy.runtimes.session import Session
 
 _IMAGE_SEED = 0
-#: So long a GPU works before its clocks are read: idle ones say nothing.
+#: A GPU is kept busy for this long before its clocks are read: those of an idle GPU are low.
 _SETTLE_S = 0.2
 
 Image = tuple[int, int, int]

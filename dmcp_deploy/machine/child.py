@@ -84,7 +84,7 @@ def _run(command: Sequence[str], output: int, timeout_s: float) -> int | None:
 def _kill(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    # What a broken driver holds in the kernel does not even end then.
+    # A process that a broken driver holds in the kernel does not end even then.
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_KILL_S)
 

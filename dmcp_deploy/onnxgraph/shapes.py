@@ -93,7 +93,7 @@ def _fix_batch(graph: GraphProto, path: Path, batch: int) -> int:
         return int(first.dim_value)
     symbol, first.dim_value = str(first.dim_param), batch
     if symbol:
-        # The exporter knows shapes that inference does not find again, such as a gather's.
+        # The exporter noted shapes that inference does not find again, such as a gather's.
         _fix_symbol(graph, symbol, batch)
     else:
         # Shapes noted for the open axis would contradict the fixed one.

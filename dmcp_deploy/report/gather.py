@@ -200,7 +200,7 @@ def _step(path: Path, number: int, line: str) -> dict[str, Any] | None:
         content = json.loads(line)
     except ValueError:
         return None
-    # A subclass of a number, such as a truth value, is none here.
+    # Exact types: True and False count as integers in Python.
     if not isinstance(content, dict) or {*map(type, content.values())} - {int, float}:
         raise DmcpError(
             f"Line {number} of the metrics {path} does not hold a step's figures: delete that line."

@@ -99,6 +99,6 @@ def _heats(
 
 
 def _heat(m: float) -> str:
-    # Where the colour of text has to change for its contrast, in either theme.
+    # On darker shades the text takes another colour, for its contrast in either theme.
     shade = "high" if m > 0.8 else "mid" if m > 0.6 else ""
     return f'<td style="--m:{m:.4f}" class="heat {shade}">{m:.2f}</td>'

@@ -18,7 +18,7 @@ def check_onnx_unchanged(path: Path, record: EngineRecord) -> None:
         DmcpError: It has changed.
     """
     sources = source_files(path, record)
-    # Another network of that name may lie in the one folder while the right one is in the other.
+    # One of the two folders may hold another network of that name, and the other the right one.
     if sources and all(digest_files(files) != record.onnx_digest for files in sources):
         raise DmcpError(
             f"{sources[0][0]} has changed since {path} was built from it: build the engine again."

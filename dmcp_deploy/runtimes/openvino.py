@@ -34,9 +34,9 @@ _NAMES = {**{theirs: ours for ours, theirs in PRECISIONS.items()}, "i8": "int8",
 #: Kinds of layer that multiply; the others only move data or are fused.
 _MULTIPLYING = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}
 
-#: Its profile tells the mean over all runs of a loaded network, in whole microseconds. The more
-#: runs there were before, the coarser is what a difference of two means tells of the last ones:
-#: with 3 before and 5 counted, it is half a microsecond.
+#: OpenVINO's profile holds means over all runs of a loaded network, in whole microseconds. The mean
+#: of the last runs follows from two of them, and the more runs came before, the less exactly: with
+#: 3 before and 5 counted, to half a microsecond.
 WARM_UPS = 3
 RUNS_PER_LOAD = 5
 
@@ -56,7 +56,7 @@ def profile(path: Path, images: npt.NDArray[np.float32], threads: int, runs: int
     """
     loads = [_load_means(path, images, threads) for _ in range(math.ceil(runs / RUNS_PER_LOAD))]
     kernels = []
-    # Names that OpenVINO makes up differ from load to load; the order does not.
+    # Kernels without a name of their own are named anew in each load; their order is the same.
     for means in zip(*loads, strict=True):
         first = means[0][1]
         if any(mean.mean_us for pair in means for mean in pair):
@@ -74,7 +74,7 @@ def mean_after(early_us: float, late_us: float) -> float:
     """
     early = (early_us + _HALF_US) * WARM_UPS
     late = (late_us + _HALF_US) * (WARM_UPS + RUNS_PER_LOAD)
-    # What rounding took from one mean and not from the other may exceed a short kernel's time.
+    # Of a short kernel the means, rounded down, may leave nothing or less.
     return max((late - early) / RUNS_PER_LOAD, _HALF_US) / 1e3
 
 
@@ -279,7 +279,7 @@ def _compile(model: Any, session: OpenVinoSession, profile: bool) -> Any:
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
         "PERF_COUNT": profile,
-        # Left out, some processors compute in BF16 or FP16 without a word.
+        # Without it, some processors would compute in BF16 or FP16.
         "INFERENCE_PRECISION_HINT": PRECISIONS[session.precision],
     }
     if session.threads:

@@ -69,7 +69,7 @@ class _Lookup:
         self._producers = producers_of(graph)
         self._by_name = dict(self._producers)
         for index, node in enumerate(graph.node):
-            # ONNX Runtime calls an operator without a name so.
+            # What ONNX Runtime calls an operator without a name.
             self._by_name[node.name or f"{node.op_type}_{index}"] = node
         self._layers = {node.output[0]: name for node, name in layer_nodes(graph)}
         self.names = list(self._layers.values())

@@ -19,7 +19,7 @@ from dmcp_deploy.runtimes.session import Session
 WALL = "wall"
 #: The GPU's own time between two CUDA events: images and logits stay on the device.
 EVENTS = "events"
-#: The same of a CUDA graph.
+#: The same of work that was recorded as a CUDA graph.
 EVENTS_GRAPH = "events+graph"
 #: The time of a call on the host that copies images to the GPU and logits from it.
 WALL_TRANSFERS = "wall with transfers"

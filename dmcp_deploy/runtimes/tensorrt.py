@@ -112,7 +112,7 @@ class EngineSession:
 
     def _drop(self) -> None:
         """Lets go of what TensorRT holds, which must go before the CUDA context does."""
-        # A context must outlive its work; whatever failed there, leaving the device tells it.
+        # A context must outlive its work. What failed in that work is raised on leaving the device.
         with suppress(CudaError):
             self._device.synchronize()
         self._buffers.clear()
@@ -268,7 +268,7 @@ def inspect_engine(loaded: Loaded, engine: bytes, messages: Sequence[Message]) -
     if inspector is None or context is None:
         raise DmcpError(f"{loaded.flavour.name} cannot inspect its engine: {reasons(messages)}.")
     _set_best_shapes(loaded, on_gpu, context)
-    inspector.execution_context = context  # without one, open shapes hide the types
+    inspector.execution_context = context  # else layers of open shapes show no types
     return inspector.get_engine_information(loaded.trt.LayerInformationFormat.JSON)
 
 

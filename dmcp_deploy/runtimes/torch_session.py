@@ -122,7 +122,7 @@ class TorchSession:
         Raises:
             DmcpError: The clock is for CUDA, and this is none; or there is no room on the GPU.
         """
-        self.run(images)  # what fails, fails in a sentence
+        self.run(images)  # a failure is told in a sentence here
         if self.device == "cpu":
             given = self._moved(images)
             return by_wall(lambda: self._logits(given))

@@ -24,13 +24,13 @@ from dmcp_deploy.runtimes.session import is_engine
 
 #: Parts of the measurement; in each every network is loaded anew, first last in every other.
 _PARTS = 6
-#: Where the limits are measured: a disturbance seldom lasts through all of them.
+#: Parts in which the limits are measured too: a disturbance seldom lasts through all of them.
 _PARTS_WITH_LIMITS = (0, 2, 4)
-#: Of a part's time, what goes to whole calls with profiling off.
+#: Share of a part's time in which whole calls are timed, with profiling off.
 _CALLS_SHARE = 0.3
 #: Profiled runs of each network in a part. OpenVINO loads the network for every five of them.
 _FEWEST_RUNS, _MOST_RUNS = 5, 10
-#: A tenth of what a profiler that counts microseconds can tell.
+#: Stands for a time too short to be listed by a profiler: a tenth of the microsecond it counts in.
 _NEXT_TO_NOTHING_MS = 1e-4
 
 
@@ -137,7 +137,7 @@ def _joined(
     """Returns what kernels took together in every run of every part."""
     samples: list[float] = []
     for group, count in zip(groups, runs, strict=True):
-        # What was too short to be told of in a part took next to nothing there.
+        # A profiler leaves out what was too short.
         kernels_ms = group.get(key, [(_NEXT_TO_NOTHING_MS,) * count])
         samples += [sum(times) for times in zip(*kernels_ms, strict=True)]
     return tuple(samples)

@@ -19,7 +19,7 @@ from dmcp_deploy.runtimes.profile import profile_layers
 
 _CACHE_FOLDER = Path("/sys/devices/system/cpu/cpu0/cache")
 _RUNS = 5
-#: Of a stream that does not stay in the caches; of one that does.
+#: Bytes of a stream that does not fit the caches, and of one that does.
 _LARGE, _SMALL = 64 * 2**20, 2**19
 _LARGEST = 256 * 2**20
 #: A layer reads what the one before has written, so both must find room in the cache.

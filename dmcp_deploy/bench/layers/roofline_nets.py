@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 #: Name of the operator that reads and writes all data.
 STREAM = "stream"
 
-#: Layers in a row, so that turning the image into the runtime's layout weighs little.
+#: So many layers in a row that converting the image to the runtime's layout takes a small share.
 _LAYERS = 3
 #: Sides of the image, and channels: 100 million multiply-adds a layer and more, every size a
 #: multiple of what vector units take, and the weights small enough for a core's own cache.

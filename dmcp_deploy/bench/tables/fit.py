@@ -10,12 +10,12 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
-#: What kernels round widths up to, as far as is tried.
+#: Multiples that kernels may round widths up to: each is tried.
 ROUNDINGS = (1, 8, 16, 32)
 
-#: Squared distance in the logarithms of widths within which samples count alike.
+#: Added to the squared distance in the logarithms of widths, so that near samples count alike.
 _NEAR = 0.02
-#: Times below it weigh no more in a regression than it does: 1 us, what profilers tell.
+#: Profilers count microseconds: shorter times weigh no more in a regression than 1 us.
 _LEAST_MS = 1e-3
 
 

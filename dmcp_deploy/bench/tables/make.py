@@ -28,7 +28,8 @@ from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.onnxgraph.layers import OnnxLayer, onnx_layers
 from dmcp_deploy.registry import ONNX_RUNTIMES
 
-#: Of the samples: what disturbs a call only ever makes it slower, and longer ones more often.
+#: The quantile that stands for the samples. A disturbance only ever makes a call slower, and hits
+#: a longer call more often, so a low quantile is the fairer one.
 _LOW = 0.1
 _DIGITS = 6
 

@@ -27,10 +27,11 @@ PASSES = 3
 PART_KIND = "latency-table-part"
 
 _WARM_UPS = 3
-#: Profiled calls of a probe in a pass: as many as fit in a time.
+#: A probe is profiled for this long in a pass, and for so many calls.
 _PROBE_S = 0.3
 _FEWEST_CALLS, _MOST_CALLS = 5, 20
-#: Calls without the profiler for each one with it: longer ones are disturbed more often.
+#: For each profiled call, so many without the profiler: a whole call is disturbed more often than
+#: a kernel, and needs more samples.
 _WHOLE_CALLS = 2
 
 #: Layer -> samples in milliseconds.

@@ -123,7 +123,7 @@ class PycudaBinding:
         context, handle = self._context, int(self._context.handle)
         self._context = None
         context.detach()
-        # pycuda makes a context current to let go of it, and leaves the primary one so.
+        # To let go of a context pycuda makes it current, and it leaves the primary one current.
         if current_context() == handle:
             pop_context()
             if current_context() != self._before:

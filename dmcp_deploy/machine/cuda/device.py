@@ -167,7 +167,7 @@ class Device:
         try:
             self._release_all()
         except CudaError:
-            # What ended the block says more than what its end met then.
+            # The error that ended the block says more than one of freeing after it.
             if err is None:
                 raise
 
