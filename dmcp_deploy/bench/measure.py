@@ -81,6 +81,6 @@ def _time(
     for load in range(_LOADS):
         with lineup.opened(image, batch, last_first=is_turned(load)) as samplers:
             part = time_part(samplers, title=f"batch {batch}, part {load + 1} of {_LOADS}")
-        for name, found in part.items():
-            samples.setdefault(name, []).extend(found)
+        for name, samples_ms in part.items():
+            samples.setdefault(name, []).extend(samples_ms)
     return samples

@@ -148,11 +148,11 @@ class BenchRecord:
         Raises:
             DmcpError: Nothing was.
         """
-        found = [item for item in self.measured if item.batch == batch]
-        if not found:
-            known = ", ".join(str(b) for b in self.batches)
+        networks = [item for item in self.measured if item.batch == batch]
+        if not networks:
+            known = ", ".join(map(str, self.batches))
             raise DmcpError(f"The record holds no batch {batch}; it holds {known}.")
-        return found
+        return networks
 
     def save(self, path: Path) -> None:
         """Writes the record as JSON, all samples included."""
@@ -203,6 +203,17 @@ class Comparison:
     latency_high: float
     efficiency: float
     verdict: str
+
+
+def compared(record: BenchRecord) -> list[tuple[Measured, Comparison | None]]:
+    """Returns every network, each with its comparison with the first at its batch size.
+
+    The first ones have None.
+    """
+    pairs: list[tuple[Measured, Comparison | None]] = []
+    for batch in record.batches:
+        pairs += zip(record.at_batch(batch), (None, *compare(record, batch)), strict=True)
+    return pairs
 
 
 def compare(record: BenchRecord, batch: int) -> list[Comparison]:

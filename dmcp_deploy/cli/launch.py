@@ -15,6 +15,7 @@ import click
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.extras import require
+from dmcp_deploy.machine.launched import is_launched
 from dmcp_deploy.options.run import LaunchOptions
 
 #: Where a context keeps the command line's words.
@@ -74,16 +75,6 @@ def launch(words: Sequence[str], processes: int, max_restarts: int) -> int:
         if refusal.exists():
             raise DmcpError(json.loads(refusal.read_text(encoding="utf-8")))
     return code
-
-
-def is_launched() -> bool:
-    """Returns whether a launcher has started this process as one of several."""
-    return "WORLD_SIZE" in os.environ and "RANK" in os.environ
-
-
-def is_first() -> bool:
-    """Returns whether this process runs alone, or is the first of those launched."""
-    return not is_launched() or os.environ["RANK"] == "0"
 
 
 def check_launched(gpus: int | None) -> None:

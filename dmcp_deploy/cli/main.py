@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +17,7 @@ from dmcp_deploy.cli.launch import share_work
 from dmcp_deploy.cli.options import But, PrintOptions, takes_options
 from dmcp_deploy.cli.plan import plan_commands
 from dmcp_deploy.cli.table import table_commands
+from dmcp_deploy.machine.launched import is_first
 from dmcp_deploy.options.compare import COMPARE_SECONDS, CompareOptions
 from dmcp_deploy.options.declare import option
 from dmcp_deploy.options.export import BuildOptions, ExportOptions
@@ -348,5 +348,5 @@ main.add_command(table_commands)
 
 def _print(text: str) -> None:
     """Prints a result; of several processes that torchrun has started, the first alone does."""
-    if "WORLD_SIZE" not in os.environ or os.environ.get("RANK", "0") == "0":
+    if is_first():
         click.echo(text)

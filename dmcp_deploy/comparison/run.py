@@ -26,6 +26,7 @@ from dmcp_deploy.options.declare import declared, merged, recorded
 from dmcp_deploy.options.measure import BenchOptions
 from dmcp_deploy.options.run import Compute, RunOptions
 from dmcp_deploy.progress import NO_PROGRESS, Progress
+from dmcp_deploy.registry import NETWORK_RUNTIMES
 from dmcp_deploy.run import api
 from dmcp_deploy.run.artifacts import check_runtime
 from dmcp_deploy.run.budgets import check_budgets, parse_budgets
@@ -178,10 +179,10 @@ def _check_runtime(runtime: str) -> None:
         DmcpError: It is not, or does not.
     """
     check_runtime(runtime)
-    if runtime == "torch":
+    if runtime in NETWORK_RUNTIMES:
         raise DmcpError(
-            "--runtime torch measures run directories one by one (bench): compare measures ONNX"
-            " files or engines."
+            f"--runtime {runtime} measures run directories one by one (bench): compare"
+            " measures ONNX files or engines."
         )
 
 

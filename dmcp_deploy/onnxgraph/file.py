@@ -220,8 +220,8 @@ def _checked_opset(proto: ModelProto, path: Path) -> int:
 
 
 def _check_not_empty(graph: GraphProto, path: Path) -> None:
-    for what, found in (("operators", graph.node), ("outputs", graph.output)):
-        if not found:
+    for what, items in (("operators", graph.node), ("outputs", graph.output)):
+        if not items:
             raise DmcpError(f"{path} has 0 {what}, and a network has some: export it again.")
 
 
@@ -237,9 +237,9 @@ def _image_input(
         if len(sizes) == 4:
             batch, channels, height, width = sizes
             return inputs[0], (batch, channels, height, width)
-    found = ", ".join(map(_describe, inputs)) or "nothing"
+    taken = ", ".join(map(_describe, inputs)) or "nothing"
     raise DmcpError(
-        f"{path} takes {found}, where one float32 input [N, C, H, W] is needed: export the"
+        f"{path} takes {taken}, where one float32 input [N, C, H, W] is needed: export the"
         " network with that input alone."
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,7 +62,8 @@ def layer_nodes(graph: GraphProto) -> list[tuple[NodeProto, str]]:
             node.op_type in PRODUCTS and constants & set(node.input[:2])
         ):
             name = stored.layer_of(node, weight_of(node, constants))
-            named[_free_name(node, name, named)] = node
+            free = (n for n in _possible_names(node, name) if n and n not in named)
+            named[next(free)] = node
     return [(node, name) for name, node in named.items()]
 
 
@@ -73,11 +75,11 @@ def weight_of(node: NodeProto, constants: set[str]) -> str:
 
 def stored_tensors(graph: GraphProto) -> dict[str, TensorProto]:
     """Returns name -> stored tensor, those of Constant operators by their output's name."""
-    found = {tensor.name: tensor for tensor in graph.initializer}
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant":
-            found.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
-    return found
+            tensors.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
+    return tensors
 
 
 def constant_names(graph: GraphProto) -> set[str]:
@@ -136,13 +138,7 @@ class _Stored:
         return name if name == value else name.removesuffix(_QUANTIZED)
 
 
-def _free_name(node: NodeProto, stored: str, taken: dict[str, NodeProto]) -> str:
-    return next(name for name in _names(node, stored) if name and name not in taken)
-
-
-def _names(node: NodeProto, stored: str) -> Iterator[str]:
+def _possible_names(node: NodeProto, stored: str) -> Iterator[str]:
     yield from (stored, node.name, node.output[0])
-    number = 2
-    while True:
+    for number in itertools.count(2):
         yield f"{node.output[0]} ({number})"
-        number += 1

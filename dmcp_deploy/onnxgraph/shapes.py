@@ -65,9 +65,9 @@ def shaped_graph(path: Path, batch: int = 1) -> ShapedGraph:
             inputs, or leaves the image size open.
     """
     model = load_onnx(path)
-    found = _fix_batch(model.graph, path, batch)
+    fixed = _fix_batch(model.graph, path, batch)
     shapes, types = _infer(model)
-    return ShapedGraph(path, model.graph, found, shapes, types)
+    return ShapedGraph(path, model.graph, fixed, shapes, types)
 
 
 def item_bytes(data_type: int) -> int:
@@ -93,7 +93,7 @@ def _fix_batch(graph: GraphProto, path: Path, batch: int) -> int:
         return int(first.dim_value)
     symbol, first.dim_value = str(first.dim_param), batch
     if symbol:
-        # The exporter knows shapes that inference does not find again, such as a gather's.
+        # The exporter noted shapes that inference does not find again, such as a gather's.
         _fix_symbol(graph, symbol, batch)
     else:
         # Shapes noted for the open axis would contradict the fixed one.

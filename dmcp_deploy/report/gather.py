@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dmcp_deploy.artifact import digest_file, read_artifact
 from dmcp_deploy.bench.layers.record import LayersRecord
 from dmcp_deploy.bench.record import BenchRecord
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.plan import ChannelPlan
-from dmcp_deploy.report.facts import TRAINED, Accuracy, Lack, Parity, RunFacts, Search
+from dmcp_deploy.report.facts import Accuracy, Forms, Judged, Lack, Parity, RunFacts, Search
 from dmcp_deploy.report.reproduce import run_command, run_commands
 from dmcp_deploy.rundir.directory import KEPT, KIND, RunDir
 from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.rundir.stages import ENGINE, EXPORT, PRECISION, SEARCH, SLICE, TRAIN, Stage
 from dmcp_deploy.runtimes.engine_record import EngineRecord
+
+_Artifact = TypeVar("_Artifact")
+
+#: Stage -> its figures.
+Figures = Mapping[Stage, Mapping[str, Any]]
 
 
 def gather_all(folders: Sequence[Path]) -> list[RunFacts]:
@@ -51,12 +56,70 @@ def gather(folder: Path, name: str) -> RunFacts:
         raise DmcpError(f"{run.file('run.json')} lacks or misstates {err}.") from err
 
 
+def accuracies(figures: Figures) -> list[Accuracy]:
+    """Returns the accuracies that a run's stages have taken, in the order of the run."""
+    places = [
+        (Judged.SEARCHED, SEARCH, "full_accuracy"),
+        (Judged.SLICED, SLICE, "accuracy"),
+        (Judged.TRAINED, TRAIN, "accuracy"),
+        (Judged.DEPLOYED, TRAIN, "deployed_accuracy"),
+    ]
+    taken = ((network, figures.get(stage, {}).get(key)) for network, stage, key in places)
+    return [
+        Accuracy(
+            network,
+            float(item["top1"]),
+            float(item["loss"]),
+            int(item["images"]),
+            int(item["image_size"]),
+        )
+        for network, item in taken
+        if item is not None
+    ]
+
+
+def parities(figures: Figures) -> list[Parity]:
+    """Returns how far the forms of a run's network are apart, as its stages have found."""
+    export = figures.get(EXPORT, {})
+    compared: list[tuple[Forms, str | None, Mapping[str, Any]]] = [
+        (Forms.SLICED, None, figures.get(SLICE, {})),
+        (Forms.PRUNED, None, export.get("model", {})),
+        (Forms.ORIGINAL, None, export.get("original", {})),
+        *((Forms.CONVERTED, stage.subject, figures[stage]) for stage in _judged(figures)),
+    ]
+    return [_parity(*forms) for forms in compared if "parity" in forms[-1]]
+
+
+def _parity(forms: Forms, precision: str | None, figures: Mapping[str, Any]) -> Parity:
+    parity, top1, snr = figures["parity"], figures.get("top1"), figures["parity"].get("snr_db")
+    return Parity(
+        forms,
+        precision,
+        float(parity["max_abs"]),
+        float(parity["max_rel"]),
+        float(parity["top1_agreement"]),
+        None if snr is None else float(snr),
+        None if top1 is None else float(top1),
+        None if top1 is None else int(figures["images"]),
+    )
+
+
+def unjudged(figures: Figures) -> dict[str, str]:
+    """Returns precision -> why an ONNX file that was converted to it was not judged."""
+    return {
+        stage.subject: str(figures[stage].get("unchecked", "it was not judged"))
+        for stage in _judged(figures)
+        if "parity" not in figures[stage]
+    }
+
+
+def _judged(stages: Iterable[Stage]) -> list[Stage]:
+    return [stage for stage in stages if stage.kind == PRECISION]
+
+
 def _facts(run: RunDir, name: str, request: RunRequest, stages: Mapping[Stage, Any]) -> RunFacts:
     figures = {stage: dict(record["figures"]) for stage, record in stages.items()}
-    path, record = run.file("plan.json"), run.file("bench.json")
-    plan = ChannelPlan.load(path) if path.exists() else None
-    bench = BenchRecord.load(record) if record.exists() else None
-    profiled = run.file("layers.json")
+    plan = _load_if_there(ChannelPlan.load, run.file("plan.json"))
     engines = tuple(EngineRecord.load(file) for file in _engine_files(run, stages))
     versions = dict(read_artifact(run.file("run.json"), KIND)["versions"])
     majority = figures.get(TRAIN, {}).get("majority_share")
@@ -71,17 +134,21 @@ def _facts(run: RunDir, name: str, request: RunRequest, stages: Mapping[Stage, A
         search=_search(figures[SEARCH], plan, steps) if SEARCH in figures else None,
         search_steps=steps,
         train_steps=_read_steps(run.file("metrics/train.jsonl")),
-        accuracies=tuple(_accuracies(figures)),
+        accuracies=tuple(accuracies(figures)),
         majority_share=None if majority is None else float(majority),
-        parities=tuple(_parities(figures)),
-        unjudged=_unjudged(figures),
-        bench=bench,
-        layers=LayersRecord.load(profiled) if profiled.exists() else None,
+        parities=tuple(parities(figures)),
+        unjudged=unjudged(figures),
+        bench=_load_if_there(BenchRecord.load, run.file("bench.json")),
+        layers=_load_if_there(LayersRecord.load, run.file("layers.json")),
         engines=engines,
         commands=run_commands(request, run.path, figures, engines),
         lacks=_lacks(run, request, stages, engines),
         stale=tuple(stage for stage, item in stages.items() if _is_stale(run, item["inputs"])),
     )
+
+
+def _load_if_there(load: Callable[[Path], _Artifact], path: Path) -> _Artifact | None:
+    return load(path) if path.exists() else None
 
 
 def _engine_files(run: RunDir, stages: Mapping[Stage, Any]) -> list[Path]:
@@ -133,112 +200,46 @@ def _step(path: Path, number: int, line: str) -> dict[str, Any] | None:
         content = json.loads(line)
     except ValueError:
         return None
-    if not isinstance(content, dict) or not all(_is_number(v) for v in content.values()):
+    # Exact types: True and False count as integers in Python.
+    if not isinstance(content, dict) or {*map(type, content.values())} - {int, float}:
         raise DmcpError(
             f"Line {number} of the metrics {path} does not hold a step's figures: delete that line."
         )
     return content if "step" in content else None
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _accuracies(figures: Mapping[Stage, Mapping[str, Any]]) -> list[Accuracy]:
-    places = [
-        ("full network after the search", SEARCH, "full_accuracy"),
-        ("pruned, before its training", SLICE, "accuracy"),
-        (TRAINED, TRAIN, "accuracy"),
-        (f"{TRAINED}, at the deployed size", TRAIN, "deployed_accuracy"),
-    ]
-    found = ((what, figures.get(stage, {}).get(key)) for what, stage, key in places)
-    return [
-        Accuracy(
-            what,
-            float(item["top1"]),
-            float(item["loss"]),
-            int(item["images"]),
-            int(item["image_size"]),
-        )
-        for what, item in found
-        if item is not None
-    ]
-
-
-def _parities(figures: Mapping[Stage, Mapping[str, Any]]) -> list[Parity]:
-    export = figures.get(EXPORT, {})
-    found = [
-        ("sliced network and supernet at its widths", figures.get(SLICE, {})),
-        ("pruned ONNX file and torch", export.get("model", {})),
-        ("original ONNX file and torch", export.get("original", {})),
-        *((f"{stage.subject} ONNX file and torch", figures[stage]) for stage in _judged(figures)),
-    ]
-    return [_parity(what, item) for what, item in found if "parity" in item]
-
-
-def _parity(what: str, figures: Mapping[str, Any]) -> Parity:
-    parity, top1, snr = figures["parity"], figures.get("top1"), figures["parity"].get("snr_db")
-    return Parity(
-        what,
-        float(parity["max_abs"]),
-        float(parity["max_rel"]),
-        float(parity["top1_agreement"]),
-        None if snr is None else float(snr),
-        None if top1 is None else float(top1),
-        None if top1 is None else int(figures["images"]),
-    )
-
-
-def _unjudged(figures: Mapping[Stage, Mapping[str, Any]]) -> dict[str, str]:
-    return {
-        stage.subject: str(figures[stage].get("unchecked", "it was not judged"))
-        for stage in _judged(figures)
-        if "parity" not in figures[stage]
-    }
-
-
-def _judged(stages: Iterable[Stage]) -> list[Stage]:
-    return [stage for stage in stages if stage.kind == PRECISION]
+#: Part of the report -> what a run without it lacks, and what makes it.
+_LACKING = {
+    "plan": ("There is no channel plan yet.", "search"),
+    "search": ("The search has not come to its end.", "search"),
+    "slice": ("The network is not sliced yet.", "slice"),
+    "train": ("The pruned network is not trained to the end yet.", "train"),
+    "export": ("Nothing is exported to ONNX yet.", "export"),
+    "bench": ("No latency is measured yet.", "bench"),
+    "layers": ("The layers' times are not measured yet.", "bench --layers"),
+    "precisions": ("No lower precision is judged yet.", "export --precision fp32,fp16,bf16,int8"),
+    "engines": ("No engine is built yet.", "engine --precision fp16"),
+}
 
 
 def _lacks(
     run: RunDir, request: RunRequest, stages: Mapping[Stage, Any], engines: Sequence[EngineRecord]
 ) -> dict[str, Lack]:
     """Returns part of the report -> what it lacks, and the command that makes it."""
-    search = run_command("search", request, run.path)
-    built = any(stage.kind == ENGINE for stage in stages)
-    table: list[tuple[str, bool, str, str]] = [
-        ("plan", run.file("plan.json").exists(), "There is no channel plan yet.", search),
-        ("search", SEARCH in stages, "The search has not come to its end.", search),
-        ("slice", SLICE in stages, "The network is not sliced yet.", "slice"),
-        ("train", TRAIN in stages, "The pruned network is not trained to the end yet.", "train"),
-        ("export", EXPORT in stages, "Nothing is exported to ONNX yet.", "export"),
-        ("bench", run.file("bench.json").exists(), "No latency is measured yet.", "bench"),
-        (
-            "layers",
-            run.file("layers.json").exists(),
-            "The layers' times are not measured yet.",
-            "bench --layers",
-        ),
-        (
-            "precisions",
-            bool(_judged(stages)),
-            "No lower precision is judged yet.",
-            "export --precision fp32,fp16,bf16,int8",
-        ),
-        (
-            "engines",
-            bool(engines),
-            "The engines are not in this copy of the run." if built else "No engine is built yet.",
-            "engine --precision fp16",
-        ),
-    ]
-    place = shlex.quote(str(run.path))
-    return {
-        part: Lack(what, made if made is search else f"dmcp-deploy {made} {place}")
-        for part, there, what, made in table
-        if not there
-    }
+    there: set[str] = {stage for stage in (SEARCH, SLICE, TRAIN, EXPORT) if stage in stages}
+    there |= {part for part in ("plan", "bench", "layers") if run.file(f"{part}.json").exists()}
+    there |= {"precisions"} if _judged(stages) else set()
+    there |= {"engines"} if engines else set()
+    lacks = {}
+    for part, (what, command) in _LACKING.items():
+        if part == "engines" and any(stage.kind == ENGINE for stage in stages):
+            what = "The engines are not in this copy of the run."
+        made_by = f"dmcp-deploy {command} {shlex.quote(str(run.path))}"
+        if command == "search":
+            made_by = run_command(command, request, run.path)
+        if part not in there:
+            lacks[part] = Lack(what, made_by)
+    return lacks
 
 
 def _is_stale(run: RunDir, inputs: Mapping[str, str]) -> bool:

@@ -17,7 +17,7 @@ from dmcp_deploy.options.export import BuildOptions
 from dmcp_deploy.options.measure import BenchOptions
 from dmcp_deploy.options.run import Compute
 from dmcp_deploy.progress import Progress
-from dmcp_deploy.registry import ENGINE_RUNTIMES, ONNX_RUNTIMES
+from dmcp_deploy.registry import ENGINE_RUNTIMES, NETWORK_RUNTIMES, ONNX_RUNTIMES
 from dmcp_deploy.rundir.files import ORIGINAL, PRUNED, run_files
 from dmcp_deploy.runtimes.session import is_engine
 from dmcp_deploy.runtimes.trt_flavours import load_flavour
@@ -37,8 +37,8 @@ def artifacts_of(
         DmcpError: A file does not fit the runtime, or an engine cannot be built or run here.
     """
     sources = {name: path for name, path in files.items() if not is_engine(path)}
-    if options.runtime == "torch":
-        made = {name: _network(path, options.threads) for name, path in sources.items()}
+    if options.runtime in NETWORK_RUNTIMES:
+        made = {name: _network(path, options) for name, path in sources.items()}
     elif options.runtime in ENGINE_RUNTIMES and sources:
         made = _engines(sources, options, progress)
     else:
@@ -74,13 +74,13 @@ def _warn_of_saturation(files: Mapping[str, Path], progress: Progress) -> None:
                 )
 
 
-def _network(path: Path, threads: int) -> Artifact:
+def _network(path: Path, options: BenchOptions) -> Artifact:
     """Returns the network of a run that a file of it was exported from."""
     folder = path.parent
     if not (folder / "run.json").exists() or path not in run_files(folder).values():
         raise DmcpError(
-            f"{path} is no network of a run, which torch needs: give the run directory, or"
-            f" --runtime {' or '.join(ONNX_RUNTIMES)}."
+            f"{path} is no network of a run, which {options.runtime} needs: give the run"
+            f" directory, or --runtime {' or '.join(ONNX_RUNTIMES)}."
         )
     require("torch", "torchvision", "safetensors", "PIL")
     from dmcp_deploy.run.context import SUPERNET, RunContext
@@ -88,16 +88,16 @@ def _network(path: Path, threads: int) -> Artifact:
 
     context = RunContext.resume(folder, Compute())
     plan = context.plan()
-    image = plan.network.input_shape
+    image, how = plan.network.input_shape, (options.threads, options.runtime)
     if path == run_files(folder)[PRUNED]:
         dense, weights = functools.cache(lambda: load_dense(folder)), folder / "dense.safetensors"
-        return NetworkArtifact(weights, dense, image, plan.macs, threads)
+        return NetworkArtifact(weights, dense, image, plan.macs, *how)
     assert path == run_files(folder)[ORIGINAL], path
-    whole = functools.cache(lambda: searched_network(context).model)
+    full = functools.cache(lambda: searched_network(context).model)
     searched = context.run.file(SUPERNET)
     # Without a search on weights its own are random, and the plan alone says what it is.
     weights = searched if searched.exists() else context.run.file("plan.json")
-    return NetworkArtifact(weights, whole, image, plan.full_macs, threads)
+    return NetworkArtifact(weights, full, image, plan.full_macs, *how)
 
 
 def _engines(

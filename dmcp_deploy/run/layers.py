@@ -8,7 +8,6 @@ from typing import Any
 
 from dmcp_deploy.bench.layers.measure import measure_layers
 from dmcp_deploy.bench.layers.record import LayersRecord
-from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.options.declare import merged
 from dmcp_deploy.options.measure import BenchOptions
 from dmcp_deploy.options.run import Compute
@@ -16,6 +15,7 @@ from dmcp_deploy.run.artifacts import artifacts_of
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.rundir.files import named_files
 from dmcp_deploy.rundir.stages import LAYERS
+from dmcp_deploy.runtimes.profile import check_profiler
 
 RECORD = "layers.json"
 
@@ -53,19 +53,6 @@ def bench_layers(
         record = _measure(files, wanted, compute)
         record.save(run.file(RECORD))
     return record
-
-
-def check_profiler(runtime: str) -> None:
-    """Checks that a runtime tells what its kernels take.
-
-    Raises:
-        DmcpError: It does not.
-    """
-    if runtime == "torch":
-        raise DmcpError(
-            "--layers reads a runtime's own profiler, which torch has none of here: choose another"
-            " --runtime."
-        )
 
 
 def _measure(files: Mapping[str, Path], options: BenchOptions, compute: Compute) -> LayersRecord:

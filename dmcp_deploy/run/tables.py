@@ -20,6 +20,7 @@ from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.published.plan_text import find_plan
 from dmcp_deploy.registry import ENGINE_RUNTIMES, ONNX_RUNTIMES
 from dmcp_deploy.run.artifacts import artifacts_of, check_runtime
+from dmcp_deploy.runtimes.profile import check_profiler
 
 if TYPE_CHECKING:
     from dmcp_deploy.bench.artifacts import Artifact
@@ -134,6 +135,7 @@ def check_setting(setting: Setting) -> None:
             f" {' or '.join(ENGINE_RUNTIMES)}): {setting.runtime} runs the probe networks in the"
             " fp32 that they are in."
         )
+    check_profiler(setting.runtime)
     check_runtime(setting.runtime)
 
 

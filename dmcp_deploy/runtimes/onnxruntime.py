@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import tempfile
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.runtimes.interface import (
@@ -17,12 +22,54 @@ from dmcp_deploy.runtimes.interface import (
     other_interface,
     unloadable,
 )
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+from dmcp_deploy.runtimes.profile_names import Kernel
 
 CPU = "CPUExecutionProvider"
+
+#: In a profile: the first runs allocate memory and fill caches.
+WARM_UPS = 3
+
+_KERNEL_SUFFIX = "_kernel_time"
+#: Kernels that run other kernels, which the profile tells as well.
+_AROUND_OTHERS = {"If", "Loop", "Scan"}
+#: The profile tells whole microseconds, rounded down.
+_HALF_US = 0.5
+
+
+def open_session(path: Path, threads: int) -> OnnxSession:
+    """Returns an ONNX file loaded for running (see `session.Runtime`)."""
+    return OnnxSession(path, threads)
+
+
+def profile(path: Path, images: npt.NDArray[np.float32], threads: int, runs: int) -> list[Kernel]:
+    """Returns the kernels of an ONNX file, each with one sample a run.
+
+    Raises:
+        DmcpError: The file is absent or does not fit, or the library is missing.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="dmcp-deploy.") as folder,
+        OnnxSession(path, threads, profile=Path(folder) / "profile") as session,
+    ):
+        for _ in range(WARM_UPS + runs):
+            session.run(images)
+        events = json.loads(session.end_profiling().read_text(encoding="utf-8"))
+    return kernels_of_events(events, runs)
+
+
+def kernels_of_events(events: Sequence[Mapping[str, Any]], runs: int) -> list[Kernel]:
+    """Returns the kernels in a profile, with their samples of the last runs."""
+    starts = sorted(event["ts"] for event in events if event["name"] == "model_run")[-runs:]
+    samples_ms: dict[tuple[str, str, str], list[float]] = {}
+    for event in events:
+        run = bisect_right(starts, event["ts"]) - 1
+        name, kind = event["name"], str(event["args"].get("op_name", ""))
+        if run < 0 or not name.endswith(_KERNEL_SUFFIX) or kind in _AROUND_OTHERS:
+            continue
+        key = (name.removesuffix(_KERNEL_SUFFIX), kind, str(event["args"].get("node_index")))
+        kernel_ms = samples_ms.setdefault(key, [0.0] * len(starts))
+        kernel_ms[run] += (event["dur"] + _HALF_US) / 1e3
+    return [Kernel(name, kind, (name,), tuple(ms)) for (name, kind, _), ms in samples_ms.items()]
 
 
 class OnnxSession:
@@ -67,12 +114,7 @@ class OnnxSession:
         """Returns the session."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        err: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         """Frees the network."""
         self._session = None
 
@@ -126,7 +168,7 @@ def _open(path: Path, providers: Sequence[str], options: Any) -> Any:
         raise unloadable(path, _first_line(err)) from err
 
 
-def _library() -> ModuleType:
+def _library() -> Any:
     try:
         import onnxruntime
     except ImportError as err:
@@ -134,8 +176,7 @@ def _library() -> ModuleType:
             f"ONNX Runtime cannot be loaded ({err}): pip install dmcp-deploy[export], or"
             " dmcp-deploy[device] where there is no torch."
         ) from err
-    library: ModuleType = onnxruntime
-    return library
+    return onnxruntime
 
 
 def _options(threads: int, profile: Path | None, exact: bool) -> Any:

@@ -71,7 +71,7 @@ TURING = "sm75"
 
 #: Messages that a machine without a GPU gets after every other error.
 _NOISE = re.compile(r"catchCudaError|CUDA initialization failure|Unable to determine GPU memory")
-#: The one verbose message that is kept: a board's build writes hundreds of thousands.
+#: How the one verbose message begins that is kept, of hundreds of thousands in a build.
 _LAYERS = "Layers:"
 #: Messages kept outside of `collecting`, where a session may live for long.
 _LATEST = 100
@@ -200,8 +200,8 @@ def _broken(flavour: Flavour, err: object) -> str:
 
 
 def _check_version(flavour: Flavour, version: str) -> None:
-    found = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    if flavour.lowest <= found < flavour.below:
+    installed = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if flavour.lowest <= installed < flavour.below:
         return
     lowest, below = (".".join(map(str, v)) for v in (flavour.lowest, flavour.below))
     raise DmcpError(

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dmcp_deploy.errors import DmcpError, LostPeerError
+from dmcp_deploy.machine.launched import is_launched
 
 #: How long a process waits for the others within a step. One that has died is noticed by torchrun
 #: at once; this is for one that hangs, and must be longer than the slowest batch takes to load.
@@ -55,7 +56,7 @@ def join_torchrun(device: str = "auto") -> None:
     Raises:
         DmcpError: There are more processes than GPUs, or all are asked to take the same one.
     """
-    if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
+    if not is_launched():
         return
     if not dist.is_initialized():
         on_gpu = device != "cpu" and torch.cuda.is_available()

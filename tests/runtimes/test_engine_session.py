@@ -15,11 +15,8 @@ from tiny_onnx import write_tiny_net
 
 from dmcp_deploy.artifact import digest_file, digest_files
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.runtimes.tensorrt import (
-    EngineSession,
-    check_onnx_unchanged,
-    check_version,
-)
+from dmcp_deploy.runtimes.engine_checks import check_onnx_unchanged, check_version
+from dmcp_deploy.runtimes.tensorrt import EngineSession
 
 pytest.importorskip("cuda.bindings.driver", reason="cuda-python is not installed")
 

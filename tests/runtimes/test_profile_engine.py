@@ -13,7 +13,7 @@ from tiny_onnx import write_tiny_net
 from dmcp_deploy.artifact import digest_file
 from dmcp_deploy.bench.layers.record import LayersRecord
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.runtimes.profile_tensorrt import source_onnx
+from dmcp_deploy.runtimes.engine_checks import source_onnx
 
 pytest.importorskip("cuda.bindings.driver", reason="cuda-python is not installed")
 

@@ -7,10 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from dmcp_deploy.artifact import digest_files, read_artifact, write_artifact
 from dmcp_deploy.bench.artifacts import Artifact
+from dmcp_deploy.bench.lineup import random_images
 from dmcp_deploy.bench.tables.table import DEVICE
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.machine.affinity import pinned
@@ -20,19 +24,15 @@ from dmcp_deploy.progress import NO_PROGRESS, Progress
 from dmcp_deploy.runtimes.profile import KernelTime, profile_layers
 from dmcp_deploy.runtimes.sampler import Clock, make_sampler
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
 PASSES = 3
 PART_KIND = "latency-table-part"
 
-_IMAGE_SEED = 0
 _WARM_UPS = 3
-#: Profiled calls of a probe in a pass: as many as fit in a time.
+#: A probe is profiled for this long in a pass, and for so many calls.
 _PROBE_S = 0.3
 _FEWEST_CALLS, _MOST_CALLS = 5, 20
-#: Calls without the profiler for each one with it: longer ones are disturbed more often.
+#: For each profiled call, so many without the profiler: a whole call is disturbed more often than
+#: a kernel, and needs more samples.
 _WHOLE_CALLS = 2
 
 #: Layer -> samples in milliseconds.
@@ -94,13 +94,13 @@ def measure_probes(
     Raises:
         DmcpError: The file is of another measurement, or a probe cannot be measured.
     """
-    import numpy as np
-
-    rng = np.random.default_rng(_IMAGE_SEED)
-    images = rng.standard_normal((setting.batch, *image), dtype=np.float32)
+    images = random_images(image, setting.batch)
     kept = _Part(part, setting, artifacts)
-    orders = [_order(list(artifacts), number) for number in range(passes)]
-    todo = [(number, name) for number, order in enumerate(orders) for name in order]
+    todo = []
+    for number in range(passes):
+        names = list(artifacts)
+        Random(number).shuffle(names)
+        todo += [(number, name) for name in names]
     with (
         pinned(setting.threads),
         progress.task("latency table", len(todo), len(kept.steps), unit="probe") as bar,
@@ -137,23 +137,18 @@ def split_kernels(
     return own, after
 
 
-def _order(names: list[str], number: int) -> list[str]:
-    Random(number).shuffle(names)
-    return names
-
-
 def _measure(artifact: Artifact, images: npt.NDArray[np.float32], setting: Setting) -> Step:
     file = artifact.at_batch(setting.batch)
     with file.open() as session:
         sampler = make_sampler(session, images, Clock())
         slowest = max([sampler.sample_ms() for _ in range(_WARM_UPS)][1:])
         calls = min(max(math.ceil(_PROBE_S / (slowest / 1e3)), _FEWEST_CALLS), _MOST_CALLS)
-        whole = [sampler.sample_ms() for _ in range(_WHOLE_CALLS * calls)]
+        calls_ms = [sampler.sample_ms() for _ in range(_WHOLE_CALLS * calls)]
         ran_by = session.runtime
     kernels = profile_layers(
         file.path, images, runtime=setting.runtime, threads=setting.threads, runs=calls
     )
-    return Step(*split_kernels(kernels), whole, ran_by)
+    return Step(*split_kernels(kernels), calls_ms, ran_by)
 
 
 class _Part:

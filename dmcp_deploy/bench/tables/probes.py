@@ -91,9 +91,9 @@ class ProbeSet:
     def __post_init__(self) -> None:
         if len(self.widths) < 2:
             raise DmcpError(f"There are {len(self.widths)} probes, and 2 or more are needed.")
-        odd = [name for name, widths in self.widths.items() if set(widths) != set(self.groups)]
-        if odd:
-            raise DmcpError(f"The probe {odd[0]} has other groups than the network.")
+        for name, widths in self.widths.items():
+            if set(widths) != set(self.groups):
+                raise DmcpError(f"The probe {name} has other groups than the network.")
 
     def files(self, folder: Path) -> dict[str, Path]:
         """Returns probe -> its ONNX file.
@@ -160,11 +160,10 @@ def read_widths(content: Mapping[str, Any]) -> dict[str, int]:
 
 def check_form(form: LayerForm, channels: Sequence[tuple[int, int]], probes: ProbeSet) -> bool:
     """Returns whether a form gives the channels that a layer has in each probe."""
-    found = [
+    return list(channels) == [
         (form.inputs.at(widths, probes.groups), form.outputs.at(widths, probes.groups))
         for widths in probes.widths.values()
     ]
-    return found == list(channels)
 
 
 def _form(content: Mapping[str, Any]) -> WidthForm:

@@ -19,9 +19,11 @@ from dmcp_deploy.bench.tables.probes import (
     read_widths,
 )
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.machine.environment import first_gpu
 from dmcp_deploy.onnxgraph.layers import OnnxLayer
 from dmcp_deploy.options.measure import Setting
 from dmcp_deploy.plan import NetworkSpec
+from dmcp_deploy.registry import ENGINE_RUNTIMES
 
 KIND = "latency-table"
 
@@ -159,10 +161,9 @@ class LatencyTable:
     @property
     def device(self) -> str:
         """What it was measured on, in words."""
-        gpus = self.environment.get("gpus") or []
-        if self.setting.runtime.startswith("tensorrt") and gpus:
-            return str(gpus[0].get("name"))
-        return str(self.environment.get("cpu") or self.environment.get("machine"))
+        on_gpu = self.setting.runtime in ENGINE_RUNTIMES
+        gpu = first_gpu(self.environment) if on_gpu else None
+        return gpu or str(self.environment.get("cpu") or self.environment.get("machine"))
 
     def save(self, path: Path) -> None:
         """Writes the table as JSON."""

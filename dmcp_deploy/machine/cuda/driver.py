@@ -18,7 +18,7 @@ LIBRARY = "libcuda.so.1"
 _OUT_OF_MEMORY = 2
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 
-#: cuInit's error -> what it means and what to do. Every other one is told by its CUDA name.
+#: cuInit's error -> what it means and what to do; any other is named as CUDA names it.
 _NO_START = {
     34: f"The {LIBRARY} that is found is the toolkit's stub and no driver: take its folder, often"
     " .../lib/stubs, off LD_LIBRARY_PATH.",
