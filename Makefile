@@ -1,6 +1,6 @@
 # Every target creates what it needs; nothing has to be installed or activated beforehand.
 #   make demo   the main job on the embedded data, from search to a measured answer
-#   make test   lint, types, fast tests, slow tests
+#   make test   lint, types, all tests but those for a GPU or the night
 
 PYTHON ?= python3
 JOBS ?= 2
@@ -10,14 +10,14 @@ BIN := $(VENV)/bin
 DEMO_ARGS ?= --out runs/demo
 
 # One thread a worker, so that JOBS workers share the cores instead of fighting for them.
-# loadgroup keeps tests marked xdist_group (those that share an expensive fixture) in one worker.
+# loadgroup: tests that share an expensive fixture stay in one worker (tests/helpers/work_units.py).
 # A worker that dies ends the run: replaced, it can leave the others waiting for ever.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadgroup --max-worker-restart 0
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install-demo install demo test check lint types format fast slow gpu clean
+.PHONY: help install-demo install demo test check lint types format fast slow nightly gpu clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,7 +29,8 @@ install: $(VENV)/.installed-dev ## Install everything that the checks and tests 
 demo: $(VENV)/.installed-demo ## Run the main job
 	$(BIN)/dmcp-deploy prune --model mobilenet_v2 --flops 211M $(DEMO_ARGS)
 
-test: check fast slow ## Lint, types, fast tests, slow tests
+test: check ## Lint, types, fast tests, slow tests
+	$(PYTEST) -m "not gpu and not nightly" --timeout 900 --durations 20
 
 check: lint types ## Lint, import directions and types, as pre-commit does
 
@@ -46,10 +47,13 @@ format: $(VENV)/.installed-dev ## Format, and mend what ruff can mend
 	$(BIN)/ruff format
 
 fast: $(VENV)/.installed-dev ## Tests that take seconds
-	$(PYTEST) -m "not slow and not gpu" --timeout 180 --durations 5
+	$(PYTEST) -m "not slow and not gpu and not nightly" --timeout 180 --durations 5
 
 slow: $(VENV)/.installed-dev ## Tests that take minutes
-	$(PYTEST) -m "slow and not gpu" --maxschedchunk 1 --timeout 900 --durations 10
+	$(PYTEST) -m "slow and not gpu and not nightly" --timeout 900 --durations 10
+
+nightly: $(VENV)/.installed-dev ## Tests that take too long for every change; each says why
+	$(PYTEST) -m "nightly and not gpu" --timeout 1800 --durations 20
 
 gpu: $(VENV)/.installed-dev ## Tests that need a CUDA device, then measurements into benchmarks/results
 	$(BIN)/pytest -m gpu --timeout 900

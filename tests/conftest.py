@@ -1,24 +1,56 @@
-"""Shared by all tests: what a marker asks of the machine, and the real data there is."""
+"""Shared by all tests: what a mark asks of the machine, how workers share them, and real data."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from needs import FASHION_MNIST, need, summary
+from work_units import (
+    pytest_collection_finish,
+    pytest_collection_modifyitems,
+    pytest_configure_node,
+    pytest_xdist_make_scheduler,
+)
 
-FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+__all__ = [
+    "pytest_collection_finish",
+    "pytest_collection_modifyitems",
+    "pytest_configure_node",
+    "pytest_xdist_make_scheduler",
+]
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    nightly = item.get_closest_marker("nightly")
+    if nightly is not None and not nightly.args:
+        raise pytest.UsageError(f"{item.nodeid} is nightly and does not say why")
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("gpu") and not _has_cuda():
-        pytest.skip("needs a CUDA device")
+    for mark in item.iter_markers("needs"):
+        for name in mark.args:
+            need(name)
+    if item.get_closest_marker("gpu"):
+        need("cuda")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reasons = [
+        report.longrepr[2].removeprefix("Skipped: ")
+        for report in terminalreporter.stats.get("skipped", ())
+    ]
+    if reasons:
+        terminalreporter.section("skipped")
+        for line in summary(reasons):
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
 def fashion_mnist() -> Path:
     """The folder of Debian's Fashion-MNIST files."""
-    if not FASHION_MNIST.is_dir():
-        pytest.skip(f"no {FASHION_MNIST}: apt-get install dataset-fashion-mnist")
+    need("fashion-mnist")
     return FASHION_MNIST
 
 
@@ -41,11 +73,3 @@ def finished_run(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     out = tmp_path_factory.mktemp("runs") / "finished"
     succeed(*asked("prune", tiny_folder, out, seconds=0.2))
     return out
-
-
-def _has_cuda() -> bool:
-    try:
-        import torch
-    except ImportError:
-        return False
-    return torch.cuda.is_available()

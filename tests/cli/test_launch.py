@@ -1,4 +1,4 @@
-"""`--gpus`: what is refused, what is passed on, and runs that lose processes on the way."""
+"""Runs by two processes, started by torchrun or `--gpus`: refusals, and processes lost."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_runs import ENVIRONMENT, asked, call, command_line, refused
+from two_ranks import WORLD, on_two_ranks
 
+import dmcp_deploy
 from dmcp_deploy.cli import launch
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.training.metrics import read_metrics
 
-WORLD = 2
 VALIDATION = 24  # images in `tiny_folder`
 STEPS = 24
 
@@ -129,31 +131,60 @@ def test_what_the_user_can_mend_is_said_once_and_not_tried_again(tmp_path: Path)
     assert errors.count("\n") == 1, "no traceback"
 
 
+def run_of_two(data: Path, out: Path) -> list[str]:
+    """Returns the words that make the run of these tests by two processes."""
+    options = {"batch_size": 4, "checkpoint_seconds": 0, "max_steps": STEPS, "seconds": 0.2}
+    return [*asked("prune", data, out, **options), "--sync-bn"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run by two processes as torchrun starts them; not to be changed."""
+    out = tmp_path_factory.mktemp("runs") / "undisturbed"
+    first, second = on_two_ranks(command_line(*run_of_two(tiny_folder, out)))
+    assert first.splitlines()[0].startswith(f"{out}: ")
+    assert second == "", "the first alone reports"
+    return out
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_run(undisturbed: Path, tiny_folder: Path) -> None:
+    run, plan = RunDir(undisturbed), ChannelPlan.load(undisturbed / "plan.json")
+    assert set(run.stages()) == {"search", "slice", "train", "export", "bench"}
+    assert run.request().sync_bn
+    for stage, key in {"search": "full_accuracy", "slice": "accuracy", "train": "accuracy"}.items():
+        assert run.figures(stage)[key]["images"] == VALIDATION, "each looked at once"
+    assert plan.budget_macs is not None
+    assert 0.98 <= plan.macs / plan.budget_macs <= 1.0
+    for name in ("search", "train"):
+        steps = [line["step"] for line in read_metrics(undisturbed / f"metrics/{name}.jsonl")]
+        assert steps == list(range(STEPS))
+    assert sum(p.numel() for p in dmcp_deploy.load(undisturbed).parameters()) == plan.params
+
+    before = (undisturbed / "run.json").read_text()
+    on_two_ranks(command_line(*run_of_two(tiny_folder, undisturbed)))
+    assert (undisturbed / "run.json").read_text() == before, "nothing is done again"
+
+
 @pytest.mark.slow
 def test_a_lost_process_costs_the_steps_since_the_last_checkpoint_and_nothing_else(
-    tiny_folder: Path, tmp_path: Path
+    undisturbed: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    whole, out = tmp_path / "undisturbed", tmp_path / "run"
-    options = {"batch_size": 4, "checkpoint_seconds": 0, "max_steps": STEPS, "seconds": 0.2}
-    with launched(asked("prune", tiny_folder, whole, **options), 0) as process:
-        printed, errors = process.communicate(timeout=_PATIENCE_S)
-    assert process.returncode == 0, errors
-    assert printed.splitlines()[0].startswith(f"{whole}: "), "the first process alone reports"
-
-    # Both are killed in turn, in stage 1, in stage 2 and while the pruned network is trained.
-    with launched(asked("prune", tiny_folder, out, **options), 3) as process:
-        kill_rank(1, process, out / "metrics/search.jsonl", after=3)
+    out = tmp_path / "run"
+    # Both are killed in turn, in stage 2 and while the pruned network is trained.
+    with launched(run_of_two(tiny_folder, out), 2) as process:
         kill_rank(0, process, out / "metrics/search.jsonl", after=STEPS // 2 + 3)
         kill_rank(1, process, out / "metrics/train.jsonl", after=3)
-        _, errors = process.communicate(timeout=_PATIENCE_S)
+        printed, errors = process.communicate(timeout=_PATIENCE_S)
     assert process.returncode == 0, errors
-    assert errors.count("search: resumed at step") >= 2, errors
+    assert printed.splitlines()[0].startswith(f"{out}: "), "the first process alone reports"
+    assert "search: resumed at step" in errors
     assert "train: resumed at step" in errors
     for name in ("plan.json", "supernet.safetensors", "sliced.safetensors", "dense.safetensors"):
-        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
+        assert (out / name).read_bytes() == (undisturbed / name).read_bytes(), name
     for name in ("metrics/search.jsonl", "metrics/train.jsonl"):
-        assert read_metrics(out / name) == read_metrics(whole / name), name
-    assert RunDir(out).figures("train") == RunDir(whole).figures("train")
+        assert read_metrics(out / name) == read_metrics(undisturbed / name), name
+    assert RunDir(out).figures("train") == RunDir(undisturbed).figures("train")
 
 
 @pytest.mark.slow

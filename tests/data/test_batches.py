@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import io
 import itertools
 import multiprocessing
@@ -15,7 +14,6 @@ import torch
 from closeness import assert_same
 from picture_folders import make_folder, make_idx
 
-from dmcp_deploy.data import datasets_arrays
 from dmcp_deploy.data import sources as data_sources
 from dmcp_deploy.data.augment import MEAN, STD
 from dmcp_deploy.data.datasets import open_data
@@ -248,9 +246,7 @@ def test_a_broken_off_iteration_leaves_no_worker(pictures):
     assert not multiprocessing.active_children()
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("elpv_dataset") is None, reason="the package elpv-dataset is absent"
-)
+@pytest.mark.needs("elpv")
 def test_elpv_batches_are_real_pictures_and_fast():
     data = open_data("elpv")
     stream = train_batches(data, image_size=96, batch_size=32, seed=0, start_step=0, steps=62)
@@ -267,10 +263,7 @@ def test_elpv_batches_are_real_pictures_and_fast():
     assert torch.isfinite(batch.images).all()
 
 
-@pytest.mark.skipif(
-    not datasets_arrays.DEBIAN_FOLDER.is_dir(),
-    reason="Debian's package dataset-fashion-mnist is absent",
-)
+@pytest.mark.needs("fashion-mnist")
 def test_ten_thousand_fashion_pictures_take_about_a_second():
     source = open_data("fashion-mnist").val
     begin = time.process_time()

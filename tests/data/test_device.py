@@ -165,8 +165,6 @@ def test_other_kinds_are_the_same_on_the_device(pictures):
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", ["imagenet", "cells", "crop", "shift"])
 def test_batches_of_a_gpu_are_those_of_the_cpu(pictures, kind):
-    if not torch.cuda.is_available():
-        pytest.skip("there is no CUDA device")
     data = ImageData(**{**vars(pictures), "augmentation": kind})
     options = {"image_size": 32, "batch_size": 4, "seed": 3, "start_step": 2, "steps": 5}
     here = list(train_batches(data, **options))

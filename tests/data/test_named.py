@@ -22,12 +22,8 @@ from dmcp_deploy.errors import DmcpError
 
 DEBIAN = datasets_arrays.DEBIAN_FOLDER
 
-elpv = pytest.mark.skipif(
-    importlib.util.find_spec("elpv_dataset") is None, reason="the package elpv-dataset is absent"
-)
-fashion = pytest.mark.skipif(
-    not DEBIAN.is_dir(), reason="Debian's package dataset-fashion-mnist is absent"
-)
+elpv = pytest.mark.needs("elpv")
+fashion = pytest.mark.needs("fashion-mnist")
 
 
 @pytest.fixture

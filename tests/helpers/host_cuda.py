@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
-import hashlib
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
 
-import pytest
+from kept import kept
+from needs import need
 
 import dmcp_deploy
 
@@ -29,43 +27,24 @@ SOURCES = TESTS / "cuda_host_driver"
 KINDS = ("allocations", "pinned", "streams", "events", "graphs", "executables", "contexts")
 
 
-def cache_folder(name: str) -> Path:
-    """Returns this user's folder of what is built once for many test runs."""
-    return Path(tempfile.gettempdir()) / f"dmcp-deploy-tests-{os.getuid()}" / name
-
-
-@contextlib.contextmanager
-def one_at_a_time(name: str) -> Iterator[None]:
-    """Keeps other test processes out while something is made that all of them use."""
-    lock = cache_folder(f"{name}.lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def build_driver(*flags: str) -> Path:
     """Returns the folder of libcuda.so.1 and libcuda.so, compiled if its sources have changed.
 
     Args:
         flags: For gcc: -DOLDER leaves out what came with CUDA 13.
     """
-    gcc = shutil.which("gcc")
-    if gcc is None:
-        pytest.skip("the host-memory CUDA driver is compiled by gcc, and there is none")
+    need("gcc")
     sources = sorted(SOURCES.glob("*.[ch]"))
     content = b"".join(path.read_bytes() for path in sources) + " ".join(flags).encode()
-    folder = cache_folder(f"driver-{hashlib.sha256(content).hexdigest()[:16]}")
-    if not (folder / "libcuda.so").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f".{os.getpid()}.so"
-        options = ("-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-Wl,-soname,libcuda.so.1")
-        command = [gcc, *options, *flags, "-o", str(part), str(SOURCES / "driver.c"), "-ldl"]
-        subprocess.run(command, check=True)
-        part.replace(folder / "libcuda.so.1")
-        part.symlink_to("libcuda.so.1")
-        part.replace(folder / "libcuda.so")
-    return folder
+    return kept("cuda-driver", content, partial(_compile_driver, flags))
+
+
+def _compile_driver(flags: tuple[str, ...], folder: Path) -> None:
+    library = folder / "libcuda.so.1"
+    options = ("-shared", "-fPIC", "-O1", "-Wall", "-Werror", f"-Wl,-soname,{library.name}")
+    command = ["gcc", *options, *flags, "-o", library, SOURCES / "driver.c", "-ldl"]
+    subprocess.run(command, check=True)
+    (folder / "libcuda.so").symlink_to(library.name)
 
 
 def broken_driver(folder: Path) -> Path:

@@ -1,22 +1,24 @@
 """The real pycuda, compiled from PyPI's sources against the host-memory CUDA driver.
 
-It takes a core one to two minutes, once: the result is kept in a cache folder, outside of the
-environment that runs the tests.
+It takes a core a minute, once: the result is kept in a cache folder, outside of the environment
+that runs the tests.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
-from host_cuda import build_driver, cache_folder, one_at_a_time
+from host_cuda import build_driver
+from kept import kept
+from needs import need
 
 RELEASE = "2026.1"
 
@@ -29,27 +31,22 @@ OFFLINE = ("No matching distribution found", "NewConnectionError", "ConnectTimeo
 
 def build_pycuda() -> Path:
     """Returns a folder to lead the module search path, in which pycuda lies."""
-    with one_at_a_time("pycuda"):
-        return _build_pycuda()
-
-
-def _build_pycuda() -> Path:
-    """Returns a folder to lead the module search path, in which pycuda lies."""
+    for name in ("gcc", "g++", "Python.h"):
+        need(name)
     headers = toolkit_headers()
-    key = hashlib.sha256(f"{RELEASE} {sys.version} {headers}".encode()).hexdigest()[:16]
-    folder = cache_folder(f"pycuda-{key}")
-    if not (folder / "done").exists():
+    content = f"{RELEASE} {sys.version} {(headers / 'cuda.h').read_text(encoding='utf-8')}"
+    return kept("pycuda", content, partial(_build, headers))
+
+
+def _build(headers: Path, site: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="pycuda-") as name:
+        folder = Path(name)
         sources = _sources(folder / "sources")
         profiler = _profiler_headers(folder / "profiler")
         (sources / "siteconf.py").write_text(_configuration([headers, profiler]))
-        wheels = folder / "wheels"
-        pip("wheel", "--no-deps", "--wheel-dir", str(wheels), str(sources))
-        (wheel,) = wheels.glob("pycuda-*.whl")
-        pip("install", "--no-deps", "--upgrade", "--target", str(folder / "site"), str(wheel))
-        for used in (sources.parent, folder / "profiler", wheels):
-            shutil.rmtree(used)
-        (folder / "done").touch()
-    return folder / "site"
+        pip("wheel", "--no-deps", "--wheel-dir", folder, sources)
+        (wheel,) = folder.glob("pycuda-*.whl")
+        pip("install", "--no-deps", "--upgrade", "--target", site, wheel)
 
 
 def toolkit_headers() -> Path:
@@ -91,12 +88,12 @@ def _configuration(headers: list[Path]) -> str:
 
 
 def _download(folder: Path, *what: str) -> None:
-    pip("download", "--no-deps", "--dest", str(folder), *what)
+    pip("download", "--no-deps", "--dest", folder, *what)
 
 
-def pip(*arguments: str) -> None:
+def pip(*arguments: object) -> None:
     """Runs pip; skips the test where PyPI cannot be reached, and fails it where pip does."""
-    command = ["nice", sys.executable, "-m", "pip", "--quiet", *arguments]
+    command = ["nice", sys.executable, "-m", "pip", "--quiet", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return

@@ -9,18 +9,19 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from host_cuda import one_at_a_time
-
-from dmcp_deploy.artifact import atomic_path
+from kept import kept
+from needs import need
 
 DISTRIBUTION = "tensorrt-cu12-bindings"
+CLASSES = "classes.json"
 
 #: One release of each line that is supported: JetPack 6, JetPack 7 twice, and TensorRT 11.
 VERSIONS = ("10.3.0", "10.13.3.9.post1", "10.16.1.11", "11.0.0.114", "11.4.0.106")
@@ -61,22 +62,17 @@ class Binding:
         return self.classes[cls][attribute]
 
 
-def read_binding(version: str, cache: Path) -> Binding:
+def read_binding(version: str) -> Binding:
     """Returns what one release of `tensorrt` holds; downloaded once.
 
     Raises:
-        UnavailableError: No index was reached, there is no wheel for this Python, or no compiler.
+        UnavailableError: No index was reached, or there is no wheel for this Python.
     """
-    with one_at_a_time("trt-bindings"):
-        return _read_binding(version, cache)
-
-
-def _read_binding(version: str, cache: Path) -> Binding:
-    known = cache / f"{version}-{sys.implementation.cache_tag}.json"
-    if not known.is_file():
-        with atomic_path(known) as part:
-            part.write_text(json.dumps(_examine(version, cache)), encoding="utf-8")
-    return Binding("tensorrt", version, json.loads(known.read_text(encoding="utf-8")))
+    need("gcc")
+    need("binutils")
+    folder = kept("trt-bindings", f"{version} {DUMP}", partial(_examine, version))
+    classes = json.loads((folder / CLASSES).read_text(encoding="utf-8"))
+    return Binding("tensorrt", version, classes)
 
 
 def read_installed(flavour: str, module: str) -> Binding:
@@ -92,29 +88,24 @@ def read_installed(flavour: str, module: str) -> Binding:
     return Binding(flavour, found["version"], found["classes"])
 
 
-def _examine(version: str, cache: Path) -> dict[str, dict[str, list[str]]]:
-    for tool in ("gcc", "nm", "readelf"):
-        if shutil.which(tool) is None:
-            raise UnavailableError(f"there is no {tool} to stand in for TensorRT's libraries")
-    folder = cache / f"{version}-{sys.implementation.cache_tag}"
-    with zipfile.ZipFile(_download(version, cache)) as wheel:
-        wheel.extractall(folder)
-    libraries = _build_stubs(folder / "tensorrt_bindings" / "tensorrt.so", folder / "stubs")
-    done = _run(
-        *(sys.executable, "-c", DUMP, "tensorrt_bindings"),
-        env={**os.environ, "PYTHONPATH": str(folder), "LD_LIBRARY_PATH": str(libraries)},
-    )
+def _examine(version: str, kept_folder: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="trt-bindings-") as name:
+        folder = Path(name)
+        with zipfile.ZipFile(_download(version, folder / "wheels")) as wheel:
+            wheel.extractall(folder)
+        libraries = _build_stubs(folder / "tensorrt_bindings" / "tensorrt.so", folder / "stubs")
+        done = _run(
+            *(sys.executable, "-c", DUMP, "tensorrt_bindings"),
+            env={**os.environ, "PYTHONPATH": str(folder), "LD_LIBRARY_PATH": str(libraries)},
+        )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["version"] == version
-    classes: dict[str, dict[str, list[str]]] = found["classes"]
-    return classes
+    told = json.loads(done.stdout)
+    assert told["version"] == version
+    (kept_folder / CLASSES).write_text(json.dumps(told["classes"]), encoding="utf-8")
 
 
-def _download(version: str, cache: Path) -> Path:
+def _download(version: str, folder: Path) -> Path:
     """Returns the wheel for this Python."""
-    folder = cache / "wheels" / version
-    folder.mkdir(parents=True, exist_ok=True)
     done = _run(
         *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--retries", "1"),
         *("--timeout", "20", "--only-binary", ":all:", "--dest", str(folder)),

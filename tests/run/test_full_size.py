@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -17,12 +16,7 @@ from dmcp_deploy.run.stages import ONNX_TOLERANCE
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.units import parse_budget
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("elpv_dataset") is None, reason="no package elpv-dataset"
-    ),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.needs("elpv")]
 
 #: As many recalibration batches as a trial needs, and the deployed size in training too.
 TRIAL = {"base": "demo", "train_size": 224, "recalibration_batches": 2}

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import warm
 from tiny_runs import ENVIRONMENT, asked, command_line, library
 from training_tasks import Said
 
@@ -43,11 +43,11 @@ def undisturbed(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     out = tmp_path_factory.mktemp("runs") / "undisturbed"
     options = library(tiny_folder, out, max_steps=STEPS)
     script = UNDISTURBED.format(options={**options, "out": str(out)})
-    subprocess.run([sys.executable, "-c", script], env=ENVIRONMENT, check=True)
+    done = warm.run([sys.executable, "-c", script], ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
     return out
 
 
-@pytest.mark.xdist_group("resume")
 def test_killed_in_every_loop_it_ends_with_the_same_plan_and_weights(
     undisturbed: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
@@ -68,9 +68,7 @@ def test_killed_in_every_loop_it_ends_with_the_same_plan_and_weights(
     assert STAGE_2 + 3 <= resumed_at(errors, "search") < STEPS
     assert not (out / "dense.safetensors").exists()
 
-    done = subprocess.run(
-        command_line(*words), env=ENVIRONMENT, capture_output=True, text=True, check=False
-    )
+    done = warm.run(command_line(*words), ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     assert 3 <= resumed_at(done.stderr, "train") < STEPS
     for name in ("plan.json", "supernet.safetensors", "dense.safetensors"):
@@ -80,7 +78,6 @@ def test_killed_in_every_loop_it_ends_with_the_same_plan_and_weights(
     assert (out / "bench.json").exists()
 
 
-@pytest.mark.xdist_group("resume")
 def test_stopped_by_the_keyboard_it_says_how_to_go_on(undisturbed: Path, tmp_path: Path) -> None:
     run = begun_again(undisturbed, tmp_path)
     words = ["train", run, "--checkpoint-seconds", 0]
@@ -92,26 +89,22 @@ def test_stopped_by_the_keyboard_it_says_how_to_go_on(undisturbed: Path, tmp_pat
     assert (run / dense).read_bytes() == (undisturbed / dense).read_bytes()
 
 
-@pytest.mark.xdist_group("resume")
-@pytest.mark.parametrize("metrics", ["metrics/search.jsonl", "metrics/train.jsonl"])
 def test_a_scheduler_that_ends_the_whole_job_loses_no_step(
-    metrics: str, undisturbed: Path, tiny_folder: Path, tmp_path: Path
+    undisturbed: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    if "train" in metrics:
-        out = begun_again(undisturbed, tmp_path)
+    metrics = out / "metrics/search.jsonl"
     options = {"max_steps": STEPS, "checkpoint_seconds": 3600, "workers": 2}
-    words = asked("prune", tiny_folder, out, seconds=0.2, **options)
-    errors = stop(words, signal.SIGTERM, out / metrics, after=4, before=STEPS, group=True)
+    words = asked("search", tiny_folder, out, **options)
+    errors = stop(words, signal.SIGTERM, metrics, after=4, before=STEPS, group=True)
     assert errors.endswith("Stopped by SIGTERM; the same command continues from here.\n")
     assert "Traceback" not in errors
-    done = count_lines(out / metrics)
+    done = count_lines(metrics)
     said = Said()
     compute = Compute(progress=said)
     run = dmcp_deploy.run.search(**library(tiny_folder, out, max_steps=STEPS, compute=compute))
     dmcp_deploy.train(run.path, compute=compute)
-    name = Path(metrics).stem
-    assert f"{name}: resumed at step {done} of {STEPS}" in said.lines
+    assert f"search: resumed at step {done} of {STEPS}" in said.lines
     for file in ("plan.json", "supernet.safetensors", "dense.safetensors"):
         assert (out / file).read_bytes() == (undisturbed / file).read_bytes(), file
     assert not list(out.rglob("*.previous"))
@@ -188,24 +181,17 @@ def stop(
     Returns:
         What they wrote on standard error, the last of them until it ended.
     """
-    process = subprocess.Popen(
-        command_line(*words),
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A background job of a shell ignores SIGINT, and so would all that it starts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        start_new_session=True,
-    )
-    give_up = time.monotonic() + _PATIENCE_S
-    while count_lines(metrics) < after and process.poll() is None and time.monotonic() < give_up:
-        time.sleep(0.002)
-    if group:
-        os.killpg(process.pid, how)
-    else:
-        process.send_signal(how)
-    _, errors = process.communicate(timeout=_PATIENCE_S)
+    with warm.Process(command_line(*words), ENVIRONMENT) as process:
+        give_up = time.monotonic() + _PATIENCE_S
+        while count_lines(metrics) < after and time.monotonic() < give_up:
+            if process.poll() is not None:
+                break
+            time.sleep(0.002)
+        if group:
+            os.killpg(process.pid, how)
+        else:
+            process.send_signal(how)
+        _, errors = process.communicate(timeout=_PATIENCE_S)
     expected = -how if how is signal.SIGKILL else 128 + how
     assert process.returncode == expected, errors
     assert after <= count_lines(metrics) < before, "stopped in the midst of the loop"

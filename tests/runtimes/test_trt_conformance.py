@@ -25,11 +25,10 @@ PARAMETER = re.compile(r", (\w+): [^=]*?(?= = |, \w+: |\) -> )( = )?")
 
 @pytest.fixture(scope="module", params=[*VERSIONS, RTX])
 def binding(request: pytest.FixtureRequest) -> Binding:
-    cache = request.config.cache.mkdir("trt-bindings")
     try:
         if request.param == RTX:
             return read_installed(RTX, "tensorrt_rtx")
-        return read_binding(request.param, cache)
+        return read_binding(request.param)
     except UnavailableError as err:
         pytest.skip(str(err))
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,6 +13,7 @@ import training_ranks
 from closeness import assert_same
 from torch import Tensor, nn
 from torch.autograd import grad
+from two_ranks import WORLD, on_two_ranks
 
 from dmcp_deploy.training import distributed
 from dmcp_deploy.training.distributed import (
@@ -30,8 +28,6 @@ from dmcp_deploy.training.distributed import (
 from dmcp_deploy.training.metrics import read_metrics
 from dmcp_deploy.training.sync_norm import synced_batch_norm, synced_norms
 from dmcp_deploy.training.weights import read_tensors
-
-WORLD = 2
 
 
 def test_a_process_alone_is_the_first_of_one_and_keeps_its_gradients():
@@ -81,46 +77,16 @@ def test_norms_of_a_process_alone_are_left_to_torch():
     assert isinstance(synced_norms(), nullcontext)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def on_two_ranks(what: str, folder: Path) -> list[dict[str, Tensor]]:
-    """Runs `training_ranks` as torchrun would, and returns what each rank has written."""
-    shared = {
-        **os.environ,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": str(WORLD),
-        "GLOO_SOCKET_IFNAME": "lo",
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, training_ranks.__file__, what, str(folder)],
-            env={**shared, "RANK": str(number), "LOCAL_RANK": str(number)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(WORLD)
-    ]
-    try:
-        errors = [process.communicate(timeout=240)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0] * WORLD, "\n".join(errors)
+def found_by_ranks(what: str, folder: Path) -> list[dict[str, Tensor]]:
+    """Runs `training_ranks` in two processes, and returns what each has written."""
+    on_two_ranks([sys.executable, training_ranks.__file__, what, folder])
     return [read_tensors(folder / f"rank-{number}.safetensors") for number in range(WORLD)]
 
 
 @pytest.fixture(scope="module")
 def units(tmp_path_factory):
     """Returns what each of two processes finds, by the name of what it did."""
-    ranks = on_two_ranks("units", tmp_path_factory.mktemp("units"))
+    ranks = found_by_ranks("units", tmp_path_factory.mktemp("units"))
     names = training_ranks.UNITS
     return {name: [training_ranks.part_of(found, name) for found in ranks] for name in names}
 
@@ -180,7 +146,7 @@ def test_every_image_counts_once_however_many_processes_share_them(units):
 @pytest.mark.usefixtures("fashion_mnist")
 @pytest.mark.parametrize("method", ["dmcp", "autoslim"])
 def test_a_search_on_two_processes_is_one_search(method, tmp_path):
-    first, second = on_two_ranks(method, tmp_path)
+    first, second = found_by_ranks(method, tmp_path)
     assert first.keys() == second.keys()
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
     # The first process alone writes, and writes each step once.
@@ -194,7 +160,7 @@ def test_a_search_on_two_processes_is_one_search(method, tmp_path):
 @pytest.mark.parametrize("what", ["synced", "sampled"])
 def test_two_processes_search_as_one_with_the_same_global_batch(what, tmp_path):
     alone = training_ranks.run(what, tmp_path / "alone")
-    first, second = on_two_ranks(what, tmp_path)
+    first, second = found_by_ranks(what, tmp_path)
     for name in first:
         assert torch.equal(first[name], second[name]), name
     assert torch.equal(first["widths"], alone["widths"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import training_tasks
+import warm
 from torch import Tensor
 from training_tasks import STEPS, Said, SlowTask, batches_from, settings
 
@@ -222,19 +222,16 @@ def test_seeds_of_steps_are_fixed_and_differ():
 @pytest.mark.parametrize("after", [2, 7])
 def test_a_killed_process_is_resumed_to_the_same_end(after, undisturbed, tmp_path):
     folder = tmp_path / "killed"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, training_tasks.__file__, str(folder), "0.2"],
-        env=environment,
-        stderr=subprocess.PIPE,
-    )
-    deadline = time.monotonic() + 120
-    while len(read_metrics(folder / "train.jsonl")) < after:
-        assert process.poll() is None, process.stderr and process.stderr.read().decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    command = [sys.executable, training_tasks.__file__, folder, "0.2"]
+    with warm.Process(command, {**os.environ, "OMP_NUM_THREADS": "1"}) as process:
+        deadline = time.monotonic() + 120
+        while len(read_metrics(folder / "train.jsonl")) < after:
+            assert process.poll() is None, process.communicate(1)
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.kill()
+        process.communicate(60)
+    assert process.returncode == -signal.SIGKILL
     reported = len(read_metrics(folder / "train.jsonl"))
     assert after <= reported < STEPS
     task = SlowTask()

@@ -6,7 +6,8 @@ import json
 
 import pytest
 from device_trials import GRAPH_TRIALS, TRIALS
-from host_cuda import build_driver, cache_folder, run_python
+from host_cuda import build_driver, run_python
+from kept import kept
 from pycuda_build import pip
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cuda_12")]
@@ -17,9 +18,10 @@ RELEASES = ("cuda-bindings==12.9.4", "cuda-python==12.4.0")
 
 @pytest.fixture(scope="module", params=RELEASES)
 def outcomes(request: pytest.FixtureRequest) -> dict[str, str | None]:
-    folder = cache_folder(request.param)
-    if not folder.exists():
-        pip("install", "--no-deps", "--target", str(folder), request.param)
+    release = request.param
+    folder = kept(
+        "cuda-12", release, lambda target: pip("install", "--no-deps", "--target", target, release)
+    )
     code = (
         "import device_trials\n"
         "from dmcp_deploy.machine.cuda.binding_cuda_python import CudaPythonBinding\n"
