@@ -209,7 +209,8 @@ def bench(
     from dmcp_deploy.bench.columns import format_table
     from dmcp_deploy.bench.layers.table import format_layers
     from dmcp_deploy.run import api
-    from dmcp_deploy.run.layers import bench_layers, check_profiler
+    from dmcp_deploy.run.layers import bench_layers
+    from dmcp_deploy.runtimes.profile import check_profiler
 
     compute = Compute(progress=TerminalProgress())
     is_gate = output.baseline is not None or output.against is not None
