@@ -112,7 +112,7 @@ class Network:
         """The groups that may be narrowed, in order."""
         return tuple(group for group in self.groups if group.prunable)
 
-    @property
+    @cached_property
     def unit_count(self) -> int:
         """Units of all prunable groups."""
         return sum(group.units for group in self.prunable)
@@ -216,9 +216,8 @@ def _signatures(count: int, producers: list[Ids]) -> Ids:
     signature = np.zeros(count, dtype=np.int64)
     known = 0
     for roots in producers:
-        distinct = np.unique(roots)
-        olds, which = np.unique(signature[distinct], return_inverse=True)
-        signature[distinct] = known + 1 + which
+        olds, which = np.unique(signature[roots], return_inverse=True)
+        signature[roots] = known + 1 + which
         known += len(olds)
     return signature
 
@@ -249,7 +248,9 @@ def _number_units(bundles: list[_Bundle], roots: Ids) -> tuple[Units, list[int]]
 
 
 def _groups(bundles: list[_Bundle], firsts: list[int], couplings: Couplings) -> tuple[Group, ...]:
-    owner = {root: i for i, bundle in enumerate(bundles) for root in bundle.roots.tolist()}
+    bundle_of = np.full(len(couplings.everything()), -1)
+    for number, bundle in enumerate(bundles):
+        bundle_of[bundle.roots] = number
     members: list[dict[str, None]] = [{} for _ in bundles]
     for producer in couplings.producers:
         carried = producer.coupling.outputs
@@ -257,9 +258,8 @@ def _groups(bundles: list[_Bundle], firsts: list[int], couplings: Couplings) -> 
             carried = producer.coupling.inputs
         if carried is None:
             continue
-        for root in np.unique(couplings.ids.find(carried)).tolist():
-            if root in owner:
-                members[owner[root]][producer.name] = None
+        for number in set(bundle_of[couplings.ids.find(carried)].tolist()) - {-1}:
+            members[number][producer.name] = None
     return tuple(
         _group(bundle, tuple(layers), first)
         for bundle, layers, first in zip(bundles, members, firsts, strict=True)
@@ -282,13 +282,15 @@ def _group(bundle: _Bundle, layers: tuple[str, ...], first: int) -> Group:
 
 def _uneven_group(network: Network) -> str | None:
     """Returns a group of which some layer reads or writes units a different number of times."""
+    firsts = [group.first for group in network.prunable]
+    if not firsts:
+        return None
     for layer in network.layers.values():
         for units in (layer.inputs, layer.outputs):
             if units is None:
                 continue
             counts = np.bincount(units[units >= 0], minlength=network.unit_count)
-            for group in network.prunable:
-                own = counts[group.first : group.first + group.units]
-                if own.min() != own.max():
-                    return group.name
+            uneven = np.minimum.reduceat(counts, firsts) != np.maximum.reduceat(counts, firsts)
+            if uneven.any():
+                return network.prunable[int(uneven.argmax())].name
     return None

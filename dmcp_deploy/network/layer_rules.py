@@ -226,6 +226,22 @@ def keep_size(
     return {}
 
 
+def batch_norm_keeps_shape(module: nn.BatchNorm2d, shape: Shape) -> bool:
+    """Returns whether a batch norm takes an input of a shape, and so returns that shape."""
+    return len(shape) == 4 and shape[1] == module.num_features
+
+
+def layer_norm_keeps_shape(module: nn.LayerNorm, shape: Shape) -> bool:
+    """Returns whether a layer norm takes an input of a shape, and so returns that shape."""
+    normalized = module.normalized_shape
+    return tuple(shape[-len(normalized) :]) == tuple(normalized)
+
+
+def passing_keeps_shape(module: nn.Module, shape: Shape) -> bool:
+    """Returns that a layer which treats every element alike takes and keeps any shape."""
+    return True
+
+
 def _product(sizes: Shape) -> int:
     result = 1
     for size in sizes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from dmcp_deploy.network.channels import ChannelIds, Channels
 from dmcp_deploy.network.layer_rules import (
     Coupling,
     Shape,
+    batch_norm_keeps_shape,
     couple_batch_norm,
     couple_conv,
     couple_flatten,
@@ -23,6 +24,8 @@ from dmcp_deploy.network.layer_rules import (
     couple_prelu,
     couple_spatial,
     keep_size,
+    layer_norm_keeps_shape,
+    passing_keeps_shape,
     resize_batch_norm,
     resize_conv,
     resize_group_norm,
@@ -33,6 +36,7 @@ from dmcp_deploy.network.layer_rules import (
 
 Couple = Callable[[Any, ChannelIds, Channels | None, Shape, Shape], Coupling]
 Resize = Callable[[Any, Mapping[str, Tensor], int | None], dict[str, object]]
+KeepsShape = Callable[[Any, Shape], bool]
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,15 @@ class LayerRule:
         resize: (module, its narrowed tensors, input width) -> attributes that follow.
         tensors: Parameters and buffers that the rule knows; a subclass with more of them, or
             one whose parameters are computed, is not taken for this type.
+        keeps_shape: (module of just this type, input shape) -> whether it takes such an input
+            and returns a tensor of its shape. None: the module has to be run to tell.
     """
 
     kind: str
     couple: Couple
     resize: Resize
     tensors: frozenset[str]
+    keeps_shape: KeepsShape | None = None
 
 
 def rule_for(module: nn.Module) -> LayerRule | None:
@@ -58,9 +65,25 @@ def rule_for(module: nn.Module) -> LayerRule | None:
     for base in type(module).__mro__:
         if base in _TABLE:
             rule = _TABLE[base]
-            own = {*module._parameters, *module._buffers}
-            return rule if own <= rule.tensors and not is_parametrized(module) else None
+            known = rule.tensors.issuperset((*module._parameters, *module._buffers))
+            return rule if known and not is_parametrized(module) else None
     return _PASSING if _qualified_name(module) in _PASSING_NAMES else None
+
+
+def is_stock(module: nn.Module) -> bool:
+    """Returns whether a module is of just one of the table's types, not of a subclass."""
+    return _stock_rule(module) is not None
+
+
+def _stock_rule(module: nn.Module) -> LayerRule | None:
+    listed = type(module) in _TABLE or _qualified_name(module) in _PASSING_NAMES
+    return rule_for(module) if listed else None
+
+
+def keeps_shape(module: nn.Module, shape: Shape) -> bool:
+    """Returns whether a module is known to return, for such an input, a tensor of its shape."""
+    rule = _stock_rule(module)
+    return rule is not None and rule.keeps_shape is not None and rule.keeps_shape(module, shape)
 
 
 def is_layer(module: nn.Module) -> bool:
@@ -90,8 +113,8 @@ def narrowed(module: nn.Module, tensors: Mapping[str, Tensor], inputs: int | Non
     copy = object.__new__(type(module))
     copy.__dict__.update(module.__dict__)
     for store in ("_parameters", "_buffers"):
-        own = module.__dict__[store]
-        copy.__dict__[store] = {name: tensors.get(name, own[name]) for name in own}
+        full = module.__dict__[store]
+        copy.__dict__[store] = {name: tensors.get(name, full[name]) for name in full}
     rule = rule_for(module)
     assert rule is not None
     copy.__dict__.update(rule.resize(module, tensors, inputs))
@@ -105,8 +128,9 @@ def _qualified_name(module: nn.Module) -> str:
 _AFFINE = frozenset({"weight", "bias"})
 _RUNNING = _AFFINE | {"running_mean", "running_var", "num_batches_tracked"}
 _CONV_RULE = LayerRule("conv", couple_conv, resize_conv, _AFFINE)
-_BATCH_NORM_RULE = LayerRule("norm", couple_batch_norm, resize_batch_norm, _RUNNING)
-_PASSING = LayerRule("pass", couple_passing, keep_size, frozenset())
+_INSTANCE_NORM_RULE = LayerRule("norm", couple_batch_norm, resize_batch_norm, _RUNNING)
+_BATCH_NORM_RULE = replace(_INSTANCE_NORM_RULE, keeps_shape=batch_norm_keeps_shape)
+_PASSING = LayerRule("pass", couple_passing, keep_size, frozenset(), passing_keeps_shape)
 _SPATIAL = LayerRule("pass", couple_spatial, keep_size, frozenset())
 
 _ACTIVATIONS: tuple[type[nn.Module], ...] = (
@@ -143,8 +167,8 @@ _OTHERS: tuple[type[nn.Module], ...] = (
 )
 _BATCH_NORMS: tuple[type[nn.Module], ...] = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
-    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
 )
+_INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 #: Modules that pass channels on and live in libraries that need not be installed.
 _PASSING_NAMES = frozenset(
@@ -168,7 +192,10 @@ _TABLE: dict[type[nn.Module], LayerRule] = {
     nn.Conv3d: _CONV_RULE,
     nn.Linear: LayerRule("linear", couple_linear, resize_linear, _AFFINE),
     **dict.fromkeys(_BATCH_NORMS, _BATCH_NORM_RULE),
-    nn.LayerNorm: LayerRule("norm", couple_layer_norm, resize_layer_norm, _AFFINE),
+    **dict.fromkeys(_INSTANCE_NORMS, _INSTANCE_NORM_RULE),
+    nn.LayerNorm: LayerRule(
+        "norm", couple_layer_norm, resize_layer_norm, _AFFINE, layer_norm_keeps_shape
+    ),
     nn.GroupNorm: LayerRule("norm", couple_group_norm, resize_group_norm, _AFFINE),
     nn.PReLU: LayerRule("activation", couple_prelu, resize_prelu, frozenset({"weight"})),
     nn.Flatten: LayerRule("pass", couple_flatten, keep_size, frozenset()),

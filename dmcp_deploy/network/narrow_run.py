@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,27 @@ from dmcp_deploy.network.selection import Borrowed, Pick, Selection, layer_tenso
 _COPYING = (nn.Hardtanh, nn.Hardswish, nn.SiLU, nn.Mish)
 
 
+#: (module or function, its arguments) -> its result.
+Call = Callable[..., Any]
+
+
+def call(target: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Returns what a module or function returns."""
+    return target(*args, **kwargs)
+
+
 class NarrowRun:
     """Runs a network's graph on its modules, which stay as they are."""
 
-    def __init__(self, network: Network) -> None:
-        """Prepares what is the same in every pass."""
-        self._network = network
+    def __init__(self, network: Network, call: Call = call) -> None:
+        """Prepares what is the same in every pass.
+
+        Args:
+            network: The network.
+            call: What calls each module and function.
+        """
+        self._network, self._call = network, call
         self._nodes = _with_last_uses(network.graph.graph)
-        self._gating = gating(network)
         self._gate_units: dict[torch.device, Tensor] = {}
 
     def __call__(
@@ -39,9 +52,10 @@ class NarrowRun:
         borrowed: Borrowed | None,
     ) -> Tensor:
         """Returns the logits; for the arguments see `Supernet.forward`."""
-        own = {} if gates is None else self._gates_by_node(gates, images)
+        gate_of = {} if gates is None else self._gates_by_node(gates, images)
         pick = part if borrowed is None else borrowed.lend
-        one = _Pass(self._network, selection, own, self._gating, pick)
+        acting = Gating({}, {}) if gates is None else self._gating
+        one = _Pass(self._network, selection, gate_of, acting, pick, self._call)
         values: dict[fx.Node, Any] = {}
         result: Any = images
         for node, unused in self._nodes:
@@ -57,6 +71,10 @@ class NarrowRun:
             for source in unused:
                 del values[source]
         return result  # type: ignore[no-any-return]
+
+    @cached_property
+    def _gating(self) -> Gating:
+        return gating(self._network)
 
     def _gates_by_node(self, gates: Tensor, images: Tensor) -> dict[str, Tensor]:
         """Returns the gate of every gated node, all of them read off in one go."""
@@ -80,8 +98,9 @@ class _Pass:
         gates: Mapping[str, Tensor],
         gating: Gating,
         pick: Pick,
+        call: Call,
     ) -> None:
-        self._network, self._selection, self._pick = network, selection, pick
+        self._network, self._selection, self._pick, self._call = network, selection, pick, call
         self._gates, self._gating = gates, gating
 
     def value(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
@@ -98,7 +117,7 @@ class _Pass:
     def _plain_value(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         target: Any = node.target
         if node.op == "call_function":
-            return target(*args, **kwargs)
+            return self._call(target, *args, **kwargs)
         if node.op == "call_method":
             return getattr(args[0], target)(*args[1:], **kwargs)
         if node.op == "get_attr":
@@ -106,11 +125,11 @@ class _Pass:
         module = _fetch(self._network.model, target)
         layer = self._network.layers.get(target)
         if layer is not None:
-            return self._layer(module, layer, node)(*args, **kwargs)
+            return self._call(self._layer(module, layer, node), *args, **kwargs)
         if not module._modules and not _moves_statistics(module):
-            return _passing(module, node)(*args, **kwargs)
+            return self._call(_passing(module, node), *args, **kwargs)
         with _still_statistics(module):
-            return module(*args, **kwargs)
+            return self._call(module, *args, **kwargs)
 
     def _layer(self, module: nn.Module, layer: Layer, node: fx.Node) -> nn.Module:
         """Returns a layer as it is in this pass."""

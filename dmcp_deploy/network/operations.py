@@ -329,6 +329,9 @@ _BINARY = (
     *(torch.pow, torch.maximum, torch.minimum),
     *("add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "pow", "maximum", "minimum"),
 )
+#: Functions that return a tensor of their first operand's shape if no other tensor has another.
+ELEMENTWISE = frozenset(operation for operation in (*_SAME, *_BINARY) if callable(operation))
+
 _TABLE: dict[Any, Callable[[Call], Value]] = {
     **dict.fromkeys(_SAME, _same),
     **dict.fromkeys(_SPATIAL, _spatial),
