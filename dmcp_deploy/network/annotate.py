@@ -7,25 +7,22 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.network.shape_pass import (
-    BATCH,
-    MISFITS,
-    ShapePass,
-    call_for_shape,
-    describe,
-)
+from dmcp_deploy.network.graph_run import GraphRun
+from dmcp_deploy.network.layers import is_stock
+from dmcp_deploy.network.shape_pass import BATCH, MISFITS, ShapePass, call_for_shape
+from dmcp_deploy.network.trace import Fetch, describe
 
 
 def annotate_graph(graph: fx.Graph, shape_pass: ShapePass) -> None:
     """Gives every node of a graph two entries in its `meta`.
 
     "shape" is the shape of its value (a tuple for a tensor, a tuple of those for several, None
-    for anything else; the batch is 2), and "macs" the multiply-adds of its convolutions and
-    linear layers for one image.
+    for anything else; the batch is 2), and "macs" the multiply-adds for one image of the
+    convolutions and linear layers in it that the layer table does not know.
 
     Args:
         graph: The graph of the model that `shape_pass` runs.
@@ -35,7 +32,7 @@ def annotate_graph(graph: fx.Graph, shape_pass: ShapePass) -> None:
         DmcpError: The model does not take such an input.
     """
     try:
-        shape_pass.run(lambda model, images: _Annotator(model, graph).annotate(images))
+        shape_pass.run(lambda fetch, images: _annotate(graph, fetch, images))
     except MISFITS as err:
         size = "x".join(str(n) for n in shape_pass.input_shape)
         raise DmcpError(
@@ -44,27 +41,35 @@ def annotate_graph(graph: fx.Graph, shape_pass: ShapePass) -> None:
         ) from err
 
 
-class _Annotator(fx.Interpreter):
-    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
-        super().__init__(model, graph=graph)
-        self._counter = _MacCounter()
+def _annotate(graph: fx.Graph, fetch: Fetch, images: Tensor) -> None:
+    annotator = _Annotator(fetch)
+    with _without_fused_attention():
+        GraphRun(graph)(images, annotator.evaluate, annotator.note)
 
-    def annotate(self, images: Tensor) -> None:
-        with _without_fused_attention(), self._counter:
-            self.run(images)
 
-    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return call_for_shape(target, *args, **kwargs)
+class _Annotator:
+    """Runs a graph on a model's parts and notes what it meets."""
 
-    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return call_for_shape(self.fetch_attr(target), *args, **kwargs)
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
 
-    def run_node(self, n: fx.Node) -> Any:
-        before = self._counter.macs
-        value = super().run_node(n)
-        n.meta["shape"] = _shape(value)
-        n.meta["macs"] = (self._counter.macs - before) // BATCH
+    def evaluate(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        if node.op == "get_attr":
+            return self._fetch(str(node.target))
+        target: Any = node.target
+        if node.op == "call_method":
+            target, args = getattr(args[0], target), args[1:]
+        elif node.op == "call_module":
+            target = self._fetch(target)
+            if is_stock(target) and len(node.all_input_nodes) == 1:
+                return call_for_shape(target, *args, **kwargs)
+        with _MacCounter() as counter:
+            value = call_for_shape(target, *args, **kwargs)
+        node.meta["macs"] = counter.macs // BATCH
         return value
+
+    def note(self, node: fx.Node, value: Any) -> None:
+        node.meta["shape"] = _shape(value)
 
 
 @contextmanager

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from dmcp_deploy.network.graph import Group, Network
 from dmcp_deploy.network.narrow_run import NarrowRun
 from dmcp_deploy.network.selection import Selection
-from dmcp_deploy.network.shape_pass import MISFITS, ShapePass, call_for_shape, describe
+from dmcp_deploy.network.shape_pass import MISFITS, ShapePass, call_for_shape
+from dmcp_deploy.network.trace import Fetch, describe
 
 Groups = tuple[Group, ...]
 
@@ -47,7 +47,7 @@ class _Trial:
 
     def __init__(self, network: Network, shape_pass: ShapePass, widths: Mapping[str, int]) -> None:
         self._network, self._shape_pass, self._widths = network, shape_pass, widths
-        output = next(node for node in network.graph.graph.nodes if node.op == "output")
+        output = next(node for node in network.graph.nodes if node.op == "output")
         self._full_shape = output.meta["shape"]
 
     def search(self, groups: Groups, good: Groups, failures: dict[str, str]) -> Groups:
@@ -65,11 +65,10 @@ class _Trial:
     def _error(self, narrowed: Groups) -> str | None:
         shapes: list[object] = []
 
-        def forward(model: nn.Module, images: Tensor) -> None:
-            network = replace(self._network, model=model)
+        def forward(fetch: Fetch, images: Tensor) -> None:
             keeps = {group.name: self._widths[group.name] for group in narrowed}
-            narrow_run = NarrowRun(network, call_for_shape)
-            logits = narrow_run(images, Selection(network, keeps), None, None)
+            run = NarrowRun(self._network, fetch, call_for_shape)
+            logits = run(images, Selection(self._network, keeps))
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else self._full_shape
             shapes.append(shape)
 

@@ -6,7 +6,6 @@ import copy
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,13 +18,13 @@ from torch._subclasses.fake_tensor import (
     UnsupportedOperatorException,
 )
 
-from dmcp_deploy.network.layers import is_stock, keeps_shape, narrowed
-from dmcp_deploy.network.operations import ELEMENTWISE
-
-Shape = tuple[int, ...]
+from dmcp_deploy.network.layer_rules import Shape
+from dmcp_deploy.network.layers import is_stock, narrowed, output_shape
+from dmcp_deploy.network.operations import result_shape
+from dmcp_deploy.network.trace import Fetch
 
 #: What a forward pass may raise that does not fit its input, or its narrowed layers.
-MISFITS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
+MISFITS = (RuntimeError, ValueError, TypeError, LookupError, AssertionError)
 
 #: Images of a pass.
 BATCH = 2
@@ -39,67 +38,49 @@ _NEEDS_DATA = (
 
 
 class ShapePass:
-    """Runs forward passes of one model for their shapes alone, on a batch of 2.
+    """Runs forward passes over the parts of one model for their shapes alone, on a batch of 2.
 
-    A copy of the model that holds no data stands in for it where the forward is content with
-    that: many times as fast as `run_without_data`, which takes over where it is not.
+    Copies that hold no data stand in for the parts where the forward is content with that: many
+    times as fast as `run_without_data`, which takes over where it is not.
     """
 
-    def __init__(self, model: nn.Module, input_shape: Shape) -> None:
+    def __init__(self, fetch: Fetch, input_shape: Shape) -> None:
         """Prepares for a model.
 
         Args:
-            model: The model.
+            fetch: Returns its parts.
             input_shape: (C, H, W) of its input.
         """
-        self._model, self.input_shape = model, input_shape
+        self.input_shape = input_shape
+        self._fetch, self._fetch_without_data = fetch, _PartsWithoutData(fetch)
 
-    def run(self, forward: Callable[[nn.Module, Tensor], object]) -> None:
+    def run(self, forward: Callable[[Fetch, Tensor], object]) -> None:
         """Runs a forward pass without gradients.
 
         Args:
-            forward: (the model or its copy, images) -> the forward pass.
+            forward: (what returns the model's parts, or copies of them, images) -> the pass.
         """
         with suppress(*MISFITS), torch.no_grad():
             images = torch.empty(BATCH, *self.input_shape, device="meta")
-            forward(self._without_data, images)
+            forward(self._fetch_without_data, images)
             return
-        run_without_data(lambda images: forward(self._model, images), self.input_shape)
-
-    @cached_property
-    def _without_data(self) -> nn.Module:
-        memo: dict[int, Any] = {id(t): t.detach().to("meta") for t in self._model.buffers()}
-        for parameter in self._model.parameters():
-            memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"))
-        for module in self._model.modules():
-            if is_stock(module):  # a shallow copy will do, at a fraction of the time
-                tensors = {**module._parameters, **module._buffers}
-                parts = {name: memo[id(t)] for name, t in tensors.items() if t is not None}
-                memo[id(module)] = narrowed(module, parts, None)
-        return copy.deepcopy(self._model, memo)
+        run_without_data(lambda images: forward(self._fetch, images), self.input_shape)
 
 
 def call_for_shape(target: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Returns what a module or function returns, or a tensor of that shape without data.
 
-    The tables know what keeps the shape of its input. torch would derive the shape by a
-    decomposition in Python, which takes 0.3 to 2 ms for a batch norm or an activation.
+    The tables know the shapes of most results. torch would derive them by decompositions in
+    Python, which take 0.3 to 2 ms for a batch norm or an activation.
     """
     x = args[0] if args else None
-    others = (*args[1:], *kwargs.values())
-    if isinstance(x, Tensor) and x.is_meta and _returns_like(target, x, others):
-        return x.detach()
-    return target(*args, **kwargs)
-
-
-def _returns_like(target: Callable[..., Any], x: Tensor, others: tuple[Any, ...]) -> bool:
-    if not x.is_floating_point():
-        return False
-    if isinstance(target, nn.Module):
-        hooked = target._forward_hooks or target._forward_pre_hooks
-        return not others and not hooked and keeps_shape(target, x.shape)
-    alike = (o.shape == x.shape and o.dtype == x.dtype for o in others if isinstance(o, Tensor))
-    return target in ELEMENTWISE and all(alike)
+    if not (isinstance(x, Tensor) and x.is_meta and x.is_floating_point()):
+        return target(*args, **kwargs)
+    shape = _known_shape(target, x, (*args[1:], *kwargs.values()))
+    if shape is None:
+        return target(*args, **kwargs)
+    # Where the shape stays, so do the strides.
+    return x.detach() if shape == x.shape else x.new_empty(shape)
 
 
 def run_without_data(run: Callable[[Tensor], object], input_shape: Shape) -> None:
@@ -119,13 +100,40 @@ def run_without_data(run: Callable[[Tensor], object], input_shape: Shape) -> Non
             run(torch.rand(BATCH, *input_shape, generator=torch.Generator().manual_seed(0)))
 
 
-def describe(err: BaseException) -> str:
-    """Returns the first line of an error, or its type where it says nothing of its own."""
-    text = str(err).strip()
-    # torch.fx appends where it was; of an error without text nothing else is left.
-    if not text or text.startswith("While executing"):
-        return type(err).__name__
-    return text.splitlines()[0][:160].rstrip()
+class _PartsWithoutData:
+    """Copies of a model's parts whose tensors hold no data, each made when it is asked for."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
+        self._copies: dict[str, Any] = {}
+        self._memo: dict[int, Any] = {}
+
+    def __call__(self, target: str) -> Any:
+        if target not in self._copies:
+            self._copies[target] = self._copy(self._fetch(target))
+        return self._copies[target]
+
+    def _copy(self, part: Any) -> Any:
+        if isinstance(part, Tensor):
+            return part.detach().to("meta")
+        if isinstance(part, nn.Module) and is_stock(part):
+            # A shallow copy will do, in a twentieth of the time.
+            tensors = {**part._parameters, **part._buffers}
+            empty = {name: t.detach().to("meta") for name, t in tensors.items() if t is not None}
+            return narrowed(part, empty, None)
+        if isinstance(part, nn.Module):
+            self._memo.update((id(t), t.detach().to("meta")) for t in part.buffers())
+            for parameter in part.parameters():
+                self._memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"))
+        return copy.deepcopy(part, self._memo)
+
+
+def _known_shape(target: Callable[..., Any], x: Tensor, others: tuple[Any, ...]) -> Shape | None:
+    """Returns the shape of a result, or None where the tables do not tell."""
+    if isinstance(target, nn.Module):
+        hooked = target._forward_hooks or target._forward_pre_hooks
+        return None if others or hooked else output_shape(target, x)
+    return result_shape(target, x, others)
 
 
 @contextmanager

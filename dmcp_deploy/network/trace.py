@@ -2,42 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 from torch import fx, nn
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.layers import is_layer
-from dmcp_deploy.network.shape_pass import describe
+
+#: Path -> the module, parameter or constant of a traced model that lies there.
+Fetch = Callable[[str], Any]
 
 
-def trace_graph(model: nn.Module) -> tuple[fx.GraphModule, frozenset[str]]:
-    """Returns the graph of a model in evaluation mode, and the modules left opaque in it.
+@dataclass(frozen=True)
+class Trace:
+    """A model's forward pass in evaluation mode.
 
-    A module whose forward cannot be traced (control flow that depends on data, say) becomes one
-    opaque node. Constants of the forward pass become attributes of the model: see
-    `without_new_attributes`.
+    Attributes:
+        graph: Its operations, over the model's own modules and tensors.
+        constants: What else the graph reads, by name: tensors that the forward pass makes of
+            numbers.
+        modules: The modules that the graph calls, and those inside them, by name.
+        opaque: Modules that could not be traced (control flow that depends on data, say): each
+            is one node.
+    """
+
+    graph: fx.Graph
+    constants: Mapping[str, Any]
+    modules: Mapping[str, nn.Module]
+    opaque: frozenset[str]
+
+
+def trace_model(model: nn.Module) -> Trace:
+    """Returns the trace of a model in evaluation mode; the model is left as it was.
 
     Raises:
         DmcpError: The model's own forward cannot be traced.
     """
     opaque: set[str] = set()
-    while True:
-        try:
-            graph = _Tracer(opaque).trace(model)
-        except _UntraceableError as err:
-            opaque.add(err.path)
-        except Exception as err:
-            # A foreign forward under a proxy may raise anything; no module is around this one
-            # that could become opaque.
-            raise DmcpError(
-                f"torch.fx cannot trace the forward of {type(model).__name__}"
-                f" ({describe(err)}): move its data-dependent part into a submodule."
-            ) from err
-        else:
-            return fx.GraphModule(model, graph), frozenset(opaque)
+    attributes = set(model.__dict__)
+    try:
+        graph = _traced(model, opaque)
+        constants = {name: model.__dict__[name] for name in set(model.__dict__) - attributes}
+    finally:
+        # torch.fx hangs constants on the model.
+        for name in set(model.__dict__) - attributes:
+            delattr(model, name)
+    return Trace(graph, constants, called_modules(model, graph), frozenset(opaque))
+
+
+def called_modules(model: nn.Module, graph: fx.Graph) -> dict[str, nn.Module]:
+    """Returns the modules that a model's graph calls, and those inside them, by name."""
+    named = dict(model.named_modules())
+    modules: dict[str, nn.Module] = {}
+    for target in dict.fromkeys(n.target for n in graph.nodes if n.op == "call_module"):
+        modules.update(named[target].named_modules(prefix=target))
+    return modules
+
+
+def fetch(model: nn.Module, known: Mapping[str, Any], target: str) -> Any:
+    """Returns a module, parameter or constant of a traced model by its path in the graph.
+
+    Args:
+        model: The model.
+        known: Path -> what lies there, of constants and perhaps of others.
+        target: The path.
+    """
+    return known[target] if target in known else reduce(getattr, target.split("."), model)
 
 
 @contextmanager
@@ -52,15 +86,29 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-@contextmanager
-def without_new_attributes(model: nn.Module) -> Iterator[None]:
-    """Removes, at its end, what was hung on a model: torch.fx leaves tensor constants there."""
-    before = set(model.__dict__)
-    try:
-        yield
-    finally:
-        for name in set(model.__dict__) - before:
-            delattr(model, name)
+def describe(err: BaseException) -> str:
+    """Returns the first line of an error, or its type where it says nothing of its own."""
+    text = str(err).strip()
+    # torch.fx appends where it was; of an error without text nothing else is left.
+    if not text or text.startswith("While executing"):
+        return type(err).__name__
+    return text.splitlines()[0][:160].rstrip()
+
+
+def _traced(model: nn.Module, opaque: set[str]) -> fx.Graph:
+    """Returns the graph of a model; adds to `opaque` the modules that cannot be traced."""
+    while True:
+        try:
+            return _Tracer(opaque).trace(model)
+        except _UntraceableError as err:
+            opaque.add(err.path)
+        except Exception as err:
+            # A foreign forward under a proxy may raise anything; no module is around this one
+            # that could become opaque.
+            raise DmcpError(
+                f"torch.fx cannot trace the forward of {type(model).__name__}"
+                f" ({describe(err)}): move its data-dependent part into a submodule."
+            ) from err
 
 
 class _UntraceableError(Exception):
