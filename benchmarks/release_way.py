@@ -84,7 +84,7 @@ class _SlicedRun(fx.Interpreter):
     """One forward pass over slices of the weights, or over all of them behind gates."""
 
     def __init__(self, network: Network, widths: Mapping[str, int], gates: Tensor | None) -> None:
-        super().__init__(network.graph)
+        super().__init__(network.model, graph=network.graph)
         self._network, self._gates = network, gates
         self._kept = torch.ones(network.unit_count + 1, dtype=torch.int64)
         for group in network.prunable:
