@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dmcp_deploy import __version__
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 
 SCHEMA_VERSION = 1
 
@@ -36,7 +36,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         part.chmod(0o666 & ~_umask())
         part.replace(path)
     except OSError as err:
-        raise DmcpError(f"Cannot write {path}: {err.strerror or err}.") from err
+        raise DmcpError(f"Cannot write {path}: {reason_of(err)}.") from err
     finally:
         part.unlink(missing_ok=True)
 
@@ -93,7 +93,7 @@ def read_artifact(path: Path, kind: str) -> dict[str, Any]:
     except FileNotFoundError as err:
         raise DmcpError(f"There is no {kind} file {path}.") from err
     except OSError as err:
-        raise DmcpError(f"Cannot read {path}: {err.strerror or err}.") from err
+        raise DmcpError(f"Cannot read {path}: {reason_of(err)}.") from err
     except ValueError as err:
         raise DmcpError(f"{path} is not readable as the JSON of {_a(kind)}: {err}.") from err
     if not isinstance(content, dict):
@@ -137,7 +137,7 @@ def _make_part(path: Path) -> Path:
     except FileExistsError as err:
         raise DmcpError(f"Cannot write {path}: {path.parent} is not a folder.") from err
     except OSError as err:
-        raise DmcpError(f"Cannot write {path}: {err.strerror or err}.") from err
+        raise DmcpError(f"Cannot write {path}: {reason_of(err)}.") from err
     return Path(name)
 
 

@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils.flop_counter import FlopCounterMode
 
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.network.layers import is_layer
 
 Shape = tuple[int, ...]
@@ -114,12 +114,10 @@ def _without_data(model: nn.Module) -> nn.Module:
 
 
 def describe(err: BaseException) -> str:
-    """Returns the first line of an error, or its type where it says nothing of its own."""
-    text = str(err).strip()
+    """Returns what an error of a forward pass says, or its type where it says nothing itself."""
+    reason = reason_of(err)
     # torch.fx appends where it was; of an error without text nothing else is left.
-    if not text or text.startswith("While executing"):
-        return type(err).__name__
-    return text.splitlines()[0][:160].rstrip()
+    return type(err).__name__ if reason.startswith("While executing") else reason
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 from dmcp_deploy import __version__
 from dmcp_deploy.artifact import digest_file, read_artifact, write_artifact
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.rundir.stages import Stage
 
@@ -48,7 +48,7 @@ class RunDir:
             begun = self.file("run.json").exists()
             foreign = not begun and self.path.is_dir() and any(map(_is_whole, self.path.iterdir()))
         except OSError as err:
-            raise DmcpError(f"Cannot read {self.path}: {err.strerror or err}.") from err
+            raise DmcpError(f"Cannot read {self.path}: {reason_of(err)}.") from err
         if foreign:
             raise DmcpError(f"{self.path} holds files, and no run: choose another --out.")
         found = self.request().difference(request) if begun else None

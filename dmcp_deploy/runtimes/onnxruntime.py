@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.runtimes.interface import (
     ImageShape,
     check_onnx_file,
@@ -56,8 +56,7 @@ class OnnxSession:
         self.path = Path(path)
         self.threads = threads
         self._session: Any = _open(self.path, providers, _options(threads, profile))
-        self._input = _image_input(self._session, self.path)
-        self._output: str = self._session.get_outputs()[0].name
+        self._input, self._output = _interface(self._session, self.path)
         self._errors = _runtime_errors()
 
     def __enter__(self) -> OnnxSession:
@@ -98,7 +97,7 @@ class OnnxSession:
         try:
             outputs = self._session.run([self._output], {self._input.name: images})
         except self._errors as err:
-            raise misfit(self.path, images, self._input.shape, _first_line(err)) from err
+            raise misfit(self.path, images, self._input.shape, reason_of(err)) from err
         logits: npt.NDArray[np.float32] = outputs[0]
         return logits
 
@@ -118,9 +117,12 @@ def _open(path: Path, providers: Sequence[str], options: Any) -> Any:
         )
     check_onnx_file(path)
     try:
-        return ort.InferenceSession(str(path), options, providers=list(providers))
+        # Its fallback would print, try again, and take other providers than those asked for.
+        return ort.InferenceSession(
+            str(path), options, providers=list(providers), enable_fallback=False
+        )
     except _runtime_errors() as err:
-        raise unloadable(path, _first_line(err)) from err
+        raise unloadable(path, reason_of(err)) from err
 
 
 def _library() -> ModuleType:
@@ -128,7 +130,7 @@ def _library() -> ModuleType:
         import onnxruntime
     except ImportError as err:
         raise DmcpError(
-            f"ONNX Runtime cannot be loaded ({err}): pip install dmcp-deploy[export], or"
+            f"ONNX Runtime cannot be loaded ({reason_of(err)}): pip install dmcp-deploy[export], or"
             " dmcp-deploy[device] where there is no torch."
         ) from err
     library: ModuleType = onnxruntime
@@ -149,16 +151,27 @@ def _options(threads: int, profile: Path | None) -> Any:
     return options
 
 
-def _image_input(session: Any, path: Path) -> Any:
-    inputs, outputs = session.get_inputs(), session.get_outputs()
+def _interface(session: Any, path: Path) -> tuple[_Input, str]:
+    """Returns the one image input, and the name of the first output."""
+    try:
+        inputs = [_Input(item.name, item.type, item.shape) for item in session.get_inputs()]
+        outputs = [item.name for item in session.get_outputs()]
+    except UnicodeDecodeError as err:
+        raise unloadable(path, f"a name in it is no text ({reason_of(err)})") from err
     fits = len(inputs) == 1 and len(outputs) >= 1
     if fits and inputs[0].type == "tensor(float)" and len(inputs[0].shape) == 4:
-        return inputs[0]
+        return inputs[0], outputs[0]
     raise other_interface(path, [f"{item.name} {item.type} {item.shape}" for item in inputs])
 
 
+class _Input(NamedTuple):
+    name: str
+    type: str
+    shape: list[int | str | None]
+
+
 def _runtime_errors() -> tuple[type[Exception], ...]:
-    """Returns ONNX Runtime's exceptions, which have no base of their own."""
+    """Returns ONNX Runtime's exceptions, which have no base, and what stands in for them."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     return (
@@ -170,9 +183,5 @@ def _runtime_errors() -> tuple[type[Exception], ...]:
         state.NoSuchFile,
         state.NotImplemented,
         state.RuntimeException,
+        UnicodeDecodeError,
     )
-
-
-def _first_line(err: Exception) -> str:
-    lines = str(err).strip().splitlines() or [type(err).__name__]
-    return lines[0][:200].rstrip(" .:")

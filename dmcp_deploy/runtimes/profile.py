@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.onnxgraph.names import load_onnx
+from dmcp_deploy.onnxgraph.load import load_onnx
 from dmcp_deploy.registry import ONNX_RUNTIMES, choose
 from dmcp_deploy.runtimes.profile_names import Kernel, layers_of_kernels
 from dmcp_deploy.runtimes.session import is_engine

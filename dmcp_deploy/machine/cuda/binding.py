@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.machine.cuda.driver import DriverInfo
 from dmcp_deploy.registry import choose
 
@@ -180,8 +180,8 @@ def _is_found(module: str) -> bool:
 
 
 def _not_importable(name: str, driver: DriverInfo, err: ImportError) -> DmcpError:
-    reason = str(err).partition("\n")[0].rstrip(".")
-    if "undefined symbol: cu" in reason:
+    reason = reason_of(err)
+    if "undefined symbol: cu" in str(err):
         return _too_old(name, driver, f"{name} was built against a newer CUDA ({reason})")
     return DmcpError(
         f"{name} is installed and cannot be imported ({reason}): pip install --force-reinstall"
