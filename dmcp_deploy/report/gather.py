@@ -5,10 +5,18 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dmcp_deploy.artifact import digest_file, read_artifact
+from dmcp_deploy.artifact import (
+    LATER,
+    MisstatedError,
+    decode,
+    digest_file,
+    read_artifact,
+    well_formed,
+)
 from dmcp_deploy.bench.layers.record import LayersRecord
 from dmcp_deploy.bench.record import BenchRecord
 from dmcp_deploy.errors import DmcpError
@@ -45,43 +53,56 @@ def gather(folder: Path, name: str) -> RunFacts:
     """
     run = RunDir(folder)
     request, stages = run.request(), run.stages()
-    try:
-        return _facts(run, name, request, stages)
-    except (KeyError, TypeError, ValueError, AttributeError) as err:
-        raise DmcpError(f"{run.file('run.json')} lacks or misstates {err}.") from err
-
-
-def _facts(run: RunDir, name: str, request: RunRequest, stages: Mapping[Stage, Any]) -> RunFacts:
-    figures = {stage: dict(record["figures"]) for stage, record in stages.items()}
-    path, record = run.file("plan.json"), run.file("bench.json")
-    plan = ChannelPlan.load(path) if path.exists() else None
-    bench = BenchRecord.load(record) if record.exists() else None
-    profiled = run.file("layers.json")
+    plan, bench, layers = (run.file(each) for each in ("plan.json", "bench.json", "layers.json"))
+    channel_plan = ChannelPlan.load(plan) if plan.exists() else None
+    latencies = BenchRecord.load(bench) if bench.exists() else None
+    profiled = LayersRecord.load(layers) if layers.exists() else None
     engines = tuple(EngineRecord.load(file) for file in _engine_files(run, stages))
-    versions = dict(read_artifact(run.file("run.json"), KIND)["versions"])
-    majority = figures.get(TRAIN, {}).get("majority_share")
-    steps = _read_steps(run.file("metrics/search.jsonl"))
-    return RunFacts(
-        name=name,
-        path=run.path,
-        request=request,
-        versions=versions,
-        stage_seconds={stage: float(item["seconds"]) for stage, item in stages.items()},
-        plan=plan,
-        search=_search(figures[SEARCH], plan, steps) if SEARCH in figures else None,
-        search_steps=steps,
-        train_steps=_read_steps(run.file("metrics/train.jsonl")),
-        accuracies=tuple(_accuracies(figures)),
-        majority_share=None if majority is None else float(majority),
-        parities=tuple(_parities(figures)),
-        unjudged=_unjudged(figures),
-        bench=bench,
-        layers=LayersRecord.load(profiled) if profiled.exists() else None,
-        engines=engines,
-        commands=run_commands(request, run.path, figures, engines),
-        lacks=_lacks(run, request, stages, engines),
-        stale=tuple(stage for stage, item in stages.items() if _is_stale(run, item["inputs"])),
+    search_steps, train_steps = (
+        _read_steps(run.file(f"metrics/{stage}.jsonl")) for stage in ("search", "train")
     )
+    content = read_artifact(run.file("run.json"), KIND)
+    figures = {stage: record.figures for stage, record in stages.items()}
+    with well_formed(str(run.file("run.json"))):
+        return RunFacts(
+            name=name,
+            path=run.path,
+            request=request,
+            versions=decode(dict[str, str], content.get("versions"), "versions"),
+            stage_seconds={stage: record.seconds for stage, record in stages.items()},
+            plan=channel_plan,
+            search=_search(figures[SEARCH], channel_plan, search_steps)
+            if SEARCH in figures
+            else None,
+            search_steps=search_steps,
+            train_steps=train_steps,
+            accuracies=tuple(_accuracies(figures)),
+            majority_share=decode(_OfTraining, figures.get(TRAIN, {})).majority_share,
+            parities=tuple(_parities(figures)),
+            unjudged=_unjudged(figures),
+            bench=latencies,
+            layers=profiled,
+            engines=engines,
+            commands=run_commands(request, run.path, figures, engines),
+            lacks=_lacks(run, request, stages, engines),
+            stale=tuple(stage for stage, item in stages.items() if _is_stale(run, item.inputs)),
+        )
+
+
+@dataclass(frozen=True)
+class _OfSearch:
+    """What a search's figures tell; each method has some of them."""
+
+    expected_macs: float | None = field(default=None, metadata=LATER)
+    probabilities: tuple[tuple[float, ...], ...] = field(default=(), metadata=LATER)
+    groups: tuple[str, ...] | None = field(default=None, metadata=LATER)
+
+
+@dataclass(frozen=True)
+class _OfTraining:
+    """What a training's figures tell."""
+
+    majority_share: float | None = field(default=None, metadata=LATER)
 
 
 def _engine_files(run: RunDir, stages: Mapping[Stage, Any]) -> list[Path]:
@@ -93,10 +114,9 @@ def _engine_files(run: RunDir, stages: Mapping[Stage, Any]) -> list[Path]:
 def _search(
     figures: Mapping[str, Any], plan: ChannelPlan | None, steps: Sequence[Mapping[str, Any]]
 ) -> Search:
-    rows = tuple(tuple(float(p) for p in row) for row in figures.get("probabilities", ()))
-    expected = figures.get("expected_macs")
-    named = figures.get("groups")
-    names = tuple(map(str, named)) if named is not None else _row_names(rows, plan)
+    found = decode(_OfSearch, figures, "search")
+    rows, expected = found.probabilities, found.expected_macs
+    names = _row_names(rows, plan) if found.groups is None else found.groups
     if len(names) != len(rows):
         raise ValueError(f"{len(rows)} rows of probabilities for {len(names)} groups")
     told = [step for step in steps if any(name.startswith(KEPT) for name in step)]
@@ -133,15 +153,13 @@ def _step(path: Path, number: int, line: str) -> dict[str, Any] | None:
         content = json.loads(line)
     except ValueError:
         return None
-    if not isinstance(content, dict) or not all(_is_number(v) for v in content.values()):
+    try:
+        figures = decode(dict[str, int | float], content)
+    except MisstatedError as err:
         raise DmcpError(
             f"Line {number} of the metrics {path} does not hold a step's figures: delete that line."
-        )
-    return content if "step" in content else None
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+        ) from err
+    return figures if "step" in figures else None
 
 
 def _accuracies(figures: Mapping[Stage, Mapping[str, Any]]) -> list[Accuracy]:
@@ -153,15 +171,7 @@ def _accuracies(figures: Mapping[Stage, Mapping[str, Any]]) -> list[Accuracy]:
     ]
     found = ((what, figures.get(stage, {}).get(key)) for what, stage, key in places)
     return [
-        Accuracy(
-            what,
-            float(item["top1"]),
-            float(item["loss"]),
-            int(item["images"]),
-            int(item["image_size"]),
-        )
-        for what, item in found
-        if item is not None
+        decode(Accuracy, {**item, "what": what}, what) for what, item in found if item is not None
     ]
 
 
@@ -177,16 +187,7 @@ def _parities(figures: Mapping[Stage, Mapping[str, Any]]) -> list[Parity]:
 
 
 def _parity(what: str, figures: Mapping[str, Any]) -> Parity:
-    parity, top1, snr = figures["parity"], figures.get("top1"), figures["parity"].get("snr_db")
-    return Parity(
-        what,
-        float(parity["max_abs"]),
-        float(parity["max_rel"]),
-        float(parity["top1_agreement"]),
-        None if snr is None else float(snr),
-        None if top1 is None else float(top1),
-        None if top1 is None else int(figures["images"]),
-    )
+    return decode(Parity, {**figures, **figures["parity"], "what": what}, what)
 
 
 def _unjudged(figures: Mapping[Stage, Mapping[str, Any]]) -> dict[str, str]:
@@ -241,7 +242,7 @@ def _lacks(
     }
 
 
-def _is_stale(run: RunDir, inputs: Mapping[str, str]) -> bool:
+def _is_stale(run: RunDir, inputs: Mapping[str, str | None]) -> bool:
     """Returns whether a file that a stage read is another one now."""
     files = ((run.file(name), digest) for name, digest in inputs.items())
     return any(file.is_file() and digest_file(file) != digest for file, digest in files)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dmcp_deploy.artifact import MisstatedError, decode, encode
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.extras import require
 from dmcp_deploy.plan import NetworkSpec
@@ -140,20 +141,19 @@ class RunRequest:
         """Returns the request as JSON values; what older runs lack is left out at its default."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         fields = {k: v for k, v in fields.items() if k not in _ADDED or v != _ADDED[k]}
-        return {**fields, "network": self.network.to_json(), "recipe": dict(self.recipe)}
+        return {**fields, "network": encode(self.network), "recipe": dict(self.recipe)}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> RunRequest:
         """Returns the request that `to_json` wrote.
 
         Raises:
-            KeyError, TypeError, ValueError: A field is missing, unknown or of another type.
+            MisstatedError: A field is missing, unknown or of another type.
         """
-        content = {**_ADDED, **content}
-        for field in dataclasses.fields(cls):
-            if type(content[field.name]) not in _JSON_TYPES[str(field.type)]:
-                raise TypeError(f"{field.name!r}: {content[field.name]!r}")
-        return cls(**{**content, "network": NetworkSpec.from_json(content["network"])})
+        unknown = content.keys() - {field.name for field in dataclasses.fields(cls)}
+        for name in unknown:
+            raise MisstatedError((name,), f": {content[name]!r} (no release has it)")
+        return decode(cls, {**_ADDED, **content})
 
     def token(self) -> str:
         """Returns what identifies the run in its checkpoints."""
@@ -181,17 +181,6 @@ class RunRequest:
 
 #: Fields of a request that runs of old lack, with what they stand for there.
 _ADDED: dict[str, Any] = {"sync_bn": False, "augment_on": "host"}
-
-#: A field's annotation -> the types that JSON may give it.
-_JSON_TYPES: dict[str, tuple[type, ...]] = {
-    "str": (str,),
-    "str | None": (str, type(None)),
-    "int": (int,),
-    "int | None": (int, type(None)),
-    "bool": (bool,),
-    "NetworkSpec": (dict,),
-    "Mapping[str, Any]": (dict,),
-}
 
 
 @dataclass(frozen=True)
