@@ -21,7 +21,7 @@ from torch import Tensor
 from dmcp_deploy.data.datasets_torchvision import cache_folder, open_torchvision
 from dmcp_deploy.data.sources import ArrayImages
 from dmcp_deploy.data.types import ImageData, digest_of_labels
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 
 #: Where Debian's package dataset-fashion-mnist puts the files.
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -124,7 +124,7 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray[tuple[int, ...], np.dty
     except FileNotFoundError as err:
         raise DmcpError(f"The file {path} is missing: fetch it again.") from err
     except (OSError, EOFError, zlib.error) as err:
-        raise _damaged(path, str(err)) from err
+        raise _damaged(path, reason_of(err)) from err
     head_bytes = 4 + 4 * dimensions
     if content[:4] != bytes((0, 0, _UINT8, dimensions)) or len(content) < head_bytes:
         magic = f"00000{_UINT8}0{dimensions}"

@@ -15,7 +15,7 @@ from torchvision.datasets.folder import has_file_allowed_extension, make_dataset
 
 from dmcp_deploy.data.sources import PICTURES, FileImages
 from dmcp_deploy.data.types import ImageData, digest_of
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 
 EXTENSIONS = tuple(f".{ending}" for ending in PICTURES)
 
@@ -38,7 +38,7 @@ def open_folder(path: Path) -> ImageData:
         train, val = (_split(path / split, classes) for split in ("train", "val"))
         digest = digest_of(_identity({"train": train, "val": val}))
     except OSError as err:
-        raise DmcpError(f"Cannot read {err.filename or path}: {err.strerror or err}.") from err
+        raise DmcpError(f"Cannot read {err.filename or path}: {reason_of(err)}.") from err
     note = (
         f"Image folder {path}: {len(train):,} training and {len(val):,} validation pictures,"
         f" {len(classes)} classes; your own data, under your own terms."

@@ -21,7 +21,7 @@ from dmcp_deploy.data.shard_fetch import fetch_shards
 from dmcp_deploy.data.shard_index import ShardIndex, index_shard
 from dmcp_deploy.data.sources import FORMATS, PictureImages
 from dmcp_deploy.data.types import ImageData, digest_of
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.progress import NO_PROGRESS, Progress
 
 KIND = "shard-index"
@@ -129,7 +129,7 @@ def _shards(folder: Path, split: str) -> list[Path]:
     try:
         paths = sorted([*folder.glob("*.tar"), *folder.glob("*/*.tar")])
     except OSError as err:
-        raise DmcpError(f"Cannot read {folder}: {err.strerror or err}.") from err
+        raise DmcpError(f"Cannot read {folder}: {reason_of(err)}.") from err
     shards = [path for path in paths if _words(path.relative_to(folder)) & set(_SPLITS[split])]
     if not shards:
         names = ", ".join(str(path.relative_to(folder)) for path in paths[:4]) or "no .tar file"

@@ -17,7 +17,7 @@ from torchvision import datasets
 
 from dmcp_deploy.data.sources import ArrayImages, DatasetImages, ImageSource
 from dmcp_deploy.data.types import ImageData, digest_of_labels
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.registry import near_matches
 
 
@@ -113,7 +113,7 @@ def _load(name: str, root: Path, split: dict[str, bool | str]) -> Any:
 
 def _reason(err: Exception) -> str:
     met = getattr(err, "reason", err)  # urllib wraps what it met
-    return (str(met).strip() or repr(err)).splitlines()[0].rstrip(".:")
+    return reason_of(met if isinstance(met, Exception) else err)
 
 
 def _source(dataset: Any, name: str) -> ImageSource:

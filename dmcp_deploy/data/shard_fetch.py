@@ -9,7 +9,7 @@ from subprocess import TimeoutExpired
 from urllib.parse import unquote, urlparse
 
 from dmcp_deploy.artifact import atomic_path
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.extras import require
 from dmcp_deploy.progress import Progress
 
@@ -106,4 +106,4 @@ def _reason(err: Exception) -> str:
     if ended := re.search(r"exit (-?\d+)", str(err)):
         return f"its reader ended with status {ended[1]}"
     missing = err.filename if isinstance(err, FileNotFoundError) else None
-    return f"the program {missing} is missing" if missing else str(err).splitlines()[0][:120]
+    return f"the program {missing} is missing" if missing else reason_of(err)

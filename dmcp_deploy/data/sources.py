@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from dmcp_deploy.data.augment import centre_crop, fit_arrays, squash, to_picture, to_pixels
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 
 #: A source holds its resized pictures in memory up to this size.
 HELD_BYTES = 1_500_000_000
@@ -249,6 +249,4 @@ def _decoded(picture: Image.Image, mode: str) -> Image.Image:
 def _reason(err: BaseException) -> str:
     if isinstance(err, UnidentifiedImageError):
         return "not a picture in a known format"
-    if isinstance(err, OSError) and err.strerror:
-        return err.strerror
-    return str(err)
+    return reason_of(err)

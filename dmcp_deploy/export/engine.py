@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dmcp_deploy.artifact import atomic_path, check_writable, digest_file
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.export.engine_layers import (
     Layer,
     confirm_precision,
@@ -267,7 +267,7 @@ class _Build:
         try:
             known = path.read_bytes() if path.exists() else b""
         except OSError as err:
-            raise DmcpError(f"Cannot read {path}: {err.strerror or err}.") from err
+            raise DmcpError(f"Cannot read {path}: {reason_of(err)}.") from err
         for content in (known, b""):
             cache = config.create_timing_cache(content)
             if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
@@ -296,7 +296,7 @@ class _Build:
             profile.set_shape(self._file.input_name, smallest, best, largest)
         except (ValueError, RuntimeError) as err:
             raise DmcpError(
-                f"{self._flavour.name} refuses batches {self._options.batches}: {err}."
+                f"{self._flavour.name} refuses batches {self._options.batches}: {reason_of(err)}."
             ) from err
         if config.add_optimization_profile(profile) < 0:
             raise self._refusal(f"batches {self._options.batches}")

@@ -20,7 +20,7 @@ from onnx import GraphProto, ModelProto, NodeProto, helper
 from onnxruntime import quantization as ort
 
 from dmcp_deploy.artifact import digest_file
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.export.half_graph import node_label
 from dmcp_deploy.export.image_batches import image_batches
 from dmcp_deploy.export.image_nodes import reads_images
@@ -29,7 +29,6 @@ from dmcp_deploy.onnxgraph.file import (
     PRESET_KEY,
     OnnxFile,
     read_onnx,
-    reason,
     require_fp32,
     write_onnx,
 )
@@ -276,12 +275,12 @@ def _run(
                 **settings,
             )
         except (ValueError, RuntimeError, NotImplementedError) as err:
-            raise DmcpError(f"{file.path} cannot be quantised: {reason(err)}.") from err
+            raise DmcpError(f"{file.path} cannot be quantised: {reason_of(err)}.") from err
         except ImportError as err:  # ONNX Runtime of Python 3.10 asks onnx for what it has no more
             raise DmcpError(
                 f"{file.path} cannot be quantised by ONNX Runtime {onnxruntime.__version__}, which"
-                f" does not fit onnx {onnx.__version__} in this ({err}): take a newer one, or"
-                " another precision."
+                f" does not fit onnx {onnx.__version__} in this ({reason_of(err)}): take a newer"
+                " one, or another precision."
             ) from err
         return onnx.load_model(made, format="protobuf")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from onnx import ModelProto, ValueInfoProto
 from torch import nn
 
 from dmcp_deploy.artifact import atomic_path, digest_file
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.export.quiet import quiet
 from dmcp_deploy.network.trace import evaluating
 from dmcp_deploy.onnxgraph.file import opset_of
@@ -149,7 +148,9 @@ def _example_input(
     try:
         output = model(example)
     except (RuntimeError, ValueError, IndexError) as err:
-        raise DmcpError(f"The network does not run on an input {shape}: {_reason(err)}.") from err
+        raise DmcpError(
+            f"The network does not run on an input {shape}: {_root_reason(err)}."
+        ) from err
     if not isinstance(output, torch.Tensor):
         raise DmcpError(
             f"The network returns a {type(output).__name__} and export takes networks that return"
@@ -175,7 +176,7 @@ def _export(model: nn.Module, example: torch.Tensor, batch: int | None, opset: i
     except torch.onnx.errors.OnnxExporterError as err:
         hint = "" if batch is not None else "; a fixed batch size may help"
         raise DmcpError(
-            f"The ONNX exporter cannot take {type(model).__name__}: {_reason(err)}{hint}."
+            f"The ONNX exporter cannot take {type(model).__name__}: {_root_reason(err)}{hint}."
         ) from err
     assert program is not None
     return program.model_proto
@@ -240,7 +241,7 @@ def _checker_problem(proto: ModelProto) -> str:
     try:
         onnx.checker.check_model(proto, full_check=True)
     except _UNSOUND as err:
-        return _reason(err)
+        return reason_of(err)
     return ""
 
 
@@ -248,10 +249,7 @@ def _dims(value: ValueInfoProto) -> list[int | str]:
     return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
 
 
-def _reason(err: BaseException) -> str:
-    """Returns the first line of an error's root cause, short enough for a sentence."""
+def _root_reason(err: BaseException) -> str:
     while err.__cause__ is not None:
         err = err.__cause__
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(err)).strip()
-    line = plain.splitlines()[0] if plain else type(err).__name__
-    return line[:200].rstrip(" .:")
+    return reason_of(err)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.network.layers import is_layer
 
 #: Path -> the module, parameter or constant of a traced model that lies there.
@@ -87,12 +87,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def describe(err: BaseException) -> str:
-    """Returns the first line of an error, or its type where it says nothing of its own."""
-    text = str(err).strip()
+    """Returns what an error of a forward pass says, or its type where it says nothing itself."""
+    reason = reason_of(err)
     # torch.fx appends where it was; of an error without text nothing else is left.
-    if not text or text.startswith("While executing"):
-        return type(err).__name__
-    return text.splitlines()[0][:160].rstrip()
+    return type(err).__name__ if reason.startswith("While executing") else reason
 
 
 def _traced(model: nn.Module, opaque: set[str]) -> fx.Graph:

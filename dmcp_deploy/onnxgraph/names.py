@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dmcp_deploy.errors import DmcpError
-
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+    from onnx import GraphProto, NodeProto, TensorProto
 
 #: Operators that are convolutions whatever their factors are.
 CONVOLUTIONS = ("Conv", "ConvTranspose")
@@ -18,33 +15,6 @@ CONVOLUTIONS = ("Conv", "ConvTranspose")
 PRODUCTS = ("Gemm", "MatMul")
 
 _WEIGHT, _BIAS, _QUANTIZED = ".weight", ".bias", "_quantized"
-
-
-def load_onnx(path: Path) -> ModelProto:
-    """Returns the graph of an ONNX file, its functions inlined.
-
-    Raises:
-        DmcpError: The onnx library is missing, or the file is absent or no ONNX graph.
-    """
-    try:
-        import onnx.inliner
-        from google.protobuf.message import DecodeError
-    except ImportError as err:
-        raise DmcpError(
-            f"Counting an ONNX file's layers needs onnx ({err}): pip install dmcp-deploy[export],"
-            " or onnx alone on a device."
-        ) from err
-    try:
-        model = onnx.load(str(path))
-    except FileNotFoundError as err:
-        raise DmcpError(f"There is no ONNX file {path}.") from err
-    except OSError as err:
-        raise DmcpError(f"Cannot read {path}: {err.strerror or err}.") from err
-    except DecodeError as err:
-        raise DmcpError(f"{path} is not an ONNX file: {err}.") from err
-    if not model.graph.node:
-        raise DmcpError(f"{path} is not an ONNX file, or one without a single operator.")
-    return onnx.inliner.inline_local_functions(model) if model.functions else model
 
 
 def layer_nodes(graph: GraphProto) -> list[tuple[NodeProto, str]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.onnxgraph.load import load_onnx
 from dmcp_deploy.registry import PRECISIONS
 
 if TYPE_CHECKING:
@@ -28,21 +29,12 @@ def read_precision(path: Path) -> str | None:
     Raises:
         DmcpError: The onnx library is missing, or the file is absent or no ONNX file.
     """
+    proto = load_onnx(path, weights=False)
+    from onnx.shape_inference import InferenceError
+
     try:
-        import onnx
-        from google.protobuf.message import DecodeError
-    except ImportError as err:
-        raise DmcpError(
-            f"Reading an ONNX file's precision needs onnx ({err}): pip install onnx."
-        ) from err
-    try:
-        proto = onnx.load(str(path), load_external_data=False)
         return graph_precision(proto.graph, infer_types(proto, strict=False), path)
-    except OSError as err:
-        raise DmcpError(f"Cannot read {path}: {err.strerror or err}.") from err
-    except DecodeError as err:
-        raise DmcpError(f"{path} is not an ONNX file: {err}.") from err
-    except (onnx.shape_inference.InferenceError, OtherPrecisionError):
+    except (InferenceError, OtherPrecisionError):
         return None
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dmcp_deploy.onnxgraph.names import load_onnx, stored_tensors
+from dmcp_deploy.onnxgraph.load import load_onnx
+from dmcp_deploy.onnxgraph.names import stored_tensors
 
 #: Two products of such a weight and an activation up to 255 stay below 2**15.
 LARGEST_SAFE = 64

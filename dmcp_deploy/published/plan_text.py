@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from dmcp_deploy.artifact import encode
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.plan import ChannelPlan, Keep, NetworkSpec
 from dmcp_deploy.text_table import columns
@@ -52,7 +53,7 @@ def compare_plans(first: ChannelPlan, second: ChannelPlan) -> dict[str, Any]:
     _check_same_network(first, second)
     pairs = {name: (keep, second.groups[name]) for name, keep in first.groups.items()}
     return {
-        "model": first.network.to_json(),
+        "model": encode(first.network),
         "groups": {
             name: {"size": a.size, "kept": [a.width, b.width], "same_channels": _shared(a, b)}
             for name, (a, b) in pairs.items()

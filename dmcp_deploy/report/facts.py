@@ -8,6 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from dmcp_deploy.artifact import LATER
 from dmcp_deploy.bench.layers.record import LayersRecord
 from dmcp_deploy.bench.record import BenchRecord
 from dmcp_deploy.plan import ChannelPlan
@@ -73,9 +74,9 @@ class Parity:
     max_abs: float
     max_rel: float
     top1_agreement: float
-    snr_db: float | None = None
-    top1: float | None = None
-    images: int | None = None
+    snr_db: float | None = field(default=None, metadata=LATER)
+    top1: float | None = field(default=None, metadata=LATER)
+    images: int | None = field(default=None, metadata=LATER)
 
     @property
     def what(self) -> str:

@@ -5,17 +5,25 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dmcp_deploy.artifact import digest_file, read_artifact
+from dmcp_deploy.artifact import (
+    LATER,
+    MisstatedError,
+    decode,
+    digest_file,
+    read_artifact,
+    well_formed,
+)
 from dmcp_deploy.bench.layers.record import LayersRecord
 from dmcp_deploy.bench.record import BenchRecord
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.report.facts import Accuracy, Forms, Judged, Lack, Parity, RunFacts, Search
 from dmcp_deploy.report.reproduce import run_command, run_commands
-from dmcp_deploy.rundir.directory import KEPT, KIND, RunDir
+from dmcp_deploy.rundir.directory import KEPT, KIND, RunDir, StageRecord
 from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.rundir.stages import ENGINE, EXPORT, PRECISION, SEARCH, SLICE, TRAIN, Stage
 from dmcp_deploy.runtimes.engine_record import EngineRecord
@@ -50,10 +58,8 @@ def gather(folder: Path, name: str) -> RunFacts:
     """
     run = RunDir(folder)
     request, stages = run.request(), run.stages()
-    try:
+    with well_formed(str(run.file("run.json"))):
         return _facts(run, name, request, stages)
-    except (KeyError, TypeError, ValueError, AttributeError) as err:
-        raise DmcpError(f"{run.file('run.json')} lacks or misstates {err}.") from err
 
 
 def accuracies(figures: Figures) -> list[Accuracy]:
@@ -117,25 +123,26 @@ def _judged(stages: Iterable[Stage]) -> list[Stage]:
     return [stage for stage in stages if stage.kind == PRECISION]
 
 
-def _facts(run: RunDir, name: str, request: RunRequest, stages: Mapping[Stage, Any]) -> RunFacts:
-    figures = {stage: dict(record["figures"]) for stage, record in stages.items()}
+def _facts(
+    run: RunDir, name: str, request: RunRequest, stages: Mapping[Stage, StageRecord]
+) -> RunFacts:
+    figures = {stage: record.figures for stage, record in stages.items()}
     plan = _load_if_there(ChannelPlan.load, run.file("plan.json"))
     engines = tuple(EngineRecord.load(file) for file in _engine_files(run, stages))
-    versions = dict(read_artifact(run.file("run.json"), KIND)["versions"])
-    majority = figures.get(TRAIN, {}).get("majority_share")
+    content = read_artifact(run.file("run.json"), KIND)
     steps = _read_steps(run.file("metrics/search.jsonl"))
     return RunFacts(
         name=name,
         path=run.path,
         request=request,
-        versions=versions,
-        stage_seconds={stage: float(item["seconds"]) for stage, item in stages.items()},
+        versions=decode(dict[str, str], content.get("versions"), "versions"),
+        stage_seconds={stage: item.seconds for stage, item in stages.items()},
         plan=plan,
         search=_search(figures[SEARCH], plan, steps) if SEARCH in figures else None,
         search_steps=steps,
         train_steps=_read_steps(run.file("metrics/train.jsonl")),
         accuracies=tuple(accuracies(figures)),
-        majority_share=None if majority is None else float(majority),
+        majority_share=decode(_OfTraining, figures.get(TRAIN, {})).majority_share,
         parities=tuple(parities(figures)),
         unjudged=unjudged(figures),
         bench=_load_if_there(BenchRecord.load, run.file("bench.json")),
@@ -143,8 +150,24 @@ def _facts(run: RunDir, name: str, request: RunRequest, stages: Mapping[Stage, A
         engines=engines,
         commands=run_commands(request, run.path, figures, engines),
         lacks=_lacks(run, request, stages, engines),
-        stale=tuple(stage for stage, item in stages.items() if _is_stale(run, item["inputs"])),
+        stale=tuple(stage for stage, item in stages.items() if _is_stale(run, item.inputs)),
     )
+
+
+@dataclass(frozen=True)
+class _OfSearch:
+    """What a search's figures tell; each method has some of them."""
+
+    expected_macs: float | None = field(default=None, metadata=LATER)
+    probabilities: tuple[tuple[float, ...], ...] = field(default=(), metadata=LATER)
+    groups: tuple[str, ...] | None = field(default=None, metadata=LATER)
+
+
+@dataclass(frozen=True)
+class _OfTraining:
+    """What a training's figures tell."""
+
+    majority_share: float | None = field(default=None, metadata=LATER)
 
 
 def _load_if_there(load: Callable[[Path], _Artifact], path: Path) -> _Artifact | None:
@@ -160,10 +183,9 @@ def _engine_files(run: RunDir, stages: Mapping[Stage, Any]) -> list[Path]:
 def _search(
     figures: Mapping[str, Any], plan: ChannelPlan | None, steps: Sequence[Mapping[str, Any]]
 ) -> Search:
-    rows = tuple(tuple(float(p) for p in row) for row in figures.get("probabilities", ()))
-    expected = figures.get("expected_macs")
-    named = figures.get("groups")
-    names = tuple(map(str, named)) if named is not None else _row_names(rows, plan)
+    found = decode(_OfSearch, figures, "search")
+    rows, expected = found.probabilities, found.expected_macs
+    names = _row_names(rows, plan) if found.groups is None else found.groups
     if len(names) != len(rows):
         raise ValueError(f"{len(rows)} rows of probabilities for {len(names)} groups")
     told = [step for step in steps if any(name.startswith(KEPT) for name in step)]
@@ -200,12 +222,13 @@ def _step(path: Path, number: int, line: str) -> dict[str, Any] | None:
         content = json.loads(line)
     except ValueError:
         return None
-    # Exact types: True and False count as integers in Python.
-    if not isinstance(content, dict) or {*map(type, content.values())} - {int, float}:
+    try:
+        figures = decode(dict[str, int | float], content)
+    except MisstatedError as err:
         raise DmcpError(
             f"Line {number} of the metrics {path} does not hold a step's figures: delete that line."
-        )
-    return content if "step" in content else None
+        ) from err
+    return figures if "step" in figures else None
 
 
 #: Part of the report -> what a run without it lacks, and what makes it.
@@ -242,7 +265,7 @@ def _lacks(
     return lacks
 
 
-def _is_stale(run: RunDir, inputs: Mapping[str, str]) -> bool:
+def _is_stale(run: RunDir, inputs: Mapping[str, str | None]) -> bool:
     """Returns whether a file that a stage read is another one now."""
     files = ((run.file(name), digest) for name, digest in inputs.items())
     return any(file.is_file() and digest_file(file) != digest for file, digest in files)

@@ -229,7 +229,8 @@ def _file_of_run(run: RunDir, precision: str) -> Path:
     """Returns a run's network in a precision, if it is that of the network that lies there now."""
     source = run.file("model.onnx")
     file = precision_path(source, run.path, precision)
-    made = run.stages().get(Stage.precision(precision), {}).get("inputs", {}).get(source.name)
+    record = run.stages().get(Stage.precision(precision))
+    made = None if record is None else record.inputs.get(source.name)
     remedy = f"run dmcp-deploy export {run.path} --precision {precision} where torch and the data"
     if not file.exists():
         raise DmcpError(f"{run.path} has no {file.name} yet: {remedy} are.")

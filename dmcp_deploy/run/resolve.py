@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dmcp_deploy.artifact import digest_file
 from dmcp_deploy.data.datasets import open_data
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.options.declare import shared_fields
 from dmcp_deploy.options.run import Compute, RunOptions, RunSettings
 from dmcp_deploy.plan import NetworkSpec
@@ -71,4 +71,4 @@ def _weights(source: str | None) -> tuple[str | None, str | None]:
     try:
         return str(path), digest_file(path)
     except OSError as err:
-        raise DmcpError(f"Cannot read {path}: {err.strerror or err}.") from err
+        raise DmcpError(f"Cannot read {path}: {reason_of(err)}.") from err

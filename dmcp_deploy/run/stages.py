@@ -172,7 +172,7 @@ def _is_searched(context: RunContext) -> bool:
     record = context.run.stages().get(SEARCH)
     if record is None:
         return False
-    return all(context.run.file(name).exists() for name in ("plan.json", *record["outputs"]))
+    return all(context.run.file(name).exists() for name in ("plan.json", *record.outputs))
 
 
 def _search(context: RunContext, problem: SearchProblem) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dmcp_deploy.artifact import MisstatedError, decode, encode
 from dmcp_deploy.options.declare import later_fields, recorded
 from dmcp_deploy.options.run import RunSettings
 from dmcp_deploy.plan import NetworkSpec
@@ -39,7 +40,7 @@ class RunRequest(RunSettings):
         """Returns the request as JSON values; what older runs lack is left out at its default."""
         return {
             **recorded(self),
-            "network": self.network.to_json(),
+            "network": encode(self.network),
             "recipe": dict(self.recipe),
         }
 
@@ -48,13 +49,12 @@ class RunRequest(RunSettings):
         """Returns the request that `to_json` wrote.
 
         Raises:
-            KeyError, TypeError, ValueError: A field is missing, unknown or of another type.
+            MisstatedError: A field is missing, unknown or of another type.
         """
-        content = {**later_fields(cls), **content}
-        for field in dataclasses.fields(cls):
-            if type(content[field.name]) not in _JSON_TYPES[str(field.type)]:
-                raise TypeError(f"{field.name!r}: {content[field.name]!r}")
-        return cls(**{**content, "network": NetworkSpec.from_json(content["network"])})
+        unknown = content.keys() - {field.name for field in dataclasses.fields(cls)}
+        for name in unknown:
+            raise MisstatedError((name,), f": {content[name]!r} (no release has it)")
+        return decode(cls, {**later_fields(cls), **content})
 
     def token(self) -> str:
         """Returns what identifies the run in its checkpoints."""
@@ -78,18 +78,6 @@ class RunRequest(RunSettings):
                 asked = _brief(theirs.get(name))
                 return f"{name}: {_brief(mine.get(name))} there, {asked} asked for"
         return None
-
-
-#: A field's annotation -> the types that JSON may give it.
-_JSON_TYPES: dict[str, tuple[type, ...]] = {
-    "str": (str,),
-    "str | None": (str, type(None)),
-    "int": (int,),
-    "int | None": (int, type(None)),
-    "bool": (bool,),
-    "NetworkSpec": (dict,),
-    "Mapping[str, Any]": (dict,),
-}
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:

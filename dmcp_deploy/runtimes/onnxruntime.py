@@ -7,12 +7,12 @@ import tempfile
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.runtimes.interface import (
     ImageShape,
     check_onnx_file,
@@ -53,7 +53,9 @@ def profile(path: Path, images: npt.NDArray[np.float32], threads: int, runs: int
     ):
         for _ in range(WARM_UPS + runs):
             session.run(images)
-        events = json.loads(session.end_profiling().read_text(encoding="utf-8"))
+        # The names of a damaged file's operators may be no text.
+        text = session.end_profiling().read_text(encoding="utf-8", errors="replace")
+        events = json.loads(text)
     return kernels_of_events(events, runs)
 
 
@@ -106,8 +108,7 @@ class OnnxSession:
         self.path = Path(path)
         self.threads = threads
         self._session: Any = _open(self.path, providers, _options(threads, profile, exact))
-        self._input = _image_input(self._session, self.path)
-        self._output: str = self._session.get_outputs()[0].name
+        self._input, self._output = _interface(self._session, self.path)
         self._errors = _runtime_errors()
 
     def __enter__(self) -> OnnxSession:
@@ -143,7 +144,7 @@ class OnnxSession:
         try:
             outputs = self._session.run([self._output], {self._input.name: images})
         except self._errors as err:
-            raise misfit(self.path, images, self._input.shape, _first_line(err)) from err
+            raise misfit(self.path, images, self._input.shape, reason_of(err)) from err
         logits: npt.NDArray[np.float32] = outputs[0]
         return logits
 
@@ -163,9 +164,12 @@ def _open(path: Path, providers: Sequence[str], options: Any) -> Any:
         )
     check_onnx_file(path)
     try:
-        return ort.InferenceSession(str(path), options, providers=list(providers))
+        # Its fallback would print, try again, and take other providers than those asked for.
+        return ort.InferenceSession(
+            str(path), options, providers=list(providers), enable_fallback=False
+        )
     except _runtime_errors() as err:
-        raise unloadable(path, _first_line(err)) from err
+        raise unloadable(path, reason_of(err)) from err
 
 
 def _library() -> Any:
@@ -173,7 +177,7 @@ def _library() -> Any:
         import onnxruntime
     except ImportError as err:
         raise DmcpError(
-            f"ONNX Runtime cannot be loaded ({err}): pip install dmcp-deploy[export], or"
+            f"ONNX Runtime cannot be loaded ({reason_of(err)}): pip install dmcp-deploy[export], or"
             " dmcp-deploy[device] where there is no torch."
         ) from err
     return onnxruntime
@@ -196,16 +200,27 @@ def _options(threads: int, profile: Path | None, exact: bool) -> Any:
     return options
 
 
-def _image_input(session: Any, path: Path) -> Any:
-    inputs, outputs = session.get_inputs(), session.get_outputs()
+def _interface(session: Any, path: Path) -> tuple[_Input, str]:
+    """Returns the one image input, and the name of the first output."""
+    try:
+        inputs = [_Input(item.name, item.type, item.shape) for item in session.get_inputs()]
+        outputs = [item.name for item in session.get_outputs()]
+    except UnicodeDecodeError as err:
+        raise unloadable(path, f"a name in it is no text ({reason_of(err)})") from err
     fits = len(inputs) == 1 and len(outputs) >= 1
     if fits and inputs[0].type == "tensor(float)" and len(inputs[0].shape) == 4:
-        return inputs[0]
+        return inputs[0], outputs[0]
     raise other_interface(path, [f"{item.name} {item.type} {item.shape}" for item in inputs])
 
 
+class _Input(NamedTuple):
+    name: str
+    type: str
+    shape: list[int | str | None]
+
+
 def _runtime_errors() -> tuple[type[Exception], ...]:
-    """Returns ONNX Runtime's exceptions, which have no base of their own."""
+    """Returns ONNX Runtime's exceptions, which have no base, and what stands in for them."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     return (
@@ -217,9 +232,5 @@ def _runtime_errors() -> tuple[type[Exception], ...]:
         state.NoSuchFile,
         state.NotImplemented,
         state.RuntimeException,
+        UnicodeDecodeError,
     )
-
-
-def _first_line(err: Exception) -> str:
-    lines = str(err).strip().splitlines() or [type(err).__name__]
-    return lines[0][:200].rstrip(" .:")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.machine.affinity import CallerCores
 from dmcp_deploy.registry import choose
 from dmcp_deploy.runtimes.interface import (
@@ -206,7 +207,7 @@ class OpenVinoSession:
             # Images are read where they lie; without this every run would copy them first.
             outputs = self._request.infer([images], share_inputs=True)
         except RuntimeError as err:
-            raise misfit(self.path, images, self._shape, _reason(err)) from err
+            raise misfit(self.path, images, self._shape, reason_of(err, _NOISE)) from err
         logits: npt.NDArray[np.float32] = next(iter(outputs.values()))
         return logits
 
@@ -230,7 +231,7 @@ def _library() -> Any:
         import openvino.frontend
     except (ImportError, OSError) as err:
         raise DmcpError(
-            f"OpenVINO cannot be loaded ({err}): pip install dmcp-deploy[openvino]."
+            f"OpenVINO cannot be loaded ({reason_of(err)}): pip install dmcp-deploy[openvino]."
         ) from err
     return openvino
 
@@ -246,7 +247,7 @@ def _read(ov: Any, path: Path) -> Any:
         front_end = ov.frontend.FrontEndManager().load_by_framework("onnx")
         model = front_end.convert(front_end.load(str(path)))
     except _read_errors(ov) as err:
-        raise unloadable(path, _reason(err)) from err
+        raise unloadable(path, reason_of(err, _NOISE)) from err
     if not model.inputs and not model.outputs:
         raise unloadable(path, "it holds no network")
     return model
@@ -261,6 +262,7 @@ def _read_errors(ov: Any) -> tuple[type[Exception], ...]:
         ov.frontend.NotImplementedFailure,
         ov.frontend.OpConversionFailure,
         ov.frontend.OpValidationFailure,
+        UnicodeDecodeError,
     )
 
 
@@ -289,7 +291,7 @@ def _compile(model: Any, session: OpenVinoSession, profile: bool) -> Any:
         return _core().compile_model(model, "CPU", options)
     except RuntimeError as err:
         raise DmcpError(
-            f"OpenVINO cannot compile {session.path} for the CPU: {_reason(err)}."
+            f"OpenVINO cannot compile {session.path} for the CPU: {reason_of(err, _NOISE)}."
         ) from err
 
 
@@ -308,11 +310,5 @@ def _core() -> Any:
     return library.Core()
 
 
-def _reason(err: Exception) -> str:
-    """Returns what an exception says, without the places in OpenVINO's own sources."""
-    lines = [line.strip() for line in str(err).splitlines()]
-    told = [line for line in lines if line and not line.startswith(_PLACES)]
-    return " ".join(told)[:300].rstrip(" .:") or type(err).__name__
-
-
-_PLACES = ("Exception from ", "Check '", "FrontEnd API failed")
+#: Places in OpenVINO's own sources, and what announces the next line.
+_NOISE = re.compile(r".*:$|Loading input model$|Model wasn't fully converted")

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.onnxgraph.names import load_onnx
+from dmcp_deploy.onnxgraph.load import load_onnx
 from dmcp_deploy.registry import ENGINE_MODULE, NETWORK_RUNTIMES, ONNX_RUNTIMES
 from dmcp_deploy.runtimes.engine_checks import source_onnx
 from dmcp_deploy.runtimes.profile_names import layers_of_kernels

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.registry import choose
 from dmcp_deploy.runtimes.interface import ImageShape, check_threads, misfit
 from dmcp_deploy.runtimes.sampler import (
@@ -110,7 +110,7 @@ class TorchSession:
         try:
             logits = self._logits(self._moved(images)).float().cpu()
         except RuntimeError as err:
-            raise misfit(self.path, images, wanted, _first_line(err)) from err
+            raise misfit(self.path, images, wanted, reason_of(err)) from err
         array: npt.NDArray[np.float32] = logits.numpy()
         return array
 
@@ -137,7 +137,7 @@ class TorchSession:
         try:
             return network.to(self.device, self._type, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
         except torch.OutOfMemoryError as err:
-            raise DmcpError(f"{self.path} has no room on the GPU ({_first_line(err)}).") from err
+            raise DmcpError(f"{self.path} has no room on the GPU ({reason_of(err)}).") from err
 
     def _moved(self, images: npt.NDArray[np.float32]) -> Tensor:
         given = torch.from_numpy(images)
@@ -188,8 +188,3 @@ def _device(asked: str) -> str:
     if asked == "cuda" and not torch.cuda.is_available():
         raise DmcpError("torch finds no CUDA device here: dmcp-deploy doctor shows why.")
     return asked
-
-
-def _first_line(err: Exception) -> str:
-    lines = str(err).strip().splitlines() or [type(err).__name__]
-    return lines[0][:200].rstrip(" .:")

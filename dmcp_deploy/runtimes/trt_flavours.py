@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.registry import choose
 
 if TYPE_CHECKING:
@@ -183,18 +183,18 @@ def _imported(flavour: Flavour) -> TensorRT:
         return cast("TensorRT", importlib.import_module(flavour.module))
     except ModuleNotFoundError as err:
         if err.name != flavour.module:
-            raise DmcpError(_broken(flavour, err)) from err
+            raise DmcpError(_broken(flavour, reason_of(err))) from err
         raise DmcpError(
             f"{flavour.module} is not installed here: {flavour.install};"
             " dmcp-deploy doctor shows what this machine has."
         ) from err
     except (ImportError, OSError) as err:
-        raise DmcpError(_broken(flavour, err)) from err
+        raise DmcpError(_broken(flavour, reason_of(err))) from err
 
 
-def _broken(flavour: Flavour, err: object) -> str:
+def _broken(flavour: Flavour, problem: str) -> str:
     return (
-        f"{flavour.module} is installed and cannot be loaded ({err}): mend that installation;"
+        f"{flavour.module} is installed and cannot be loaded ({problem}): mend that installation;"
         f" {flavour.install}."
     )
 

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dmcp_deploy.errors import DmcpError, LostPeerError
+from dmcp_deploy.errors import DmcpError, LostPeerError, reason_of
 from dmcp_deploy.machine.launched import is_launched
 
 #: How long a process waits for the others within a step. One that has died is noticed by torchrun
@@ -239,6 +239,6 @@ def _talking() -> Iterator[None]:
         yield
     except RuntimeError as err:  # the base of all that torch.distributed raises
         raise LostPeerError(
-            f"Another process of this run has gone or does not answer ({err}): the same command"
-            " continues from the last checkpoint."
+            f"Another process of this run has gone or does not answer ({reason_of(err)}): the same"
+            " command continues from the last checkpoint."
         ) from err

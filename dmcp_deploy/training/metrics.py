@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dmcp_deploy.artifact import write_text
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 
 
 class Metrics:
@@ -43,7 +43,7 @@ class Metrics:
             try:
                 self._file.write(f"{json.dumps({'step': step, **rounded})}\n".encode())
             except OSError as err:
-                raise DmcpError(f"Cannot write {self._path}: {err.strerror or err}.") from err
+                raise DmcpError(f"Cannot write {self._path}: {reason_of(err)}.") from err
         if self._board is not None:
             for name, value in figures.items():
                 self._board.add_scalar(name, value, step)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dmcp_deploy.artifact import atomic_path
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 
 _DOWNLOAD_TIMEOUT_S = 15.0
 
@@ -46,7 +46,7 @@ def save_tensors(
         try:
             save_file(plain, part, metadata=dict(metadata or {}))
         except SafetensorError as err:
-            raise DmcpError(f"Cannot write {path}: {err}.") from err
+            raise DmcpError(f"Cannot write {path}: {reason_of(err)}.") from err
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -119,8 +119,8 @@ def imagenet_tensors(model_name: str) -> dict[str, Tensor]:
             state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError) as err:
         raise DmcpError(
-            f"The ImageNet weights of {model_name} could not be downloaded ({err}): download"
-            f" {weights.url} elsewhere and pass the file with --weights."
+            f"The ImageNet weights of {model_name} could not be downloaded ({reason_of(err)}):"
+            f" download {weights.url} elsewhere and pass the file with --weights."
         ) from err
     kept = {k: v for k, v in state.items() if not k.startswith(("aux1.", "aux2.", "AuxLogits."))}
     return dict(kept)
@@ -141,7 +141,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return dict(load_file(path))
     except (SafetensorError, OSError, ValueError) as err:
-        raise DmcpError(f"The weights file {path} is damaged ({err}): make it again.") from err
+        raise DmcpError(
+            f"The weights file {path} is damaged ({reason_of(err)}): make it again."
+        ) from err
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
@@ -163,8 +165,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 def _reason(err: Exception) -> str:
     """Returns what torch.load complains of, without its advice to run what is in the file."""
     found = re.search(r"Unsupported (global: GLOBAL \S+|operand \d+)", str(err))
-    text = found[0] if found else str(err) or type(err).__name__
-    return re.split(r"\. |\n", text)[0][:120]
+    return found[0] if found else reason_of(err).partition(". ")[0]
 
 
 def _misfits(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[tuple[str, str]]:

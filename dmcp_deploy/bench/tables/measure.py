@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dmcp_deploy.artifact import digest_files, read_artifact, write_artifact
+from dmcp_deploy.artifact import (
+    decode,
+    digest_files,
+    encode,
+    read_artifact,
+    well_formed,
+    write_artifact,
+)
 from dmcp_deploy.bench.artifacts import Artifact
 from dmcp_deploy.bench.lineup import random_images
 from dmcp_deploy.bench.tables.table import DEVICE
@@ -57,6 +64,14 @@ class Step:
 
 
 @dataclass(frozen=True)
+class _Turn:
+    """A probe's turn in a pass."""
+
+    number: int = field(metadata={"json": "pass"})
+    probe: str
+
+
+@dataclass(frozen=True)
 class Measured:
     """All that was measured of the probes.
 
@@ -96,20 +111,22 @@ def measure_probes(
     """
     images = random_images(image, setting.batch)
     kept = _Part(part, setting, artifacts)
-    todo = []
+    turns = []
     for number in range(passes):
         names = list(artifacts)
         Random(number).shuffle(names)
-        todo += [(number, name) for name in names]
+        turns += [_Turn(number, name) for name in names]
     with (
         pinned(setting.threads),
-        progress.task("latency table", len(todo), len(kept.steps), unit="probe") as bar,
+        progress.task("latency table", len(turns), len(kept.steps), unit="probe") as bar,
     ):
-        for number, name in todo:
-            if (number, name) not in kept.steps:
-                kept.add(number, name, _measure(artifacts[name], images, setting))
+        for turn in turns:
+            if turn not in kept.steps:
+                kept.add(turn, _measure(artifacts[turn.probe], images, setting))
                 bar.advance()
-    steps = {name: [kept.steps[number, name] for number in range(passes)] for name in artifacts}
+    steps = {
+        name: [kept.steps[_Turn(number, name)] for number in range(passes)] for name in artifacts
+    }
     return Measured(steps, kept.environment)
 
 
@@ -155,7 +172,7 @@ class _Part:
     """What is measured so far, in memory and in a file.
 
     Attributes:
-        steps: Pass and probe -> what was measured.
+        steps: Turn -> what was measured.
         environment: The machine at the start.
     """
 
@@ -170,14 +187,14 @@ class _Part:
             "device": {name: self.environment.get(name) for name in DEVICE},
             "libraries": self.environment["libraries"],
         }
-        self.steps: dict[tuple[int, str], Step] = {}
+        self.steps: dict[_Turn, Step] = {}
         if path.exists():
             self._read()
 
-    def add(self, number: int, name: str, step: Step) -> None:
+    def add(self, turn: _Turn, step: Step) -> None:
         """Keeps what was measured of a probe in a pass."""
-        self.steps[number, name] = step
-        listed = [{"pass": n, "probe": p, **vars(s)} for (n, p), s in self.steps.items()]
+        self.steps[turn] = step
+        listed = [{**encode(turn), **vars(step)} for turn, step in self.steps.items()]
         content = {**self._head, "environment": self.environment, "steps": listed}
         write_artifact(self._path, PART_KIND, content)
 
@@ -189,25 +206,8 @@ class _Part:
                 f"{self._path} holds a measurement that was stopped, with another"
                 f" {differing[0]}: delete it, or ask for another --out."
             )
-        try:
-            self.steps = {_key(item): _step(item) for item in content["steps"]}
+        with well_formed(str(self._path), ": delete it"):
+            turns = decode(tuple[_Turn, ...], content["steps"], "steps")
+            steps = decode(tuple[Step, ...], content["steps"], "steps")
+            self.steps = dict(zip(turns, steps, strict=True))
             self.environment = dict(content["environment"])
-        except (KeyError, TypeError, ValueError, AttributeError) as err:
-            raise DmcpError(f"{self._path} lacks or misstates {err}: delete it.") from err
-
-
-def _key(content: Mapping[str, Any]) -> tuple[int, str]:
-    return int(content["pass"]), str(content["probe"])
-
-
-def _step(content: Mapping[str, Any]) -> Step:
-    return Step(
-        _samples(content["own"]),
-        _samples(content["after"]),
-        [float(ms) for ms in content["whole_ms"]],
-        str(content["ran_by"]),
-    )
-
-
-def _samples(content: Mapping[str, Any]) -> dict[str, list[float]]:
-    return {name: [float(ms) for ms in samples] for name, samples in content.items()}

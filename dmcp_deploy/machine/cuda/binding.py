@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from dmcp_deploy import extras
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.machine.cuda.driver import DriverInfo
 from dmcp_deploy.registry import choose
 
@@ -164,8 +164,8 @@ def not_installed(names: Sequence[str]) -> DmcpError:
 
 
 def _not_importable(name: str, driver: DriverInfo, err: ImportError) -> DmcpError:
-    reason = str(err).partition("\n")[0].rstrip(".")
-    if "undefined symbol: cu" in reason:
+    reason = reason_of(err)
+    if "undefined symbol: cu" in str(err):
         return _too_old(name, driver, f"{name} was built against a newer CUDA ({reason})")
     return DmcpError(
         f"{name} is installed and cannot be imported ({reason}): pip install --force-reinstall"

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 
 LIBRARY = "libcuda.so.1"
 
@@ -137,7 +137,7 @@ def _load() -> ctypes.CDLL:
         library = ctypes.CDLL(LIBRARY)
     except OSError as err:
         raise DmcpError(
-            f"There is no NVIDIA driver here ({str(err).rstrip('.')}): install one, and start a"
+            f"There is no NVIDIA driver here ({reason_of(err)}): install one, and start a"
             " container with --gpus all, or on a Jetson with --runtime nvidia."
         ) from err
     if not hasattr(library, "cuInit"):
