@@ -124,7 +124,7 @@ class LatencyTable:
         widths: Probe -> group -> channels kept; the first probe is the full network.
         setting: How it was measured.
         ran_by: What ran the probes, with its version and precision.
-        environment: The machine and the libraries (see `bench.environment`).
+        environment: The machine and the libraries (see `machine.environment`).
         layers: The layers, in graph order.
         whole: What whole calls took in each probe, with profiling off.
         median_ms: The median of the same samples.
