@@ -19,7 +19,8 @@ from torch import Tensor, fx, nn
 
 from dmcp_deploy.data.types import Batch
 from dmcp_deploy.network.graph import Network
-from dmcp_deploy.search.architecture import Architecture, budget_loss
+from dmcp_deploy.search.architecture import Architecture
+from dmcp_deploy.search.budget_loss import budget_loss
 from dmcp_deploy.search.problem import SearchProblem
 
 SMOOTHING = 0.1

@@ -7,19 +7,19 @@ from collections.abc import Iterable
 
 from dmcp_deploy.errors import DmcpError
 
-#: Search method -> module that holds its `search` function.
+#: Search method -> its function, "module:function"; of a module alone it is `search`.
 METHODS = {
     "amc": "dmcp_deploy.search.amc.method",
     "autoslim": "dmcp_deploy.search.autoslim",
-    "bn-scale": "dmcp_deploy.search.bn_scale",
+    "bn-scale": "dmcp_deploy.search.magnitude:search_bn_scale",
     "dmcp": "dmcp_deploy.search.dmcp",
-    "fpgm": "dmcp_deploy.search.fpgm",
-    "l1": "dmcp_deploy.search.l1",
-    "l2": "dmcp_deploy.search.l2",
+    "fpgm": "dmcp_deploy.search.masked:search_fpgm",
+    "l1": "dmcp_deploy.search.magnitude:search_l1",
+    "l2": "dmcp_deploy.search.magnitude:search_l2",
     "metapruning": "dmcp_deploy.search.metapruning",
-    "random": "dmcp_deploy.search.random_widths",
-    "sfp": "dmcp_deploy.search.sfp",
-    "uniform": "dmcp_deploy.search.uniform",
+    "random": "dmcp_deploy.search.baselines:search_random",
+    "sfp": "dmcp_deploy.search.masked:search_sfp",
+    "uniform": "dmcp_deploy.search.baselines:search_uniform",
 }
 
 #: What a network computes in, from ONNX file to engine.

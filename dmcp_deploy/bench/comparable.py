@@ -13,6 +13,7 @@ from dmcp_deploy.bench.measure import measure_artifacts
 from dmcp_deploy.bench.record import BenchRecord, Measured
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.machine.environment import first_gpu, read_environment
+from dmcp_deploy.options.measure import BenchOptions
 from dmcp_deploy.progress import NO_PROGRESS, Progress
 from dmcp_deploy.runtimes.sampler import WALL
 
@@ -30,13 +31,8 @@ def gate_baseline(
     artifacts: Mapping[str, Path | Artifact],
     baseline: BenchRecord,
     limit: float,
+    options: BenchOptions,
     *,
-    batches: Sequence[int],
-    threads: int,
-    runtime: str = "onnxruntime",
-    seconds: float,
-    graph: bool | None = None,
-    transfers: bool = False,
     progress: Progress = NO_PROGRESS,
 ) -> GateResult:
     """Returns whether networks are slower than a stored record says they were.
@@ -45,12 +41,7 @@ def gate_baseline(
         artifacts: Name -> ONNX file, engine or artifact; the names are the record's.
         baseline: The stored record.
         limit: Slowdown that is allowed: 0.05 for 5%.
-        batches: Images per call, as in the record.
-        threads: Threads on a CPU, as in the record.
-        runtime: What runs ONNX files: "onnxruntime" or "openvino".
-        seconds: Measuring time for each batch size.
-        graph: Whether a GPU runs a CUDA graph, as for `measure_artifacts`.
-        transfers: Whether a GPU's images and logits are copied within the time.
+        options: How to measure; batch sizes and threads as for the record.
         progress: Told of every second that has passed.
 
     Raises:
@@ -58,17 +49,8 @@ def gate_baseline(
             threads, other networks or batch sizes.
         DmcpError: As `measure_artifacts` does.
     """
-    _check_asked(baseline, read_environment(devices=True), list(artifacts), batches, threads)
-    now = measure_artifacts(
-        artifacts,
-        batches=batches,
-        threads=threads,
-        runtime=runtime,
-        seconds=seconds,
-        graph=graph,
-        transfers=transfers,
-        progress=progress,
-    )
+    _check_asked(baseline, read_environment(devices=True), list(artifacts), options)
+    now = measure_artifacts(artifacts, options, progress=progress)
     return compare_with_baseline(baseline, now, limit)
 
 
@@ -98,8 +80,7 @@ def _check_asked(
     baseline: BenchRecord,
     environment: Mapping[str, Any],
     names: Sequence[str],
-    batches: Sequence[int],
-    threads: int,
+    options: BenchOptions,
 ) -> None:
     """Finds before a measurement that it will not compare with a baseline.
 
@@ -110,8 +91,8 @@ def _check_asked(
     asked = {
         **_device(environment, baseline.measured),
         "networks": sorted(names),
-        "batches": sorted(set(batches)),
-        "threads": [threads],
+        "batches": sorted(set(options.batches)),
+        "threads": [options.threads],
     }
     _refuse_differences(before, asked)
 

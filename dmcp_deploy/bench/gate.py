@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +19,12 @@ from dmcp_deploy.bench.decision import (
     decide_by_loads,
 )
 from dmcp_deploy.bench.lineup import Image, Lineup
-from dmcp_deploy.bench.measure import check_request, line_up
+from dmcp_deploy.bench.measure import line_up
 from dmcp_deploy.bench.ratio import NOISY
 from dmcp_deploy.bench.record import BenchRecord, Measured
 from dmcp_deploy.bench.timing import is_turned, time_interleaved
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.options.measure import BenchOptions
 from dmcp_deploy.progress import NO_PROGRESS, Progress
 from dmcp_deploy.runtimes.sampler import Sampler
 from dmcp_deploy.text_table import columns
@@ -106,13 +107,8 @@ def gate_against(
     old: tuple[str, Path | Artifact],
     new: tuple[str, Path | Artifact],
     limit: float,
+    options: BenchOptions,
     *,
-    batches: Sequence[int],
-    threads: int,
-    runtime: str = "onnxruntime",
-    seconds: float = GATE_SECONDS,
-    graph: bool | None = None,
-    transfers: bool = False,
     progress: Progress = NO_PROGRESS,
 ) -> GateResult:
     """Returns whether a network is slower than an older one, both measured now, interleaved.
@@ -124,20 +120,15 @@ def gate_against(
         old: Name and file, or artifact, of the network to compare with.
         new: Those of the network that is judged; another name.
         limit: Slowdown that is allowed: 0.05 for 5%.
-        batches: Images per call.
-        threads: Threads on a CPU, each pinned with a core; 0 leaves both to the runtime.
-        runtime: What runs ONNX files: "onnxruntime" or "openvino".
-        seconds: Most time for each batch size, loading included; eight loads are always made.
-        graph: Whether a GPU runs a CUDA graph; None for engines where the CUDA library can.
-        transfers: Whether a GPU's images and logits are copied within the time.
+        options: How to measure; the seconds are the most for each batch size, loading included,
+            and eight loads are always made.
         progress: Told of every batch size that is judged.
 
     Raises:
         DmcpError: As `measure_artifacts` does.
     """
-    artifacts = dict((old, new))
-    check_request(artifacts, batches, seconds)
-    lineup = line_up(artifacts, runtime, threads, graph, transfers)
+    batches = options.batches
+    lineup = line_up(dict((old, new)), options)
     ready = lineup.check(batches)
     rows: list[GateRow] = []
     measured: list[Measured] = []
@@ -146,7 +137,7 @@ def gate_against(
         lineup.watched(ready, batches) as environment,
     ):
         for batch in dict.fromkeys(batches):
-            race = Race(_opened(lineup, ready.image, batch), seconds)
+            race = Race(_opened(lineup, ready.image, batch), options.seconds)
             decision = decide_by_loads(race.loads(), limit)
             pair = ready.measured(batch, {old[0]: race.old_ms, new[0]: race.new_ms})
             rows.append(GateRow(new[0], batch, pair[0].median_ms, pair[1].median_ms, decision))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tarfile
 import zipfile
@@ -121,17 +122,12 @@ def _source(dataset: Any, name: str) -> ImageSource:
     if data is None:
         return DatasetImages(dataset, labels, f"torchvision:{name}")
     array = _channels_first(torch.as_tensor(np.asarray(data)))
-    return ArrayImages(_Given(array), labels, channels=array.shape[1])
+    # Workers get it pickled, which a function within this one could not be.
+    return ArrayImages(functools.partial(_loaded, array), labels, channels=array.shape[1])
 
 
-class _Given:
-    """Returns an array that is there already; a plain function would not reach a worker."""
-
-    def __init__(self, array: Tensor) -> None:
-        self._array = array
-
-    def __call__(self) -> Tensor:
-        return self._array
+def _loaded(array: Tensor) -> Tensor:
+    return array
 
 
 def _labels(dataset: Any) -> Any:

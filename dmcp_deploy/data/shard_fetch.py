@@ -103,8 +103,7 @@ def _chunks(url: str) -> Iterator[bytes]:
 
 def _reason(err: Exception) -> str:
     # The library tells its whole command line, in which a token may stand.
-    found = re.search(r"exit (-?\d+)", str(err))
-    if found:
-        return f"its reader ended with status {found[1]}"
+    if ended := re.search(r"exit (-?\d+)", str(err)):
+        return f"its reader ended with status {ended[1]}"
     missing = err.filename if isinstance(err, FileNotFoundError) else None
     return f"the program {missing} is missing" if missing else str(err).splitlines()[0][:120]

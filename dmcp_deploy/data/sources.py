@@ -73,9 +73,9 @@ class ImageSource(ABC):
         return self._make_views(indices, size) if held is None else _chosen(held, indices)
 
     def hold(self, size: int, reads: int) -> None:
-        """Reads all pictures into memory, if they fit and are worth it.
+        """Reads all pictures into memory, if they fit and are read often enough.
 
-        They are worth it once the reads announced so far, these included, come to half of them.
+        That is when the reads announced so far, these included, are half as many as the pictures.
 
         Raises:
             DmcpError: A picture cannot be read.
@@ -132,7 +132,7 @@ class ArrayImages(ImageSource):
         self._array: Tensor | None = None
 
     def hold(self, size: int, reads: int) -> None:
-        """Reads all pictures into memory, if they fit and are worth it (see `ImageSource`)."""
+        """Reads all pictures into memory, if they fit and are read often enough."""
         self._loaded()
         super().hold(size, reads)
 

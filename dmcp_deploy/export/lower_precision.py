@@ -109,9 +109,9 @@ def overflowing_activations(
         probe = Path(folder) / "maxima.onnx"
         write_onnx(proto, probe)
         with OnnxSession(probe) as session:
-            found = np.max([session.run(batch) for batch in batches], axis=0)
+            maxima = np.max([session.run(batch) for batch in batches], axis=0)
     # Written so that NaN counts as over the limit.
-    return {n: float(v) for n, v in zip(names, found, strict=True) if not v <= limit}
+    return {n: float(v) for n, v in zip(names, maxima, strict=True) if not v <= limit}
 
 
 def _convertible(source: Path, half: HalfType) -> ModelProto:

@@ -125,7 +125,8 @@ def check_evidence(source: Path, precision: str, evidence: Evidence | None) -> N
 def judge(path: Path, precision: str, evidence: Evidence, progress: Progress) -> dict[str, Any]:
     """Returns a converted network's accuracy and its distance from the trained network.
 
-    Both are computed in ONNX Runtime on the CPU; for what that cannot run the reason is returned.
+    Both are computed in ONNX Runtime on the CPU, and alike on every processor: the network is to
+    run elsewhere. For what ONNX Runtime cannot run the reason is returned.
 
     Raises:
         DmcpError: The network is further away than the precision's tolerance.
@@ -138,7 +139,7 @@ def judge(path: Path, precision: str, evidence: Evidence, progress: Progress) ->
 
     outputs, labels = [], []
     with (
-        OnnxSession(path) as session,
+        OnnxSession(path, exact=True) as session,
         progress.task(f"evaluate {precision}", evidence.total, unit="batch") as bar,
     ):
         for images, wanted in evidence.validation():

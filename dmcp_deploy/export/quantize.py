@@ -97,7 +97,8 @@ def quantize_int8(
         path: The file to write; may be the source.
         images: [N, C, H, W], float32, N of 32 or more: real images, prepared as for validation.
         preset: "tensorrt": signed, symmetric, inputs of weighted operators only, FP32 biases.
-            "cpu": ONNX Runtime's own defaults, unsigned activations with zero points.
+            "cpu": unsigned activations with zero points and weights of 7 bits, which make the
+            network right on every processor.
         method: "minmax", "percentile" or "entropy".
 
     Raises:
@@ -118,7 +119,8 @@ def quantize_int8(
             extra_options=dict(_TENSORRT_OPTIONS),
         )
     else:
-        settings.update(activation_type=ort.QuantType.QUInt8, extra_options={})
+        # With 8 bits, x86 without VNNI would cut sums of products off (see onnxgraph.saturation).
+        settings.update(activation_type=ort.QuantType.QUInt8, reduce_range=True, extra_options={})
     return _quantize(source, path, images, settings, ("int8", preset, method))
 
 

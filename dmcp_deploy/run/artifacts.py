@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,10 +11,14 @@ from dmcp_deploy.bench.artifacts import Artifact, EngineSet, FileArtifact, Netwo
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.extras import require
 from dmcp_deploy.machine.cuda.device import open_device
+from dmcp_deploy.machine.processor import adds_int8_in_16_bits
+from dmcp_deploy.onnxgraph.saturation import can_saturate
+from dmcp_deploy.options.export import BuildOptions
+from dmcp_deploy.options.measure import BenchOptions
+from dmcp_deploy.options.run import Compute
 from dmcp_deploy.progress import Progress
 from dmcp_deploy.registry import ENGINE_RUNTIMES, NETWORK_RUNTIMES, ONNX_RUNTIMES
 from dmcp_deploy.rundir.files import ORIGINAL, PRUNED, run_files
-from dmcp_deploy.rundir.request import BenchOptions, Compute
 from dmcp_deploy.runtimes.session import is_engine
 from dmcp_deploy.runtimes.trt_flavours import load_flavour
 
@@ -26,7 +31,7 @@ def artifacts_of(
     Args:
         files: Name -> ONNX file, or engine, which is measured as it is in any runtime.
         options: The runtime, batch sizes and precision that are asked for.
-        progress: Told of what is built.
+        progress: Told of what is built, and of files that give wrong answers on this processor.
 
     Raises:
         DmcpError: A file does not fit the runtime, or an engine cannot be built or run here.
@@ -38,6 +43,7 @@ def artifacts_of(
         made = _engines(sources, options, progress)
     else:
         made = {}
+        _warn_of_saturation(sources, progress)
     file = functools.partial(FileArtifact, runtime=options.runtime, threads=options.threads)
     return {name: made.get(name) or file(path) for name, path in files.items()}
 
@@ -52,6 +58,20 @@ def check_runtime(runtime: str) -> None:
         require("onnx", "onnxruntime")
         load_flavour(runtime)
         open_device()  # says what is missing; nothing is taken until it is entered
+
+
+def _warn_of_saturation(files: Mapping[str, Path], progress: Progress) -> None:
+    if not adds_int8_in_16_bits():
+        return
+    for path in files.values():
+        # What is wrong with a file is told as it is opened.
+        with contextlib.suppress(DmcpError, ValueError):
+            if can_saturate(path):
+                progress.say(
+                    f"{path} can give wrong answers on this processor, which adds up products of"
+                    " INT8 in 16 bits (AVX2 without VNNI), too few for weights of 8 bits; its"
+                    ' latency stands. The preset "cpu" quantises for every processor.'
+                )
 
 
 def _network(path: Path, options: BenchOptions) -> Artifact:
@@ -87,7 +107,7 @@ def _engines(
     check_runtime(options.runtime)
     from dmcp_deploy.run.engines import FOLDER, check_static, make_engine_request, static_engines
 
-    request = make_engine_request(options.runtime, batches=options.batches)
+    request = make_engine_request(BuildOptions(options.runtime, batches=options.batches))
     folders = {name: path.parent / FOLDER for name, path in sources.items()}
     precisions = {
         name: check_static(path, folders[name], options.precision, request)

@@ -16,6 +16,7 @@ from dmcp_deploy.extras import is_installed, missing_library
 from dmcp_deploy.machine.board import Board, read_board, read_power_mode
 from dmcp_deploy.machine.child import ask_python
 from dmcp_deploy.machine.environment import read_environment
+from dmcp_deploy.machine.processor import adds_int8_in_16_bits
 from dmcp_deploy.runtimes.trt_flavours import FLAVOURS, Flavour
 from dmcp_deploy.units import format_bytes
 
@@ -53,7 +54,7 @@ def examine(root: Path = Path("/"), timeout_s: float = 60.0) -> tuple[Finding, .
     is a finding like any other; torch is not imported at all.
 
     Args:
-        root: The folder in which etc/ and proc/ lie, for what a Jetson writes there.
+        root: The folder in which etc/ and proc/ lie, for the processor and what a Jetson writes.
         timeout_s: The longest time for each library.
     """
     board = read_board(root)
@@ -62,6 +63,7 @@ def examine(root: Path = Path("/"), timeout_s: float = 60.0) -> tuple[Finding, .
         *_gpu(timeout_s),
         *(_flavour(flavour, board, timeout_s) for flavour in FLAVOURS.values()),
         *(_cpu_runtime(name, timeout_s) for name in _CPU_RUNTIMES),
+        *_int8(root),
         *map(_library, _LIBRARIES),
         *_torch_cuda(),
     ]
@@ -152,6 +154,15 @@ def _cpu_runtime(name: str, timeout_s: float) -> Finding:
         return Finding(CPU, name, BROKEN, found["problem"], remedy)
     version, *offers = found["values"]
     return Finding(CPU, name, OK, f"{version.partition('-')[0]} ({', '.join(offers)})")
+
+
+def _int8(root: Path) -> Iterator[Finding]:
+    if adds_int8_in_16_bits(root):
+        remedy = (
+            'run files that were quantised with the preset "cpu": others can give wrong answers'
+            " here, in ONNX Runtime and in OpenVINO"
+        )
+        yield Finding(CPU, "INT8", NOTE, "added up in 16 bits: AVX2 without VNNI", remedy)
 
 
 def _flavour(flavour: Flavour, board: Board | None, timeout_s: float) -> Finding:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -300,7 +301,11 @@ def _core() -> Any:
     Of two that do not go in the reverse order of their coming, the thread is left with a stack
     that is freed: the next signal then kills the process.
     """
-    return _library().Core()
+    library = _library()
+    # It holds back the kernels alone: OpenVINO would go on to choose BF16 ones, and crash in them.
+    if limit := os.environ.get("ONEDNN_MAX_CPU_ISA"):
+        os.environ.setdefault("OV_CPU_MAX_ISA", limit.upper())
+    return library.Core()
 
 
 def _reason(err: Exception) -> str:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.options.declare import declared
+from dmcp_deploy.options.run import RunOptions, Target
 from dmcp_deploy.registry import near_matches
 
 TRANSITIONS = ("exp", "sigmoid")
@@ -129,21 +131,18 @@ class Recipe:
     ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("label_smoothing", "alpha_lr", "budget_weight", "random_networks"):
+        for name in ("alpha_lr", "budget_weight", "random_networks"):
             _check(self, name, least=0)
-        _check(self, "label_smoothing", least=0, below=1)
-        _check(self, "architecture_share", least=0, most=1)
-        _check(self, "finish_share", least=0, most=1)
-        _check(self, "ema_decay", least=0, below=1)
-        _check(self, "candidates", least=1)
-        _check(self, "population", least=1)
-        _check(self, "generations", least=1)
-        _check(self, "episodes", least=1)
+        for name in ("label_smoothing", "ema_decay", "min_width"):
+            _check(self, name, least=0, below=1)
+        for name in ("architecture_share", "finish_share"):
+            _check(self, name, least=0, most=1)
+        for name in ("candidates", "population", "generations", "episodes"):
+            _check(self, name, least=1)
+        for name in ("reconstruction_images", "recalibration_batches"):
+            _check(self, name, least=1)
         _check(self, "warmup_episodes", least=1, most=self.episodes)
         _check(self, "held_out_images", least=2)
-        _check(self, "reconstruction_images", least=1)
-        _check(self, "recalibration_batches", least=1)
-        _check(self, "min_width", least=0, below=1)
         _check(self, "width_step", above=0, most=1)
         if self.transition not in TRANSITIONS:
             raise DmcpError(
@@ -191,9 +190,8 @@ RECIPES = {
 }
 
 #: Options of a run that a recipe file may set under "run".
-RUN_OPTIONS = (
-    *("model", "flops", "width_mult", "input_size", "method", "sampling"),
-    *("align", "weights", "init", "distill"),
+RUN_OPTIONS = tuple(
+    item.name for kind in (Target, RunOptions) for item in declared(kind) if item.about.in_recipe
 )
 
 #: Fields that the recipes of older runs lack, with what they stand for there.

@@ -88,12 +88,13 @@ def load_pretrained(model: nn.Module, tensors: Mapping[str, Tensor], source: str
     Raises:
         DmcpError: Another tensor is missing, unknown or of another shape.
     """
-    head = _last_linear(model)
+    layers = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    head = layers[-1] if layers else ""
     skipped = []
-    own = model.state_dict()
+    state = model.state_dict()
     for name, text in _misfits(model, tensors):
-        both = name in tensors and name in own and name.rpartition(".")[0] == head
-        if not (both and tensors[name].shape[1:] == own[name].shape[1:]):
+        both = name in tensors and name in state and name.rpartition(".")[0] == head
+        if not (both and tensors[name].shape[1:] == state[name].shape[1:]):
             raise DmcpError(f"{source} does not fit the network: {text}.")
         skipped.append(name)
     model.load_state_dict({k: v for k, v in tensors.items() if k not in skipped}, strict=False)
@@ -167,17 +168,13 @@ def _reason(err: Exception) -> str:
 
 
 def _misfits(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[tuple[str, str]]:
-    own = model.state_dict()
-    missing = [(n, f"it lacks {n}") for n in own if n not in tensors and "num_batches" not in n]
-    unknown = [(n, f"the network has no {n}") for n in tensors if n not in own]
+    """Returns name -> what is wrong of all tensors that do not fit, those of other shapes first."""
+    state = model.state_dict()
+    missing = [(n, f"it lacks {n}") for n in state if n not in tensors and "num_batches" not in n]
+    unknown = [(n, f"the network has no {n}") for n in tensors if n not in state]
     wrong = [
-        (n, f"{n} is {list(tensors[n].shape)} where {list(own[n].shape)} is needed")
-        for n in own
-        if n in tensors and own[n].shape != tensors[n].shape
+        (n, f"{n} is {list(tensors[n].shape)} where {list(state[n].shape)} is needed")
+        for n in state
+        if n in tensors and state[n].shape != tensors[n].shape
     ]
     return [*wrong, *missing, *unknown]
-
-
-def _last_linear(model: nn.Module) -> str:
-    names = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    return names[-1] if names else ""

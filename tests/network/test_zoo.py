@@ -8,9 +8,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from closeness import difference
 from tiny_nets import randomise_norms
 from torchvision import models
 
+from dmcp_deploy.export.slice import TOLERANCE
 from dmcp_deploy.network.cost import Cost
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.models import build_network, model_names
@@ -115,7 +117,7 @@ def check_half(network: Network, side: int) -> None:
     else:
         units = grid.low
     widths = space.widths(units)
-    assert slicing_error(network, widths, side) < 1e-5
+    assert slicing_error(network, widths, side) < TOLERANCE
 
 
 def slicing_error(network: Network, widths: dict[str, int], side: int) -> float:
@@ -127,5 +129,4 @@ def slicing_error(network: Network, widths: dict[str, int], side: int) -> float:
         narrow = supernet(images, widths)
         dense = slice_network(network, widths)
         assert sum(p.numel() for p in dense.parameters()) == Cost(network).params(widths)
-        error = (dense(images) - narrow).abs().max() / narrow.abs().max().clamp(min=1e-6)
-    return float(error)
+        return difference(dense(images), narrow)

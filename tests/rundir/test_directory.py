@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.options.measure import BenchOptions
+from dmcp_deploy.options.run import Compute, RunOptions
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.rundir.directory import RunDir
-from dmcp_deploy.rundir.request import BenchOptions, Compute, RunOptions, RunRequest
+from dmcp_deploy.rundir.request import RunRequest
 
 REQUEST = RunRequest(
     network=NetworkSpec("mobilenet_v2", 1.0, 2, (3, 224, 224)),

@@ -39,7 +39,8 @@ print(left_behind())
 RECORD = """
 from dmcp_deploy.bench.layers.measure import measure_layers
 from dmcp_deploy.bench.layers.table import format_layers
-record = measure_layers({"engine": path}, batch=1, threads=0, seconds=0.1)
+from dmcp_deploy.options.measure import BenchOptions
+record = measure_layers({"engine": path}, BenchOptions(seconds=0.1))
 record.save(path.with_name("layers.json"))
 print(format_layers(record))
 print(left_behind())

@@ -5,19 +5,20 @@ from __future__ import annotations
 import functools
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dmcp_deploy.artifact import digest_file
-from dmcp_deploy.bench.artifacts import Artifact, FileArtifact, as_artifact
+from dmcp_deploy.bench.artifacts import Artifact, FileArtifact
 from dmcp_deploy.bench.layers.record import LayersRecord, LayerTime, OtherKernels, Profiled
 from dmcp_deploy.bench.layers.roofline import Limits, measure_limits
 from dmcp_deploy.bench.lineup import Image, Lineup, random_images
-from dmcp_deploy.bench.measure import check_request, line_up
+from dmcp_deploy.bench.measure import line_up
 from dmcp_deploy.bench.timing import is_turned, time_interleaved
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.onnxgraph.layers import OnnxLayer, onnx_layers
+from dmcp_deploy.options.measure import BenchOptions
 from dmcp_deploy.progress import NO_PROGRESS, Bar, Progress
 from dmcp_deploy.runtimes.profile import KernelTime, layers_file, profile_layers
 from dmcp_deploy.runtimes.session import is_engine
@@ -36,40 +37,32 @@ _NEXT_TO_NOTHING_MS = 1e-4
 
 def measure_layers(
     artifacts: Mapping[str, Path | Artifact],
+    options: BenchOptions,
     *,
-    batch: int,
-    threads: int,
-    runtime: str = "onnxruntime",
-    seconds: float = 10.0,
     progress: Progress = NO_PROGRESS,
 ) -> LayersRecord:
     """Returns the times of every layer of networks, profiled in parts that take turns.
 
     Args:
         artifacts: Name -> ONNX file or engine; the others are compared with the first.
-        batch: Images per call; every file must take it.
-        threads: Threads on a CPU, each pinned with a core; 0 leaves both to the runtime.
-        runtime: What runs ONNX files: "onnxruntime" or "openvino".
-        seconds: Measuring time over all files, as far as the fewest runs leave it.
+        options: How to measure; of the batch sizes the first counts, and the seconds are over all
+            files, as far as the fewest runs leave it.
         progress: Told of every part of every network.
 
     Raises:
-        DmcpError: Nothing to measure, a bad number, a missing library or file, a network that no
-            profiler tells the layers of, files with different inputs, or a batch size that a file
-            does not take: all found before the first measurement. A network fails while it runs.
+        DmcpError: Nothing to measure, a missing library or file, a network that no profiler tells
+            the layers of, files with different inputs, or a batch size that a file does not take:
+            all found before the first measurement. A network fails while it runs.
     """
-    check_request(artifacts, [batch], seconds)
-    lineup = line_up(artifacts, runtime, threads, None, False)
-    files = {
-        name: _file(name, as_artifact(item, runtime, threads).at_batch(batch))
-        for name, item in artifacts.items()
-    }
+    batch = options.batches[0]
+    lineup = line_up(artifacts, replace(options, graph=None, transfers=False))
+    files = {name: _file(name, item.at_batch(batch)) for name, item in lineup.artifacts.items()}
     ready = lineup.check([batch])
     layers = {name: onnx_layers(layers_file(file.path), batch) for name, file in files.items()}
     results = {name: _Result() for name in files}
     with lineup.watched(ready, [batch]) as environment:
         precisions = {name: ready.known[name, batch]["precision"] for name in files}
-        plan = _Plan(lineup, files, precisions, ready.image, batch, seconds / _PARTS)
+        plan = _Plan(lineup, files, precisions, ready.image, batch, options.seconds / _PARTS)
         with progress.task("layers", total=_PARTS * len(files), unit="part") as bar:
             _measure_parts(plan, results, bar)
     runtimes = {name: ready.known[name, batch]["runtime"] for name in files}

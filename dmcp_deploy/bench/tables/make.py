@@ -18,7 +18,6 @@ from dmcp_deploy.bench.tables.predict import fit_calls, layer_samples, layers_by
 from dmcp_deploy.bench.tables.probes import ProbeSet, check_form
 from dmcp_deploy.bench.tables.table import (
     LatencyTable,
-    Setting,
     TableLayer,
     Times,
     output_sides,
@@ -26,6 +25,7 @@ from dmcp_deploy.bench.tables.table import (
 )
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.onnxgraph.layers import OnnxLayer, onnx_layers
+from dmcp_deploy.options.measure import Setting
 from dmcp_deploy.registry import ONNX_RUNTIMES
 
 #: The quantile that stands for the samples. A disturbance only ever makes a call slower, and hits

@@ -15,10 +15,11 @@ import numpy.typing as npt
 from dmcp_deploy.artifact import digest_files, read_artifact, write_artifact
 from dmcp_deploy.bench.artifacts import Artifact
 from dmcp_deploy.bench.lineup import random_images
-from dmcp_deploy.bench.tables.table import DEVICE, Setting
+from dmcp_deploy.bench.tables.table import DEVICE
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.machine.affinity import pinned
 from dmcp_deploy.machine.environment import read_environment
+from dmcp_deploy.options.measure import Setting
 from dmcp_deploy.progress import NO_PROGRESS, Progress
 from dmcp_deploy.runtimes.profile import KernelTime, profile_layers
 from dmcp_deploy.runtimes.sampler import Clock, make_sampler

@@ -21,6 +21,7 @@ from dmcp_deploy.bench.tables.probes import (
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.machine.environment import first_gpu
 from dmcp_deploy.onnxgraph.layers import OnnxLayer
+from dmcp_deploy.options.measure import Setting
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.registry import ENGINE_RUNTIMES
 
@@ -28,23 +29,6 @@ KIND = "latency-table"
 
 #: Fields of the environment that make the device.
 DEVICE = ("machine", "cpu", "cores", "board", "gpus")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How a table is measured.
-
-    Attributes:
-        runtime: What runs the probes, one of `registry.ONNX_RUNTIMES` or `ENGINE_RUNTIMES`.
-        precision: What they compute in.
-        threads: Threads on a CPU; 0 is the runtime's own choice.
-        batch: Images per call.
-    """
-
-    runtime: str = "onnxruntime"
-    precision: str = "fp32"
-    threads: int = 0
-    batch: int = 1
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from dmcp_deploy.bench.tables.make import make_table
 from dmcp_deploy.bench.tables.measure import measure_probes, split_kernels
 from dmcp_deploy.bench.tables.predict import Predictor
 from dmcp_deploy.bench.tables.probes import LayerForm, ProbedGroup, ProbeSet, WidthForm
-from dmcp_deploy.bench.tables.table import LatencyTable, Setting
+from dmcp_deploy.bench.tables.table import LatencyTable
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.options.measure import Setting
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.runtimes.profile import KernelTime
 
