@@ -116,7 +116,7 @@ class BenchRecord:
 
     Attributes:
         measured: Every network at every batch size.
-        environment: The machine and the libraries (see `bench.environment`).
+        environment: The machine and the libraries (see `machine.environment`).
         input_shape: (C, H, W).
     """
 

@@ -145,7 +145,7 @@ class LayersRecord:
 
     Attributes:
         networks: Every network, all at one batch size.
-        environment: The machine and the libraries (see `bench.environment`).
+        environment: The machine and the libraries (see `machine.environment`).
         input_shape: (C, H, W).
     """
 

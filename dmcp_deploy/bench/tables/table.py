@@ -100,7 +100,7 @@ class LatencyTable:
         seed: The seed of the widths.
         setting: How it was measured.
         ran_by: What ran the probes, with its version and precision.
-        environment: The machine and the libraries (see `bench.environment`).
+        environment: The machine and the libraries (see `machine.environment`).
         groups: The groups that are narrowed.
         widths: Probe -> group -> channels kept; the first probe is the full network.
         whole: What whole calls took in each probe, with profiling off.

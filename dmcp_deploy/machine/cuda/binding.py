@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from dmcp_deploy import extras
 from dmcp_deploy.errors import DmcpError, reason_of
+from dmcp_deploy.extras import is_installed as is_library_installed
 from dmcp_deploy.machine.cuda.driver import DriverInfo
 from dmcp_deploy.registry import choose
 
@@ -139,7 +139,7 @@ def load_binding(name: str, driver: DriverInfo) -> Binding:
 
 def is_installed(name: str) -> bool:
     """Returns whether a binding is there; it is not imported."""
-    return any(map(extras.is_installed, BINDINGS[name].modules))
+    return any(map(is_library_installed, BINDINGS[name].modules))
 
 
 def version_of(name: str) -> str | None:
