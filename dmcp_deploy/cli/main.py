@@ -36,6 +36,7 @@ class PruneEngines:
 
     engine: str | None = option(None, help="Build engines as well: tensorrt, tensorrt-rtx or auto.")
     engine_precision: tuple[str, ...] = option(("fp16",), help="As in fp16,int8.")
+    gpu_arch: tuple[str, ...] = option((), help="RTX: GPUs to build for, as in sm86,sm89.")
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,12 @@ def prune(
 
     built = None
     if engines.engine:
-        built = BuildOptions(engines.engine, engines.engine_precision, measured.batches)
+        built = BuildOptions(
+            engines.engine,
+            engines.engine_precision,
+            measured.batches,
+            gpu_archs=engines.gpu_arch,
+        )
     chain = functools.partial(api.prune, bench_options=measured, engine_options=built)
     for run in for_each_budget(
         chain, target.model, target.flops, out=target.out, options=options, compute=compute

@@ -54,11 +54,12 @@ def precision_lines(run: RunDir) -> list[str]:
 
 
 def engine_line(path: Path) -> str:
-    """Returns an engine in one line: where it lies, its layers, its bytes."""
+    """Returns an engine in one line: where it lies, its size, its layers, its weights."""
     record = EngineRecord.load(path)
     layers = ", ".join(f"{count} {name}" for name, count in record.layer_precisions.items())
     weights = "" if record.weight_bytes is None else f", {record.weight_bytes / 1e6:.2f} MB weights"
-    return f"{path}: layers {layers}{weights}, built in {record.build_s:.1f} s"
+    size = f"{record.engine_bytes / 1e6:.2f} MB"
+    return f"{path}: {size}, layers {layers}{weights}, built in {record.build_s:.1f} s"
 
 
 def _current(run: RunDir, kind: str) -> list[Stage]:
