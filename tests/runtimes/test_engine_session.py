@@ -26,6 +26,10 @@ os.environ.setdefault("DMCP_CUDA_CAPABILITY", "86")  # a GPU that RTX supports
 import fake_tensorrt
 sys.modules["tensorrt_rtx"] = sys.modules["tensorrt"] = fake_tensorrt.module()
 import numpy as np
+from pathlib import Path
+from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.runtimes.tensorrt import EngineSession
+from host_cuda import left_behind
 path = Path({path!r})
 try:
 """
@@ -146,6 +150,7 @@ with EngineSession(path) as session:
 
 def test_a_folder_named_as_tensorrt_is_none(tmp_path: Path, driver: Path) -> None:
     code = f"""
+from dmcp_deploy.runtimes.trt_flavours import load_flavour
 del sys.modules["tensorrt"]
 sys.path.insert(0, {str(tmp_path)!r})
 load_flavour("tensorrt")
@@ -205,6 +210,8 @@ def test_the_layers_of_an_engine_with_open_shapes_are_read_at_its_best_shape(
 ) -> None:
     code = """
 from dmcp_deploy.export.engine_layers import layers_of_inspector
+from dmcp_deploy.runtimes.tensorrt import inspect_engine
+from dmcp_deploy.runtimes.trt_flavours import load_flavour
 print(layers_of_inspector(inspect_engine(load_flavour("tensorrt-rtx"), b"vtrt", []))[0].precision)
 """
     assert run(driver, portable(tmp_path), code).splitlines()[0] == "fp16"

@@ -74,10 +74,12 @@ def test_the_executed_precision_is_that_of_the_layers_and_of_the_logits(tmp_path
 
 WITHOUT_BF16 = """
 import sys
+from pathlib import Path
 
 import numpy as np
 import openvino
 
+from dmcp_deploy.runtimes.openvino import OpenVinoSession
 
 with OpenVinoSession(Path(sys.argv[1]), 1, "bf16") as session:
     logits = session.run(np.zeros((3, 3, 16, 16), np.float32))
@@ -103,7 +105,9 @@ import gc
 import os
 import signal
 import sys
+from pathlib import Path
 
+from dmcp_deploy.runtimes.openvino import OpenVinoSession
 
 heard = []
 signal.signal(signal.SIGUSR1, lambda *_: heard.append("signal"))
@@ -128,9 +132,11 @@ def test_a_process_lives_through_a_signal_when_sessions_end_in_any_order(tmp_pat
 LOADED_ON_ONE_CORE = """
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 
+from dmcp_deploy.runtimes.openvino import OpenVinoSession
 
 path, images = Path(sys.argv[1]), np.zeros((1, *map(int, sys.argv[2:])), np.float32)
 own = os.sched_getaffinity(0)
