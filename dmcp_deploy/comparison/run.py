@@ -97,16 +97,16 @@ def _compare(
     failures = _work([_Run(setting, c) for c in cells], asked.jobs, "cells", compute.progress)
     done = [cell for cell in cells if str(cell) not in failures]
     _measure([folder / cell.folder for cell in done], measured, compute)
-    found = Comparison(
+    comparison = Comparison(
         request=_request(model, asked, shared, measured),
         environment=read_environment(),
         full=tuple(read_full(seed, setting.full(seed)) for seed in full),
         results=tuple(read_cell(cell, folder / cell.folder) for cell in done),
         failures=failures,
     )
-    found.save(folder / "compare.json")
-    write_text(folder / "compare.html", page(found))
-    return found
+    comparison.save(folder / "compare.json")
+    write_text(folder / "compare.html", page(comparison))
+    return comparison
 
 
 @dataclass(frozen=True)
@@ -237,10 +237,10 @@ def _full_network(folders: Sequence[Path], compute: Compute) -> Path:
 def _request(
     model: str, asked: CompareOptions, shared: RunOptions, measured: BenchOptions
 ) -> dict[str, Any]:
-    own = {name: getattr(asked, name) for name in ("flops", "methods", "seeds", "weights")}
+    compared = {name: getattr(asked, name) for name in ("flops", "methods", "seeds", "weights")}
     given = {
         name: value
         for name, value in recorded(shared).items()
         if value is not None and name not in _OF_CELLS
     }
-    return {"model": model, **own, **given, "bench": measured.to_json()}
+    return {"model": model, **compared, **given, "bench": measured.to_json()}

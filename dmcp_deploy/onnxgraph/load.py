@@ -106,9 +106,9 @@ def _check_operands(model: ModelProto, path: Path) -> None:
 
 def _check_weight_file(path: Path, location: str, size: int) -> None:
     file = path.parent / location
-    found = file.stat().st_size if file.is_file() else None
-    if found is None or found < size:
-        state = "is missing" if found is None else f"has {found} of {size} bytes"
+    present = file.stat().st_size if file.is_file() else None
+    if present is None or present < size:
+        state = "is missing" if present is None else f"has {present} of {size} bytes"
         raise DmcpError(
             f"{path} keeps its weights in {location}, which {state}: copy both files, or export"
             " the network as one file."

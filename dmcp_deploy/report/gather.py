@@ -183,19 +183,22 @@ def _engine_files(run: RunDir, stages: Mapping[Stage, Any]) -> list[Path]:
 def _search(
     figures: Mapping[str, Any], plan: ChannelPlan | None, steps: Sequence[Mapping[str, Any]]
 ) -> Search:
-    found = decode(_OfSearch, figures, "search")
-    rows, expected = found.probabilities, found.expected_macs
-    names = _row_names(rows, plan) if found.groups is None else found.groups
+    recorded = decode(_OfSearch, figures, "search")
+    rows, expected = recorded.probabilities, recorded.expected_macs
+    names = _row_names(rows, plan) if recorded.groups is None else recorded.groups
     if len(names) != len(rows):
         raise ValueError(f"{len(rows)} rows of probabilities for {len(names)} groups")
-    told = [step for step in steps if any(name.startswith(KEPT) for name in step)]
-    groups = [name for name in (told[0] if told else {}) if name.startswith(KEPT)]
+    with_shares = [step for step in steps if any(name.startswith(KEPT) for name in step)]
+    groups = [name for step in with_shares[:1] for name in step if name.startswith(KEPT)]
     return Search(
         None if expected is None else int(expected),
         rows,
         names,
-        tuple(int(step["step"]) for step in told),
-        {name.removeprefix(KEPT): tuple(float(step[name]) for step in told) for name in groups},
+        tuple(int(step["step"]) for step in with_shares),
+        {
+            name.removeprefix(KEPT): tuple(float(step[name]) for step in with_shares)
+            for name in groups
+        },
     )
 
 
