@@ -42,7 +42,7 @@ def scale_baseline(folder, factor):
 def test_an_older_file_against_a_wider_one_exits_with_3(folder):
     result = call(
         *("bench", folder / "wide.onnx", "--against", folder / "model.onnx"),
-        *("--threads", 1, "--max-regress", "5%"),
+        *("--threads", 1, "--max-regress", "5%", "--seconds", 1),
     )
     assert result.exit_code == 3, result.stderr
     head, row, *notes = result.stdout.splitlines()

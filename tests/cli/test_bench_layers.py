@@ -29,18 +29,17 @@ def nets(tmp_path: Path) -> list[Path]:
 
 
 @pytest.mark.slow
-def test_the_layers_follow_the_usual_table(nets: list[Path]) -> None:
-    usual, *found = succeed("bench", *nets, "--layers", "--batch", "2,1", *QUICK).split("\n\n")
+def test_the_layers_follow_the_usual_table_and_save_keeps_that_alone(
+    nets: list[Path], tmp_path: Path
+) -> None:
+    save = ("--save", tmp_path / "saved" / "bench.json")
+    text = succeed("bench", *nets, "--layers", "--batch", "2,1", *save, *QUICK)
+    usual, *found = text.split("\n\n")
     assert usual.startswith("network ")
     assert len(usual.splitlines()) >= 5
     assert [table.partition(":")[0] for table in found] == ["w64", "w37"]
     assert all("at batch 2 in onnxruntime" in table for table in found)
     assert "likely reason" in found[1]
-
-
-@pytest.mark.slow
-def test_save_keeps_the_usual_record_alone(nets: list[Path], tmp_path: Path) -> None:
-    succeed("bench", nets[0], "--layers", "--save", tmp_path / "saved" / "bench.json", *QUICK)
     assert [path.name for path in (tmp_path / "saved").iterdir()] == ["bench.json"]
 
 

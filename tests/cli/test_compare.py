@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 from tiny_runs import ENVIRONMENT, MODEL, changed, command_line, refused, snapshot, succeed
 
 #: Search steps are few: what is tested is that runs are made, kept, measured and shown.
@@ -118,19 +118,18 @@ def test_a_cell_that_fails_leaves_the_others(tiny_folder, tmp_path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_comparison_ends_as_an_undisturbed_one(tiny_folder, tmp_path) -> None:
-    more = ("--methods", "uniform,dmcp", "--seeds", 1, "--jobs", 2, "--checkpoint-seconds", 0)
-    names = ("whole", "killed")
-    whole, killed = (tmp_path / name for name in names)
-    commands = [command_line(*asked(tiny_folder, out, *more)) for out in (whole, killed)]
-    subprocess.run(commands[0], env=ENVIRONMENT, check=True, capture_output=True)
-    process = subprocess.Popen(commands[1], env=ENVIRONMENT, stderr=subprocess.DEVNULL)
-    mark = killed / "dmcp-25pct-seed0" / "checkpoints" / "search.safetensors"
-    while not mark.exists():
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
-    subprocess.run(commands[1], env=ENVIRONMENT, check=True, capture_output=True)
+    more = ("--methods", "dmcp", "--seeds", 1, "--checkpoint-seconds", 0)
+    whole, killed = (tmp_path / name for name in ("whole", "killed"))
+    succeed(*asked(tiny_folder, whole, *more))
+    command = command_line(*asked(tiny_folder, killed, *more, "--jobs", 2))
+    with warm.Process(command, ENVIRONMENT) as process:
+        mark = killed / "dmcp-25pct-seed0" / "checkpoints" / "search.safetensors"
+        while not mark.exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+        process.communicate(60)
+    succeed(*asked(tiny_folder, killed, *more))
     ours, theirs = results(whole), results(killed)
     assert ours.keys() == theirs.keys()
     for key, item in ours.items():
@@ -139,8 +138,7 @@ def test_a_killed_comparison_ends_as_an_undisturbed_one(tiny_folder, tmp_path) -
 
 
 def _failing(*arguments: object) -> str:
-    command = command_line(*arguments)
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    done = warm.run(command_line(*arguments), ENVIRONMENT)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     return done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,30 +23,25 @@ pytestmark = pytest.mark.slow
 
 ARCHS = ("sm80", "sm86", "sm89", "sm120")
 
-PAPER = ("mobilenet_v2", "resnet18", "resnet50")
+NIGHTLY = pytest.mark.nightly("ten to thirty seconds each, for layers that others have as well")
 
-OTHERS = (
-    "convnext_tiny",
-    "densenet121",
-    "efficientnet_b0",
-    "googlenet",
-    "inception_v3",
-    "mnasnet0_5",
-    "mobilenet_v3_large",
-    "mobilenet_v3_small",
-    "regnet_x_400mf",
-    "regnet_y_400mf",
-    "resnext50_32x4d",
-    "shufflenet_v2_x1_0",
-    "squeezenet1_1",
-    "vgg11_bn",
-    "wide_resnet50_2",
-    "timm:dla34",
-    "timm:efficientnet_lite0",
-    "timm:ghostnet_100",
-    "timm:hrnet_w18_small",
-    "timm:mobilenetv4_conv_small",
-    "timm:repvgg_a0",
+
+def some(*every_time: str, nightly: tuple[str, ...]) -> list[Any]:
+    return [*every_time, *(pytest.param(name, marks=NIGHTLY) for name in nightly)]
+
+
+PAPER = some("mobilenet_v2", nightly=("resnet18", "resnet50"))
+
+#: Every time: concatenation and a convolution for a head, shuffled channels, squeeze and excite.
+OTHERS = some(
+    *("squeezenet1_1", "shufflenet_v2_x1_0", "mobilenet_v3_small"),
+    nightly=(
+        *("convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "inception_v3"),
+        *("mnasnet0_5", "mobilenet_v3_large", "regnet_x_400mf", "regnet_y_400mf"),
+        *("resnext50_32x4d", "vgg11_bn", "wide_resnet50_2", "timm:dla34"),
+        *("timm:efficientnet_lite0", "timm:ghostnet_100", "timm:hrnet_w18_small"),
+        *("timm:mobilenetv4_conv_small", "timm:repvgg_a0"),
+    ),
 )
 
 
@@ -73,6 +69,7 @@ def onnx_files(
     return {name: exported(net, folder / f"{name}.onnx", 224) for name, net in nets.items()}
 
 
+@pytest.mark.slow(seconds=20)
 def test_the_papers_networks_become_engines_in_their_precisions(
     onnx_files: dict[str, Path],
 ) -> None:

@@ -345,10 +345,17 @@ def test_images_for_the_range_must_fit(tmp_path):
         overflowing_activations(path, np.full_like(IMAGES, np.nan))
 
 
+NIGHTLY = pytest.mark.nightly("twenty seconds in all, for layers that the others have as well")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["mobilenet_v2", "resnet18", "shufflenet_v2_x0_5", "efficientnet_b0", "hrnet_w18_small"],
+    [
+        *("shufflenet_v2_x0_5", "efficientnet_b0"),
+        *(pytest.param(name, marks=NIGHTLY) for name in ("mobilenet_v2", "resnet18")),
+        pytest.param("hrnet_w18_small", marks=NIGHTLY),
+    ],
 )
 def test_known_networks_in_half_precision(tmp_path, name):
     torch = pytest.importorskip("torch")

@@ -4,6 +4,7 @@ import logging
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -223,22 +224,23 @@ def test_a_missing_library_is_named_with_the_extra(tmp_path, monkeypatch):
         export_onnx(nn.Conv2d(3, 2, 1), tmp_path / "net.onnx", input_shape=SHAPE)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [
-        "mobilenet_v2",
-        "resnet18",
-        "squeezenet1_1",
-        "googlenet",
-        "shufflenet_v2_x0_5",
-        "mobilenet_v3_small",
-        "densenet121",
-        "efficientnet_b0",
-        "regnet_y_400mf",
-    ],
-)
-@pytest.mark.parametrize("batch", [None, 1])
+#: Every kind of layer with an open batch, and one network with a fixed one.
+EXPORTED = {
+    *(("squeezenet1_1", None), ("shufflenet_v2_x0_5", None), ("mobilenet_v3_small", None)),
+    ("resnet18", 1),
+}
+NIGHTLY = pytest.mark.nightly("a minute and a half in all, for layers that others have as well")
+
+
+def networks() -> list[Any]:
+    names = ["mobilenet_v2", "resnet18", "squeezenet1_1", "googlenet", "shufflenet_v2_x0_5"]
+    names += ["mobilenet_v3_small", "densenet121", "efficientnet_b0", "regnet_y_400mf"]
+    pairs = [(name, batch) for name in names for batch in (None, 1)]
+    return [pytest.param(*pair, marks=() if pair in EXPORTED else NIGHTLY) for pair in pairs]
+
+
+@pytest.mark.slow(seconds=5)
+@pytest.mark.parametrize(("name", "batch"), networks())
 def test_torchvision_networks_agree_with_torch(tmp_path, name, batch):
     torchvision = pytest.importorskip("torchvision")
     torch.manual_seed(0)

@@ -1,15 +1,21 @@
-"""Whole libraries of networks: groups found, sliced to half the MACs, equal to the supernet."""
+"""Whole libraries of networks: groups found, sliced to half the MACs, equal to the supernet.
+
+The equality is a matter of the rules of layers: one network of every family shows it. For the
+others the shapes tell that no layer was forgotten; the night computes them all.
+"""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from closeness import difference
 from tiny_nets import randomise_norms
+from torch.nn import init
 from torchvision import models
 
 from dmcp_deploy.export.slice import TOLERANCE
@@ -32,6 +38,15 @@ PINNED = {
     "shufflenet_v2_x1_5": {"stage3.0.branch1.2"},
     "shufflenet_v2_x2_0": {"stage2.0.branch1.2", "stage3.0.branch1.2"},
 }
+#: One network of each family of torchvision.
+FAMILIES = {
+    *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s"),
+    *("googlenet", "inception_v3", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small"),
+    *("regnet_x_400mf", "regnet_y_400mf", "resnet18", "resnext50_32x4d", "shufflenet_v2_x0_5"),
+    *("squeezenet1_1", "vgg11_bn"),
+}
+NIGHTLY = pytest.mark.nightly("its family has a smaller network that is computed every time")
+
 #: The pictures that are compared have 64 pixels, but where poolings leave nothing of that.
 SIDES = {"inception_v3": 96}
 
@@ -75,8 +90,27 @@ def _one_thread() -> Iterator[None]:
     gc.collect()
 
 
-@pytest.mark.parametrize("name", model_names())
+def whole_zoo() -> list[Any]:
+    return [pytest.param(name, marks=() if name in FAMILIES else NIGHTLY) for name in model_names()]
+
+
+@pytest.mark.parametrize("name", whole_zoo())
 def test_torchvision_networks(name: str) -> None:
+    network = published_network(name)
+    check_equal(network, half_widths(network), SIDES.get(name, 64))
+
+
+@pytest.mark.parametrize("name", [name for name in model_names() if name not in FAMILIES])
+def test_shapes_of_torchvision_networks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for function in (name for name in dir(init) if name.endswith("_") and name[0] != "_"):
+        monkeypatch.setattr(init, function, lambda tensor, *args, **options: tensor)
+    network = published_network(name)
+    network.model.to("meta")
+    check_shapes(network, half_widths(network), SIDES.get(name, 64))
+
+
+def published_network(name: str) -> Network:
+    """Returns a network after checking its groups and what its publication says of its cost."""
     published = next(iter(models.get_model_weights(name)))
     side = published.transforms.keywords["crop_size"]
     network = build_network(NetworkSpec(name, input_shape=(3, side, side)))
@@ -90,7 +124,7 @@ def test_torchvision_networks(name: str) -> None:
     # The published parameters of inception_v3 include a head that exists in training alone.
     if name != "inception_v3":
         assert Cost(network).params({}) == published.meta["num_params"]
-    check_half(network, side=SIDES.get(name, 64))
+    return network
 
 
 @pytest.mark.parametrize("name", TIMM)
@@ -102,31 +136,43 @@ def test_timm_networks(name: str) -> None:
     assert (len(network.prunable), len(reasons)) == (prunable, pinned)
     assert all(reasons)
     assert Cost(network).full_macs > 10**6
-    check_half(network, side=size)
+    check_equal(network, half_widths(network), size)
 
 
-def check_half(network: Network, side: int) -> None:
-    """Checks the uniform plan of half the MACs, or of the fewest where not all can be narrowed."""
-    randomise_norms(network.model.eval())
+def half_widths(network: Network) -> dict[str, int]:
+    """Returns the uniform plan of half the MACs, or of the fewest where not all can be narrowed."""
     cost, space = Cost(network), search_space(network)
     grid = width_grid(space, 1)
     budget = cost.full_macs // 2
-    if cost.macs(grid.low) < budget:
-        units = fit_widths(cost, grid, space.full.astype(np.float64), budget)
-        assert 0.98 * budget <= cost.macs(units) <= budget
-    else:
-        units = grid.low
-    widths = space.widths(units)
-    assert slicing_error(network, widths, side) < TOLERANCE
+    if cost.macs(grid.low) >= budget:
+        return space.widths(grid.low)
+    units = fit_widths(cost, grid, space.full.astype(np.float64), budget)
+    assert 0.98 * budget <= cost.macs(units) <= budget
+    return space.widths(units)
 
 
-def slicing_error(network: Network, widths: dict[str, int], side: int) -> float:
-    """Returns the largest difference between supernet and sliced network, relative."""
+def check_equal(network: Network, widths: dict[str, int], side: int) -> None:
+    """Checks that supernet and sliced network compute the same, on a batch of one picture."""
+    randomise_norms(network.model.eval())
     images = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-    supernet = Supernet(network)
     with torch.no_grad():
-        assert torch.equal(supernet(images), network.model(images))
-        narrow = supernet(images, widths)
+        assert torch.equal(Supernet(network)(images), network.model(images))
+    narrow, dense = both(network, widths, images)
+    assert difference(dense, narrow) < TOLERANCE
+
+
+def check_shapes(network: Network, widths: dict[str, int], side: int) -> None:
+    """Checks that both can be computed at all: every layer fits the ones before it."""
+    network.model.eval()
+    narrow, dense = both(network, widths, torch.empty(1, 3, side, side, device="meta"))
+    assert narrow.shape == dense.shape == (1, network.spec.num_classes)
+
+
+def both(
+    network: Network, widths: dict[str, int], images: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the logits of the supernet and of the sliced network; counts its parameters."""
+    with torch.no_grad():
         dense = slice_network(network, widths)
         assert sum(p.numel() for p in dense.parameters()) == Cost(network).params(widths)
-        return difference(dense(images), narrow)
+        return Supernet(network)(images, widths), dense(images)

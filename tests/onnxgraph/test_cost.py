@@ -110,13 +110,16 @@ def test_half_precision_weights_take_two_bytes(tmp_path):
     assert onnx_cost(tmp_path / "net.onnx") == OnnxCost(macs=4 * 4 * 6, params=6, weight_bytes=12)
 
 
+NIGHTLY = pytest.mark.nightly("ten seconds each, for a sum over layers like those of ResNet-18")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "macs"),
     [
-        ("mobilenet_v2", 300_774_272),
         ("resnet18", 1_814_073_344),
-        ("resnet50", 4_089_184_256),
+        pytest.param("mobilenet_v2", 300_774_272, marks=NIGHTLY),
+        pytest.param("resnet50", 4_089_184_256, marks=NIGHTLY),
     ],
 )
 def test_the_papers_networks_cost_what_the_paper_counts(tmp_path, name, macs):

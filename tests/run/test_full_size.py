@@ -16,7 +16,9 @@ from dmcp_deploy.run.stages import ONNX_TOLERANCE
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.units import parse_budget
 
-pytestmark = [pytest.mark.slow, pytest.mark.needs("elpv")]
+pytestmark = [pytest.mark.slow(seconds=40), pytest.mark.needs("elpv")]
+
+NIGHTLY = pytest.mark.nightly("a minute, for the stages that MobileNetV2 goes through every time")
 
 #: As many recalibration batches as a trial needs, and the deployed size in training too.
 TRIAL = {"base": "demo", "train_size": 224, "recalibration_batches": 2}
@@ -24,7 +26,11 @@ TRIAL = {"base": "demo", "train_size": 224, "recalibration_batches": 2}
 
 @pytest.mark.parametrize(
     ("model", "budget", "groups"),
-    [("mobilenet_v2", "211M", 25), ("resnet18", "1.04G", 12), ("resnet50", "2.2G", 37)],
+    [
+        ("mobilenet_v2", "211M", 25),
+        pytest.param("resnet18", "1.04G", 12, marks=NIGHTLY),
+        pytest.param("resnet50", "2.2G", 37, marks=NIGHTLY),
+    ],
 )
 def test_a_trial_of_every_stage_ends_in_the_band_with_equal_outputs(
     model: str, budget: str, groups: int, tmp_path: Path

@@ -262,10 +262,17 @@ def test_every_tiny_network_is_searched(net, pictures, tmp_path):
     assert least <= problem.cost.macs_at(result.widths) <= problem.budget_macs
 
 
+NIGHTLY = pytest.mark.nightly("ten seconds each; test_methods.py searches MobileNetV2 every time")
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("fashion_mnist")
 @pytest.mark.parametrize(
-    "model", ["mobilenet_v2", "resnet18", "squeezenet1_1", "mobilenet_v3_small"]
+    "model",
+    [
+        *("squeezenet1_1", "mobilenet_v3_small"),
+        *(pytest.param(model, marks=NIGHTLY) for model in ("mobilenet_v2", "resnet18")),
+    ],
 )
 def test_stock_networks_are_searched(model, tmp_path):
     size = 64 if model == "squeezenet1_1" else 32

@@ -103,19 +103,23 @@ def structure(model: nn.Module) -> tuple[object, ...]:
     return (modules, [(name, id(tensor)) for name, tensor in model.named_parameters()])
 
 
+#: Searches of stock networks that take long for what they show on another one as well.
+LONG = {("ResNet-18", "metapruning"), ("ResNet-18", "amc")}
+
+
+def marks(case: str, method: str) -> list[pytest.MarkDecorator]:
+    if case in CASES:
+        return []
+    nightly = pytest.mark.nightly("half a minute; the method searches MobileNetV2 every time")
+    return [pytest.mark.slow, *([nightly] if (case, method) in LONG else [])]
+
+
 @pytest.fixture(
     scope="module",
     params=[
-        *(
-            pytest.param((case, method), id=f"{case}-{method}")
-            for case in CASES
-            for method in METHODS
-        ),
-        *(
-            pytest.param((case, method), id=f"{case}-{method}", marks=pytest.mark.slow)
-            for case in STOCK
-            for method in METHODS
-        ),
+        pytest.param((case, method), id=f"{case}-{method}", marks=marks(case, method))
+        for case in (*CASES, *STOCK)
+        for method in METHODS
     ],
 )
 def asked(request: pytest.FixtureRequest) -> tuple[str, Case]:

@@ -33,9 +33,12 @@ def validation_loss(problem: SearchProblem, units: np.ndarray) -> float:
     return evaluate(dense, images, problem.precision).loss
 
 
-@pytest.mark.slow
+AUTOSLIM = pytest.mark.nightly("DMCP's plan is judged every time; each takes most of a minute")
+
+
+@pytest.mark.slow(seconds=50)
 @pytest.mark.usefixtures("fashion_mnist")
-@pytest.mark.parametrize("method", TRIALS)
+@pytest.mark.parametrize("method", ["dmcp", pytest.param("autoslim", marks=AUTOSLIM)])
 def test_the_searched_plan_beats_random_plans_of_the_same_macs(method, tmp_path):
     (steps, width_step), network = TRIALS[method], small_network()
     space = search_space(network, offset=width_step)

@@ -250,9 +250,16 @@ def test_recipes_have_the_papers_numbers_or_ones_that_make_sense():
             replace(RECIPES["small"], **{field: 0})
 
 
+NIGHTLY = pytest.mark.nightly("ten seconds for concatenations, which a tiny network has as well")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "model", ["densenet121", "mobilenet_v3_small", "regnet_y_400mf", "shufflenet_v2_x0_5"]
+    "model",
+    [
+        *("mobilenet_v3_small", "regnet_y_400mf", "shufflenet_v2_x0_5"),
+        pytest.param("densenet121", marks=NIGHTLY),
+    ],
 )
 def test_stock_networks_are_pruned_in_budget(model, tmp_path):
     network = build_network(NetworkSpec(model, 1.0, 10, (3, 64, 64)))
