@@ -26,7 +26,7 @@ from dmcp_deploy.runtimes.interface import (
     other_interface,
     unloadable,
 )
-from dmcp_deploy.runtimes.profile_names import Kernel
+from dmcp_deploy.runtimes.profile_names import Kernel, multiplies
 
 #: What this package calls a precision -> what OpenVINO calls it.
 PRECISIONS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
@@ -61,7 +61,7 @@ def profile(path: Path, images: npt.NDArray[np.float32], threads: int, runs: int
     # Kernels without a name of their own are named anew in each load; their order is the same.
     for means in zip(*loads, strict=True):
         first = means[0][1]
-        if any(mean.mean_us for pair in means for mean in pair):
+        if any(mean.is_run for pair in means for mean in pair):
             samples = tuple(mean_after(early.mean_us, late.mean_us) for early, late in means)
             kernels.append(Kernel(first.name, first.kind, first.parts, samples))
     return kernels
@@ -88,14 +88,16 @@ class KernelMean:
         name: OpenVINO's name for it.
         kind: Its type.
         parts: Names of the operators that it is fused of.
-        mean_us: Mean time in microseconds over all runs since loading, rounded down; 0 also where
-            it is not executed, being fused with another.
+        mean_us: Mean time in microseconds over all runs since loading, rounded down.
+        is_run: Whether it is executed, and not fused with another; short kernels that are no
+            layer's may pass for fused.
     """
 
     name: str
     kind: str
     parts: tuple[str, ...]
     mean_us: float
+    is_run: bool
 
 
 _CORES = CallerCores()
@@ -184,15 +186,15 @@ class OpenVinoSession:
             layer.get_friendly_name(): layer.get_rt_info()["originalLayersNames"].astype(str)
             for layer in self._compiled.get_runtime_model().get_ops()
         }
-        return [
-            KernelMean(
-                name=item.node_name,
-                kind=item.node_type,
-                parts=tuple(part for part in parts.get(item.node_name, "").split(",") if part),
-                mean_us=item.real_time.total_seconds() * 1e6,
-            )
-            for item in self._request.profiling_info
-        ]
+        means = []
+        for item in self._request.profiling_info:
+            mean_us = item.real_time.total_seconds() * 1e6
+            # Of a kernel that takes less than a microsecond the mean is 0, as of one that is fused.
+            is_run = mean_us > 0 or (item.exec_type != "undef" and multiplies(item.node_type))
+            known = parts.get(item.node_name, "").split(",")
+            named = tuple(part for part in known if part)
+            means.append(KernelMean(item.node_name, item.node_type, named, mean_us, is_run))
+        return means
 
     def run(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Returns the logits [N, classes] of images [N, C, H, W], both float32.

@@ -39,6 +39,11 @@ class Kernel:
     samples_ms: tuple[float, ...] = ()
 
 
+def multiplies(kind: str) -> bool:
+    """Returns whether a kernel of a runtime's type computes convolutions or linear layers."""
+    return _MULTIPLYING.search(kind) is not None
+
+
 def layers_of_kernels(kernels: Sequence[Kernel], graph: GraphProto) -> list[str | None]:
     """Returns the name of the layer that each kernel computes; None if it computes none.
 
@@ -76,7 +81,7 @@ class _Lookup:
 
     def nodes_of(self, kernel: Kernel) -> list[NodeProto]:
         """Returns the operators that a kernel is fused of; none if it does not multiply."""
-        if kernel.kind and not _MULTIPLYING.search(kernel.kind):
+        if kernel.kind and not multiplies(kernel.kind):
             return []
         nodes = (self._find(part) for part in (*kernel.parts, kernel.name))
         return [node for node in nodes if node is not None]

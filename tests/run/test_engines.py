@@ -144,7 +144,7 @@ def test_a_summary_leaves_out_what_was_said_of_a_replaced_file(run: Path, tmp_pa
     (tmp_path / "run/engines/model.fp32.tensorrt-rtx.b1.sm86.engine.json").unlink()
     told = summarize(RunDir(tmp_path / "run"))
     assert "in fp16 on" in told
-    assert "model.fp16.tensorrt-rtx.b1.sm86.engine: layers" in told
+    assert re.search(r"model\.fp16\.tensorrt-rtx\.b1\.sm86\.engine: [\d.]+ MB, layers", told)
     assert "model.fp32.tensorrt-rtx.b1.sm86.engine has no sidecar" in told
     (tmp_path / "run/model.onnx").write_bytes((run / "original.onnx").read_bytes())
     told = summarize(RunDir(tmp_path / "run"))
@@ -187,7 +187,7 @@ def test_prune_builds_engines_when_it_is_asked_to(
     words = ("--engine", "tensorrt-rtx", "--engine-precision", "fp16")
     summary = succeed(*asked("prune", tiny_folder, tmp_path / "run", seconds=0.2), *words)
     assert "in fp16 on" in summary
-    assert "model.fp16.tensorrt-rtx.b1.engine: layers" in summary
+    assert re.search(r"model\.fp16\.tensorrt-rtx\.b1\.engine: [\d.]+ MB, layers", summary)
 
 
 def test_prune_finds_a_missing_tensorrt_before_any_training(
