@@ -8,6 +8,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 DEMO_ARGS ?= --out runs/demo
+# TensorRT-RTX comes for x86-64 Linux alone, and builds engines there without a GPU.
+ifeq ($(shell uname -sm),Linux x86_64)
+DEMO_ENGINES := --engine tensorrt-rtx --gpu-arch sm86,sm89
+else
+DEMO_ENGINES :=
+endif
 
 # One thread a worker, so that JOBS workers share the cores instead of fighting for them.
 # loadgroup: tests that share an expensive fixture stay in one worker (tests/helpers/work_units.py).
@@ -27,7 +33,8 @@ install-demo: $(VENV)/.installed-demo ## Install what the demo needs, nothing mo
 install: $(VENV)/.installed-dev ## Install everything that the checks and tests need
 
 demo: $(VENV)/.installed-demo ## Run the main job
-	$(BIN)/dmcp-deploy prune --model mobilenet_v2 --flops 211M $(DEMO_ARGS)
+	@$(if $(DEMO_ENGINES),,echo "No engines are built: TensorRT-RTX comes for x86-64 Linux alone.")
+	$(BIN)/dmcp-deploy prune --model mobilenet_v2 --flops 211M $(DEMO_ENGINES) $(DEMO_ARGS)
 
 test: check ## Lint, types, fast tests, slow tests
 	$(PYTEST) -m "not gpu and not nightly" --timeout 900 --durations 20

@@ -20,7 +20,8 @@ from dmcp_deploy.artifact import write_text
 from dmcp_deploy.network.cost import Cost
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.plan import NetworkSpec
-from dmcp_deploy.search.architecture import BAND, Architecture, budget_loss
+from dmcp_deploy.search.architecture import Architecture
+from dmcp_deploy.search.budget_loss import BAND, budget_loss
 from dmcp_deploy.search.space import search_space
 from dmcp_deploy.units import parse_budget
 

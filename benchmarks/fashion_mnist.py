@@ -105,7 +105,9 @@ def _work(job: tuple[str, int, str, dict[str, Any]]) -> tuple[str, dict[str, Any
 def _problem(budget: str, seed: int, sampling: str, options: dict[str, Any]) -> Any:
     from dmcp_deploy.data.datasets import open_data
     from dmcp_deploy.network.models import build_network
+    from dmcp_deploy.options.run import Compute
     from dmcp_deploy.plan import NetworkSpec
+    from dmcp_deploy.rundir.request import RunRequest
     from dmcp_deploy.search.problem import SearchProblem
     from dmcp_deploy.search.run import plan_problem
     from dmcp_deploy.training.precision import choose_precision
@@ -123,12 +125,19 @@ def _problem(budget: str, seed: int, sampling: str, options: dict[str, Any]) -> 
         budget_macs=macs,
         data=open_data("fashion-mnist"),
         recipe=recipe,
-        seed=seed,
-        folder=options["runs"] / f"{budget}-{seed}",
-        sampling=sampling,
+        request=RunRequest(
+            network=spec,
+            budget=budget,
+            data_digest="",
+            weights_digest=None,
+            recipe={"full_steps": options["full_steps"]},
+            seed=seed,
+            sampling=sampling,
+            max_steps=options["search_steps"],
+        ),
+        compute=Compute(),
         precision=choose_precision("auto", "fp32"),
-        token=f"{budget}-{seed}-{options['search_steps']}-{options['full_steps']}",
-        max_steps=options["search_steps"],
+        folder=options["runs"] / f"{budget}-{seed}",
     )
 
 
@@ -200,7 +209,7 @@ def _trained(problem: Any, model: Any, name: str, steps: int, seed: int) -> dict
     settings = LoopSettings(
         title=title,
         steps=steps,
-        seed=problem.seed,
+        seed=problem.request.seed,
         token=f"{title}-{steps}",
         checkpoint=problem.folder / f"{title}.st",
         metrics=problem.folder / f"{title}.jsonl",
@@ -226,11 +235,11 @@ def _widths(
 ) -> dict[str, int]:
     import torch
 
-    from dmcp_deploy.search import uniform
+    from dmcp_deploy.search.baselines import search_uniform
     from dmcp_deploy.search.fit import fit_widths
 
     if arm == "uniform":
-        return dict(uniform.search(problem).widths)
+        return dict(search_uniform(problem).widths)
     if arm.startswith("random"):
         number = int(arm.split()[1])
         generator = torch.Generator().manual_seed(1000 * number + seed)

@@ -19,7 +19,8 @@ from torch import Tensor, fx, nn
 
 from dmcp_deploy.data.types import Batch
 from dmcp_deploy.network.graph import Network
-from dmcp_deploy.search.architecture import Architecture, budget_loss
+from dmcp_deploy.search.architecture import Architecture
+from dmcp_deploy.search.budget_loss import budget_loss
 from dmcp_deploy.search.problem import SearchProblem
 
 SMOOTHING = 0.1
@@ -83,7 +84,7 @@ class _SlicedRun(fx.Interpreter):
     """One forward pass over slices of the weights, or over all of them behind gates."""
 
     def __init__(self, network: Network, widths: Mapping[str, int], gates: Tensor | None) -> None:
-        super().__init__(network.graph)
+        super().__init__(network.model, graph=network.graph)
         self._network, self._gates = network, gates
         self._kept = torch.ones(network.unit_count + 1, dtype=torch.int64)
         for group in network.prunable:

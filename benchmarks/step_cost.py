@@ -32,7 +32,9 @@ from dmcp_deploy.data.types import Batch
 from dmcp_deploy.machine.environment import read_environment
 from dmcp_deploy.network.cost import Cost
 from dmcp_deploy.network.models import build_network
+from dmcp_deploy.options.run import Compute
 from dmcp_deploy.plan import NetworkSpec
+from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.search.dmcp import DmcpTask
 from dmcp_deploy.search.fit import width_grid
 from dmcp_deploy.search.problem import SearchProblem
@@ -239,11 +241,12 @@ def _problem(options: argparse.Namespace, align: int) -> SearchProblem:
         budget_macs=int(SHARE * cost.full_macs),
         data=None,
         recipe=RECIPES[recipe],
-        seed=0,
-        folder=Path(),
-        sampling="expected",
+        request=RunRequest(
+            network=spec, budget=f"{SHARE:%}", data_digest="", weights_digest=None, recipe={}
+        ),
+        compute=Compute(),
         precision=choose_precision(options.device, options.precision),
-        token="step-cost",
+        folder=Path(),
     )
 
 

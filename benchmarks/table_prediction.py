@@ -31,10 +31,10 @@ from dmcp_deploy.machine.environment import read_environment
 from dmcp_deploy.network.cost import Cost
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.network.slicing import slice_network
+from dmcp_deploy.options.run import Compute
 from dmcp_deploy.plan import ChannelPlan, Keep, NetworkSpec
 from dmcp_deploy.progress import TerminalProgress
 from dmcp_deploy.run.tables import table_build, table_predict, table_probes
-from dmcp_deploy.rundir.request import Compute
 from dmcp_deploy.runtimes.sampler import Clock, make_sampler
 from dmcp_deploy.runtimes.session import open_session
 from dmcp_deploy.search.fit import fit_widths, width_grid

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from itertools import accumulate
 from operator import mul
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -33,10 +32,11 @@ from dmcp_deploy.export.to_onnx import export_onnx
 from dmcp_deploy.network.cost import Cost
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.network.slicing import slice_network
+from dmcp_deploy.options.measure import BenchOptions
+from dmcp_deploy.options.run import Compute
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.progress import TerminalProgress
 from dmcp_deploy.run import api
-from dmcp_deploy.rundir.request import Compute
 from dmcp_deploy.search.fit import fit_widths, width_grid
 from dmcp_deploy.search.space import SearchSpace, search_space
 from dmcp_deploy.units import format_macs, parse_budget
@@ -225,22 +225,17 @@ def _wanted(case: Case, folder: Path, space: SearchSpace) -> np.ndarray:
 
 
 def _measure(files: Mapping[str, Path], runtime: str, options: argparse.Namespace) -> BenchRecord:
-    return measure_artifacts(files, batches=BATCHES, **_how(runtime, options))
+    return measure_artifacts(files, _how(runtime, options), progress=TerminalProgress())
 
 
 def _measure_layers(
     files: Mapping[str, Path], runtime: str, options: argparse.Namespace
 ) -> LayersRecord:
-    return measure_layers(files, batch=BATCHES[0], **_how(runtime, options))
+    return measure_layers(files, _how(runtime, options), progress=TerminalProgress())
 
 
-def _how(runtime: str, options: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "threads": options.threads,
-        "runtime": runtime,
-        "seconds": options.seconds,
-        "progress": TerminalProgress(),
-    }
+def _how(runtime: str, options: argparse.Namespace) -> BenchOptions:
+    return BenchOptions(BATCHES, options.threads, options.seconds, runtime)
 
 
 if __name__ == "__main__":

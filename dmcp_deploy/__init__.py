@@ -2,7 +2,8 @@
 
 What the command line does, Python does with the same names: `dmcp_deploy.prune("mobilenet_v2",
 "211M")` is the whole chain, `dmcp_deploy.run` holds each stage of it. The functions named in
-`__all__` are imported once they are needed: `import dmcp_deploy` costs nothing.
+`__all__` are imported once they are needed: `import dmcp_deploy` costs nothing. An option of the
+command line is a keyword there, or a field of an object: `options=RunOptions(seed=1)`.
 """
 
 from __future__ import annotations
@@ -15,14 +16,19 @@ if TYPE_CHECKING:
     from dmcp_deploy.comparison.run import compare
     from dmcp_deploy.errors import DmcpError
     from dmcp_deploy.network.listing import flops, groups
+    from dmcp_deploy.options.export import BuildOptions
+    from dmcp_deploy.options.measure import BenchOptions
+    from dmcp_deploy.options.run import Compute, RunOptions
     from dmcp_deploy.report.write import write_report
     from dmcp_deploy.run.api import engine, gate, load, prune, slice, train
     from dmcp_deploy.run.tables import table_build, table_predict, table_probes
-    from dmcp_deploy.rundir.request import Compute
 
 __all__ = [
+    "BenchOptions",
+    "BuildOptions",
     "Compute",
     "DmcpError",
+    "RunOptions",
     "compare",
     "engine",
     "flops",
@@ -40,8 +46,11 @@ __all__ = [
 
 #: Public name -> the module it lives in; the imports above, for the time of use.
 _HOMES = {
-    "Compute": "rundir.request",
+    "BenchOptions": "options.measure",
+    "BuildOptions": "options.export",
+    "Compute": "options.run",
     "DmcpError": "errors",
+    "RunOptions": "options.run",
     "compare": "comparison.run",
     "engine": "run.api",
     "flops": "network.listing",

@@ -3,19 +3,54 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
+import functools
 import hashlib
 import json
 import os
+import reprlib
+import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dmcp_deploy import __version__
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 
 SCHEMA_VERSION = 1
+
+#: The metadata of a dataclass's field that files of older releases lack: they mean its default.
+LATER = {"later": True}
+
+_T = TypeVar("_T")
+
+#: The names and numbers on the way to a value of a file, from its top on.
+Place = tuple[str | int, ...]
+
+_UNIONS, _LISTS = (typing.Union, types.UnionType), (tuple, Sequence)
+_WORDS = {int: "an int", float: "a float", str: "a str", bool: "a bool", type(None): "null"}
+
+
+class MisstatedError(ValueError):
+    """A value of a file that is missing or of another type; the text names and shows it.
+
+    Attributes:
+        place: The names and numbers on the way to it, from the file's top on.
+    """
+
+    def __init__(self, place: Place, said: str = "") -> None:
+        """Takes where it is, and what to say of it behind its name."""
+        self.place = place
+        named = list(place)
+        while named and isinstance(named[-1], int):
+            named.pop()
+        *way, name = named or ["content"]
+        where = f" in {'.'.join(map(str, way))}" if way else ""
+        super().__init__(f"{name!r}{said}{where}")
 
 
 @contextlib.contextmanager
@@ -36,7 +71,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         part.chmod(0o666 & ~_umask())
         part.replace(path)
     except OSError as err:
-        raise DmcpError(f"Cannot write {path}: {err.strerror or err}.") from err
+        raise DmcpError(f"Cannot write {path}: {reason_of(err)}.") from err
     finally:
         part.unlink(missing_ok=True)
 
@@ -57,11 +92,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def well_formed(what: str) -> Iterator[None]:
+def well_formed(what: str, remedy: str = "") -> Iterator[None]:
     """Turns what a file's values raise on being read into a sentence about the file.
 
     Args:
         what: The file, as a sentence about it begins.
+        remedy: How the sentence ends, before its full stop.
 
     Raises:
         DmcpError: A value is missing, of another type, or refused by what it is read into.
@@ -69,7 +105,7 @@ def well_formed(what: str) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as err:
-        raise DmcpError(f"{what} lacks or misstates {err}.") from err
+        raise DmcpError(f"{what} lacks or misstates {err}{remedy}.") from err
     except DmcpError as err:
         raise DmcpError(f"{what} is not valid: {err}") from err
 
@@ -93,7 +129,7 @@ def read_artifact(path: Path, kind: str) -> dict[str, Any]:
     except FileNotFoundError as err:
         raise DmcpError(f"There is no {kind} file {path}.") from err
     except OSError as err:
-        raise DmcpError(f"Cannot read {path}: {err.strerror or err}.") from err
+        raise DmcpError(f"Cannot read {path}: {reason_of(err)}.") from err
     except ValueError as err:
         raise DmcpError(f"{path} is not readable as the JSON of {_a(kind)}: {err}.") from err
     if not isinstance(content, dict):
@@ -107,6 +143,61 @@ def read_artifact(path: Path, kind: str) -> dict[str, Any]:
             f" use the release that wrote it ({content.get('tool_version', 'unknown')})."
         )
     return content
+
+
+def load_artifact(
+    path: Path, kind: str, shape: type[_T], what: str | None = None, remedy: str = ""
+) -> _T:
+    """Returns the artifact in `path`, as `write_artifact` wrote what `encode` gave.
+
+    Args:
+        path: The file.
+        kind: What its head says.
+        shape: The artifact's dataclass.
+        what: The file, as a sentence about it begins; its path by default.
+        remedy: What a sentence about a missing or wrong value ends with.
+
+    Raises:
+        DmcpError: As `read_artifact`, or a value is missing, of another type, or refused.
+    """
+    content = read_artifact(path, kind)
+    with well_formed(what or str(path), remedy):
+        return decode(shape, content)
+
+
+def encode(value: Any) -> Any:
+    """Returns a dataclass, and what it holds, as JSON values: objects, lists, text, numbers.
+
+    A field is called as in the dataclass, or what its metadata say under "json".
+    """
+    if dataclasses.is_dataclass(value):
+        fields = dataclasses.fields(value)
+        return {_key(field): encode(getattr(value, field.name)) for field in fields}
+    if isinstance(value, Mapping):
+        return {key: encode(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [encode(item) for item in value]
+    return value
+
+
+def decode(shape: type[_T], content: object, *place: str) -> _T:
+    """Returns the value of a type whose JSON values `encode` gave.
+
+    Every field must be there, whatever its default, but for those of `LATER`; what there is under
+    other names is passed over. An int is a float too, and a bool is no int.
+
+    Args:
+        shape: A dataclass, an int, a float, a str, a bool, or tuples, sequences, mappings and
+            unions of these; `Any` is taken as it is.
+        content: The JSON values.
+        *place: The names on the way to them, for the message.
+
+    Raises:
+        MisstatedError: A value is missing or of another type.
+        DmcpError: A dataclass refuses its values.
+    """
+    decoded: _T = _decode(shape, content, place)
+    return decoded
 
 
 def digest_file(path: Path) -> str:
@@ -126,6 +217,85 @@ def digest_files(paths: Iterable[Path]) -> str:
     return f"sha256:{hashlib.sha256(' '.join(parts).encode()).hexdigest()}"
 
 
+def _decode(shape: Any, value: Any, place: Place) -> Any:
+    if shape is Any or type(value) is shape:
+        return value
+    if dataclasses.is_dataclass(shape) and isinstance(value, Mapping):
+        return _decode_fields(shape, value, place)
+    origin, parts = typing.get_origin(shape), typing.get_args(shape)
+    if origin in _UNIONS:
+        return _decode_one_of(shape, value, place)
+    if origin in _LISTS and isinstance(value, list):
+        return _decode_items(shape, value, place)
+    if origin in (dict, Mapping) and isinstance(value, Mapping):
+        of_key, of_item = parts
+        return {of_key(k): _decode(of_item, item, (*place, k)) for k, item in value.items()}
+    if shape is float and type(value) is int and abs(value) <= sys.float_info.max:
+        return value
+    raise _misstated(shape, value, place)
+
+
+def _decode_fields(shape: Any, content: Mapping[str, Any], place: Place) -> Any:
+    values = {}
+    for field, kind in _typed_fields(shape):
+        key = _key(field)
+        if key in content:
+            values[field.name] = _decode(kind, content[key], (*place, key))
+        elif not field.metadata.get("later"):
+            raise MisstatedError((*place, key))
+    try:
+        return shape(**values)
+    except DmcpError as err:
+        if not place:
+            raise
+        raise DmcpError(f"{'.'.join(map(str, place))}: {err}") from err
+
+
+def _decode_one_of(shape: Any, value: Any, place: Place) -> Any:
+    errors = [_misstated(shape, value, place)]
+    for part in typing.get_args(shape):
+        try:
+            return _decode(part, value, place)
+        except MisstatedError as err:
+            errors.append(err)
+    raise max(errors, key=lambda err: len(err.place))
+
+
+def _decode_items(shape: Any, values: list[Any], place: Place) -> Any:
+    parts = typing.get_args(shape)
+    repeats = len(parts) == 1 or parts[1] is Ellipsis
+    if repeats and all(type(value) is parts[0] for value in values):
+        return tuple(values)
+    kinds = [parts[0]] * len(values) if repeats else parts
+    if len(kinds) != len(values):
+        raise _misstated(shape, values, place)
+    items = zip(kinds, values, strict=True)
+    return tuple(_decode(kind, value, (*place, n)) for n, (kind, value) in enumerate(items))
+
+
+def _misstated(shape: Any, value: object, place: Place) -> MisstatedError:
+    return MisstatedError(place, f": {reprlib.repr(value)} ({_in_words(shape)} is needed)")
+
+
+def _in_words(shape: Any) -> str:
+    origin, parts = typing.get_origin(shape), typing.get_args(shape)
+    if origin in _UNIONS:
+        return " or ".join(map(_in_words, parts))
+    if origin in _LISTS:
+        return "a list" if Ellipsis in parts or len(parts) == 1 else f"a list of {len(parts)}"
+    return _WORDS.get(shape, "an object")
+
+
+@functools.cache
+def _typed_fields(shape: Any) -> list[tuple[dataclasses.Field[Any], Any]]:
+    hints = typing.get_type_hints(shape)
+    return [(field, hints[field.name]) for field in dataclasses.fields(shape)]
+
+
+def _key(field: dataclasses.Field[Any]) -> str:
+    return str(field.metadata.get("json", field.name))
+
+
 def _make_part(path: Path) -> Path:
     """Returns a new empty file beside a path."""
     try:
@@ -137,7 +307,7 @@ def _make_part(path: Path) -> Path:
     except FileExistsError as err:
         raise DmcpError(f"Cannot write {path}: {path.parent} is not a folder.") from err
     except OSError as err:
-        raise DmcpError(f"Cannot write {path}: {err.strerror or err}.") from err
+        raise DmcpError(f"Cannot write {path}: {reason_of(err)}.") from err
     return Path(name)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dmcp_deploy.artifact import read_artifact, write_artifact
+from dmcp_deploy.artifact import encode, load_artifact, write_artifact
 from dmcp_deploy.errors import DmcpError
 
 KIND = "plan"
@@ -24,30 +24,10 @@ class NetworkSpec:
         input_shape: (C, H, W) of the deployed input; MACs are counted there.
     """
 
-    model: str
+    model: str = field(metadata={"json": "name"})
     width_mult: float = 1.0
     num_classes: int = 1000
-    input_shape: tuple[int, int, int] = (3, 224, 224)
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the fields as JSON values."""
-        return {
-            "name": self.model,
-            "width_mult": self.width_mult,
-            "num_classes": self.num_classes,
-            "input": list(self.input_shape),
-        }
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> NetworkSpec:
-        """Returns the spec that `to_json` wrote."""
-        channels, height, width = _wholes(content, "input")
-        return cls(
-            str(content["name"]),
-            float(content["width_mult"]),
-            _whole(content, "num_classes"),
-            (channels, height, width),
-        )
+    input_shape: tuple[int, int, int] = field(default=(3, 224, 224), metadata={"json": "input"})
 
 
 @dataclass(frozen=True)
@@ -60,7 +40,7 @@ class Keep:
     """
 
     size: int
-    kept: int | tuple[int, ...]
+    kept: int | tuple[int, ...] = field(metadata={"json": "keep"})
 
     def __post_init__(self) -> None:
         if isinstance(self.kept, int):
@@ -102,7 +82,7 @@ class ChannelPlan:
         seed: The seed of the search.
     """
 
-    network: NetworkSpec
+    network: NetworkSpec = field(metadata={"json": "model"})
     groups: Mapping[str, Keep]
     macs: int
     full_macs: int
@@ -142,23 +122,8 @@ class ChannelPlan:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the plan as JSON values."""
-        return {
-            "model": self.network.to_json(),
-            "method": self.method,
-            "seed": self.seed,
-            "align": self.align,
-            "budget_macs": self.budget_macs,
-            "macs": self.macs,
-            "full_macs": self.full_macs,
-            "params": self.params,
-            "groups": {
-                name: {
-                    "size": keep.size,
-                    "keep": keep.kept if isinstance(keep.kept, int) else list(keep.kept),
-                }
-                for name, keep in self.groups.items()
-            },
-        }
+        content = encode(self)
+        return {name: content[name] for name in _ORDER}
 
     @classmethod
     def load(cls, path: Path) -> ChannelPlan:
@@ -167,44 +132,18 @@ class ChannelPlan:
         Raises:
             DmcpError: The file is absent, damaged, of another kind or schema version.
         """
-        content = read_artifact(path, KIND)
-        try:
-            return cls._from_json(content)
-        except (KeyError, TypeError, ValueError, AttributeError) as err:
-            raise DmcpError(f"The plan {path} lacks or misstates {err}.") from err
-        except DmcpError as err:
-            raise DmcpError(f"The plan {path} is not valid: {err}") from err
-
-    @classmethod
-    def _from_json(cls, content: Mapping[str, Any]) -> ChannelPlan:
-        return cls(
-            network=NetworkSpec.from_json(content["model"]),
-            groups={name: _keep(name, item) for name, item in content["groups"].items()},
-            macs=_whole(content, "macs"),
-            full_macs=_whole(content, "full_macs"),
-            params=_whole(content, "params"),
-            budget_macs=None if content["budget_macs"] is None else _whole(content, "budget_macs"),
-            method=str(content["method"]),
-            align=_whole(content, "align"),
-            seed=_whole(content, "seed"),
-        )
+        return load_artifact(path, KIND, cls, f"The plan {path}")
 
 
-def _keep(name: str, item: Mapping[str, Any]) -> Keep:
-    listed = isinstance(item["keep"], list)
-    kept = _wholes(item, "keep") if listed else _whole(item, "keep")
-    try:
-        return Keep(_whole(item, "size"), kept)
-    except DmcpError as err:
-        raise DmcpError(f"group {name!r}: {err}") from err
-
-
-def _whole(content: Mapping[str, Any], key: str) -> int:
-    value = content[key]
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{key!r}: {value!r}")
-    return value
-
-
-def _wholes(content: Mapping[str, Any], key: str) -> tuple[int, ...]:
-    return tuple(_whole({key: value}, key) for value in content[key])
+#: How a file begins with what is short.
+_ORDER = (
+    "model",
+    "method",
+    "seed",
+    "align",
+    "budget_macs",
+    "macs",
+    "full_macs",
+    "params",
+    "groups",
+)

@@ -7,35 +7,40 @@ from collections.abc import Iterable
 
 from dmcp_deploy.errors import DmcpError
 
-#: Search method -> module that holds its `search` function.
+#: Search method -> its function, "module:function"; of a module alone it is `search`.
 METHODS = {
     "amc": "dmcp_deploy.search.amc.method",
     "autoslim": "dmcp_deploy.search.autoslim",
-    "bn-scale": "dmcp_deploy.search.bn_scale",
+    "bn-scale": "dmcp_deploy.search.magnitude:search_bn_scale",
     "dmcp": "dmcp_deploy.search.dmcp",
-    "fpgm": "dmcp_deploy.search.fpgm",
-    "l1": "dmcp_deploy.search.l1",
-    "l2": "dmcp_deploy.search.l2",
+    "fpgm": "dmcp_deploy.search.masked:search_fpgm",
+    "l1": "dmcp_deploy.search.magnitude:search_l1",
+    "l2": "dmcp_deploy.search.magnitude:search_l2",
     "metapruning": "dmcp_deploy.search.metapruning",
-    "random": "dmcp_deploy.search.random_widths",
-    "sfp": "dmcp_deploy.search.sfp",
-    "uniform": "dmcp_deploy.search.uniform",
+    "random": "dmcp_deploy.search.baselines:search_random",
+    "sfp": "dmcp_deploy.search.masked:search_sfp",
+    "uniform": "dmcp_deploy.search.baselines:search_uniform",
 }
 
 #: What a network computes in, from ONNX file to engine.
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 
-#: What runs an ONNX file; an engine names its own runtime.
+#: What runs an ONNX file -> module with the functions of `runtimes.session.Runtime`.
 ONNX_RUNTIMES = {
     "onnxruntime": "dmcp_deploy.runtimes.onnxruntime",
     "openvino": "dmcp_deploy.runtimes.openvino",
 }
 
-#: What engines are built for and run in.
-ENGINE_RUNTIMES = ("tensorrt", "tensorrt-rtx")
+#: What runs the networks of a run -> module that holds its `open_network` function.
+NETWORK_RUNTIMES = {"torch": "dmcp_deploy.runtimes.torch_session"}
 
-#: What `bench` measures in: torch the networks of a run, TensorRT engines that it builds.
-BENCH_RUNTIMES = (*ONNX_RUNTIMES, "torch", *ENGINE_RUNTIMES)
+#: What engines are built for and run in; an engine names its own of them.
+ENGINE_RUNTIMES = ("tensorrt", "tensorrt-rtx")
+#: The module that runs engines, with the functions of `runtimes.session.Runtime`.
+ENGINE_MODULE = "dmcp_deploy.runtimes.tensorrt"
+
+#: What `bench` measures in; engines for the last ones are built first.
+BENCH_RUNTIMES = (*ONNX_RUNTIMES, *NETWORK_RUNTIMES, *ENGINE_RUNTIMES)
 
 
 def near_matches(name: str, known: Iterable[str]) -> str:

@@ -7,15 +7,23 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dmcp_deploy import __version__
 from dmcp_deploy.artifact import (
+    LATER,
     SCHEMA_VERSION,
+    MisstatedError,
     atomic_path,
+    decode,
     digest_file,
+    encode,
+    load_artifact,
     read_artifact,
     write_artifact,
     write_text,
@@ -210,6 +218,108 @@ def test_digest_is_the_sha256_of_the_whole_file(tmp_path: Path) -> None:
     content = bytes(range(256)) * 10_000
     path.write_bytes(content)
     assert digest_file(path) == "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+@dataclass(frozen=True)
+class Part:
+    size: int = field(metadata={"json": "bytes"})
+    share: float | None = 0.5
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise DmcpError(f"The size {self.size} must be 1 or more.")
+
+
+@dataclass(frozen=True)
+class Whole:
+    name: str
+    parts: Mapping[str, Part]
+    kept: int | tuple[int, ...]
+    shape: tuple[int, str]
+    rows: Sequence[tuple[float, ...]]
+    facts: Mapping[str, Any]
+    quiet: bool = field(default=False, metadata=LATER)
+
+
+WHOLE = Whole(
+    "w", {"a.b": Part(3), "c": Part(4, None)}, (1, 2), (7, "x"), ((0.5, 1), ()), {"k": [1]}
+)
+
+
+def content(**changes: Any) -> dict[str, Any]:
+    return {**json.loads(json.dumps(encode(WHOLE))), **changes}
+
+
+def test_what_is_encoded_is_decoded_and_fields_stand_under_their_names_in_the_file() -> None:
+    assert decode(Whole, content()) == WHOLE
+    assert content()["parts"] == {
+        "a.b": {"bytes": 3, "share": 0.5},
+        "c": {"bytes": 4, "share": None},
+    }
+    assert decode(Whole, content(kept=5, more=1, quiet=True)).kept == 5
+
+
+def test_only_later_fields_may_be_missing() -> None:
+    old = content()
+    del old["quiet"]
+    assert decode(Whole, old) == WHOLE
+    with pytest.raises(MisstatedError, match=r"^'share' in parts\.a$"):
+        decode(Whole, content(parts={"a": {"bytes": 3}}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": 3}, "'name': 3 (a str is needed)"),
+        ({"name": None}, "'name': None (a str is needed)"),
+        ({"parts": []}, "'parts': [] (an object is needed)"),
+        ({"parts": {"a": 3}}, "'a': 3 (an object is needed) in parts"),
+        (
+            {"parts": {"a": {"bytes": True, "share": 0}}},
+            "'bytes': True (an int is needed) in parts.a",
+        ),
+        (
+            {"parts": {"a": {"bytes": 1.0, "share": 0}}},
+            "'bytes': 1.0 (an int is needed) in parts.a",
+        ),
+        ({"parts": {"a": {"bytes": 1, "share": "x"}}}, "'share': 'x' (a float or null is needed)"),
+        (
+            {"parts": {"a": {"bytes": 1, "share": False}}},
+            "'share': False (a float or null is needed)",
+        ),
+        ({"kept": "12"}, "'kept': '12' (an int or a list is needed)"),
+        ({"kept": [1, 2.5]}, "'kept': 2.5 (an int is needed)"),
+        ({"shape": [7]}, "'shape': [7] (a list of 2 is needed)"),
+        ({"rows": [[0.5], ["x"]]}, "'rows': 'x' (a float is needed)"),
+        ({"rows": [[10**400]]}, "'rows': 1000"),
+        ({"facts": 3}, "'facts': 3 (an object is needed)"),
+        ({"quiet": 0}, "'quiet': 0 (a bool is needed)"),
+    ],
+)
+def test_a_wrong_type_is_shown_with_its_place_and_what_is_needed(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    write_artifact(tmp_path / "a.json", "whole", content(**changes))
+    with pytest.raises(DmcpError) as caught:
+        load_artifact(tmp_path / "a.json", "whole", Whole, "The file", ": make it again")
+    assert str(caught.value).startswith(f"The file lacks or misstates {message}")
+    assert str(caught.value).endswith(": make it again.")
+
+
+def test_what_a_dataclass_refuses_is_told_with_its_place(tmp_path: Path) -> None:
+    write_artifact(tmp_path / "a.json", "whole", content(parts={"a.b": {"bytes": 0, "share": 1}}))
+    expected = r"a\.json is not valid: parts\.a\.b: The size 0 must be 1 or more\.$"
+    with pytest.raises(DmcpError, match=expected):
+        load_artifact(tmp_path / "a.json", "whole", Whole)
+    with pytest.raises(DmcpError, match=r"^The size 0"):
+        decode(Part, {"bytes": 0, "share": None})
+
+
+def test_content_that_is_no_object_is_refused() -> None:
+    with pytest.raises(MisstatedError, match=r"^'content': \[1\] \(an object is needed\)$"):
+        decode(Whole, [1])
+    with pytest.raises(MisstatedError, match=r"^'sizes': 'x' \(an int is needed\) in all$"):
+        decode(dict[str, int], {"sizes": "x"}, "all")
 
 
 def run(code: str, path: Path) -> str:

@@ -8,35 +8,36 @@ from typing import Any
 from dmcp_deploy.bench.record import BenchRecord
 from dmcp_deploy.machine.gpu_state import THERMAL
 
-#: Clocks that differ by more than this between beginning and end are told.
+#: A clock that changed by more than this between beginning and end is named.
 MOST_CLOCK_CHANGE = 0.05
-#: What else runs may take this much of a core before it is told.
+#: Other work may take this much of a core before it is named.
 _SPARE_LOAD = 0.5
 
 
 def noise_advice(record: BenchRecord) -> str:
     """Returns one sentence: what was found that may have disturbed a measurement, what to do."""
-    found = list(_findings(record))
-    if not found:
+    findings = list(_findings(record))
+    if not findings:
         return (
             "Too noisy to tell: allow more --seconds, or stop what else runs on the machine; a"
             " ratio very near the limit stays so."
         )
-    causes, remedies = zip(*found, strict=True)
-    told = ", ".join(dict.fromkeys(remedies))
-    return f"Too noisy to tell: {', '.join(causes)}; {told}, or allow more --seconds."
+    causes, remedies = (", ".join(dict.fromkeys(words)) for words in zip(*findings, strict=True))
+    return f"Too noisy to tell: {causes}; {remedies}, or allow more --seconds."
 
 
 def _findings(record: BenchRecord) -> Iterator[tuple[str, str]]:
-    """Yields what was found, and what helps."""
+    """Yields what may have disturbed the measurement, and what helps."""
     environment = record.environment
     before, after = (_part(environment, name) for name in ("before", "after"))
     yield from _load(before or environment, environment, record)
-    yield from _governor(before or environment)
+    governor = (before or environment).get("governor")
+    if governor not in (None, "performance"):
+        yield f"the CPU governor is {governor}", "sudo cpupower frequency-set -g performance"
     yield from _clocks(before, after)
     yield from _heat(before, after)
-    if _part(environment, "board") and not _full_power(before):
-        mode = before.get("power_mode")
+    mode = str(before.get("power_mode") or "MAXN")
+    if _part(environment, "board") and not mode.startswith("MAXN"):
         yield f"the power mode is {mode}", "set it to MAXN, then sudo jetson_clocks"
 
 
@@ -54,12 +55,6 @@ def _load(
         yield cause, "stop what else runs on the machine"
 
 
-def _governor(state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    governor = state.get("governor")
-    if governor not in (None, "performance"):
-        yield f"the CPU governor is {governor}", "sudo cpupower frequency-set -g performance"
-
-
 def _clocks(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     gpu = _part(before, "gpu"), _part(after, "gpu")
     for what, states, key, remedy in (
@@ -68,7 +63,7 @@ def _clocks(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tup
         ("GPU's memory clock", gpu, "memory_mhz", "fix it with sudo nvidia-smi -lmc"),
     ):
         old, new = (_number(state, key) for state in states)
-        # Under another governor the clock follows the load, which is told of itself.
+        # Under another governor the clock follows the load, and the governor is named already.
         if key == "cpu_mhz" and before.get("governor") != "performance":
             continue
         if old and new and abs(new / old - 1) > MOST_CLOCK_CHANGE:
@@ -80,27 +75,22 @@ def _heat(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple
     first, last = (_number(state, "cpu_slowdowns") for state in (before, after))
     if first is not None and last is not None and first != last:
         yield "heat slowed the CPU down", cool
-    gpu = _part(after, "gpu")
-    states = _part(before, "gpu"), gpu
-    reasons = {str(reason) for state in states for reason in state.get("slowed_by") or ()}
+    gpu = _part(before, "gpu"), _part(after, "gpu")
+    reasons = {str(reason) for state in gpu for reason in state.get("slowed_by") or ()}
     if THERMAL in reasons:
-        hot = _number(gpu, "temperature_c")
+        hot = _number(gpu[1], "temperature_c")
         degrees = "" if hot is None else f" at {hot:g} °C"
         yield f"heat slowed the GPU down{degrees}", cool
     for reason in sorted(reasons - {THERMAL}):
         yield f"the GPU was held back by its {reason}", "see nvidia-smi -q -d PERFORMANCE"
 
 
-def _full_power(state: Mapping[str, Any]) -> bool:
-    return str(state.get("power_mode") or "MAXN").startswith("MAXN")
-
-
 def _number(content: Mapping[Any, Any], name: object) -> float | None:
-    found = content.get(name)
-    return float(found) if isinstance(found, (int, float)) else None
+    value = content.get(name)
+    return float(value) if isinstance(value, (int, float)) else None
 
 
 def _part(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """Returns a part of an environment; an empty one where an older record has none."""
-    found = content.get(name)
-    return found if isinstance(found, Mapping) else {}
+    part = content.get(name)
+    return part if isinstance(part, Mapping) else {}

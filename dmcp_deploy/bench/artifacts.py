@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.onnxgraph.cost import onnx_cost
 from dmcp_deploy.onnxgraph.precision import read_precision
+from dmcp_deploy.registry import NETWORK_RUNTIMES
 from dmcp_deploy.runtimes.engine_record import EngineRecord
 from dmcp_deploy.runtimes.session import Session, is_engine, open_session
 
@@ -127,14 +129,15 @@ class EngineSet:
 
 @dataclass(frozen=True)
 class NetworkArtifact:
-    """A network in torch.
+    """A network of a run, as torch has it.
 
     Attributes:
         path: The file of its weights.
         network: Returns the network, on the CPU; it is copied and left as it is.
         image: (C, H, W) of one image.
         macs: Multiply-adds for one image.
-        threads: Threads on a CPU; 0 leaves the number to torch.
+        threads: Threads on a CPU; 0 leaves the number to the runtime.
+        runtime: What runs it, one of `registry.NETWORK_RUNTIMES`.
     """
 
     path: Path
@@ -142,6 +145,7 @@ class NetworkArtifact:
     image: tuple[int, int, int]
     macs: int
     threads: int = 0
+    runtime: str = "torch"
 
     def at_batch(self, batch: int) -> NetworkArtifact:
         """Returns itself: it takes any batch."""
@@ -149,9 +153,9 @@ class NetworkArtifact:
 
     def open(self) -> Session:
         """Returns a copy of the network, on CUDA where there is any."""
-        from dmcp_deploy.runtimes.torch_session import TorchSession
-
-        return TorchSession(self.network(), self.path, self.image, self.threads)
+        module = importlib.import_module(NETWORK_RUNTIMES[self.runtime])
+        session = module.open_network(self.network(), self.path, self.image, self.threads)
+        return cast("Session", session)
 
     def facts(self) -> Facts:
         """Returns what is counted in the network, which computes in FP32."""

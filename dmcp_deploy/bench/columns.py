@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from dmcp_deploy.bench.advice import noise_advice
 from dmcp_deploy.bench.ratio import NOISY
-from dmcp_deploy.bench.record import BenchRecord, Comparison, Measured, compare
+from dmcp_deploy.bench.record import BenchRecord, Comparison, Measured, compared
 from dmcp_deploy.runtimes.sampler import TIMINGS, WALL
+from dmcp_deploy.text_table import columns
 from dmcp_deploy.units import format_bytes, format_macs
 
 
@@ -33,18 +34,13 @@ def format_table(record: BenchRecord, wide: bool = False) -> str:
         wide: Whether all columns are shown; else runtime, precision and timing are only where
             the networks differ in them.
     """
-    pairs = [pair for batch in record.batches for pair in _rows(record, batch)]
+    pairs = compared(record)
     shown = [column for column in _COLUMNS if wide or _is_shown(column, record)]
-    cells = [[column.title for column in shown]]
-    cells += [[column.cell(*pair) for column in shown] for pair in pairs]
-    widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
-    lines = [_format_row(row, shown, widths) for row in cells]
-    return "\n".join([*lines, *_notes(record, [found for _, found in pairs])])
-
-
-def _rows(record: BenchRecord, batch: int) -> list[tuple[Measured, Comparison | None]]:
-    base, *others = record.at_batch(batch)
-    return [(base, None), *zip(others, compare(record, batch), strict=True)]
+    rows = [[column.title for column in shown]]
+    rows += [[column.cell(*pair) for column in shown] for pair in pairs]
+    numbers = [place for place, column in enumerate(shown) if not column.of_words]
+    notes = _notes(record, [comparison for _, comparison in pairs])
+    return "\n".join([columns(rows, numbers), *notes])
 
 
 def _is_shown(column: _Column, record: BenchRecord) -> bool:
@@ -53,32 +49,25 @@ def _is_shown(column: _Column, record: BenchRecord) -> bool:
     return column.title not in _WIDE
 
 
-def _notes(record: BenchRecord, found: Sequence[Comparison | None]) -> list[str]:
+def _notes(record: BenchRecord, comparisons: Sequence[Comparison | None]) -> list[str]:
     timings = {item.timing for item in record.measured}
     notes = []
     if len(timings) == 1 and timings != {WALL}:
         notes.append(f"Timed {TIMINGS[timings.pop()]}.")
-    if any(item is not None and item.verdict == NOISY for item in found):
+    if any(item is not None and item.verdict == NOISY for item in comparisons):
         notes.append(noise_advice(record))
     return notes
-
-
-def _format_row(row: Sequence[str], columns: Sequence[_Column], widths: Sequence[int]) -> str:
-    cells = (
-        cell.ljust(width) if column.of_words else cell.rjust(width)
-        for column, cell, width in zip(columns, row, widths, strict=True)
-    )
-    return "  ".join(cells).rstrip()
 
 
 def _bytes(size: int | None) -> str:
     return "" if size is None else format_bytes(size)
 
 
-def _ratio(found: Comparison | None) -> str:
-    if found is None:
+def _ratio(to_first: Comparison | None) -> str:
+    if to_first is None:
         return "1.00"
-    return f"{found.latency_ratio:.2f} [{found.latency_low:.2f}, {found.latency_high:.2f}]"
+    low, high = to_first.latency_low, to_first.latency_high
+    return f"{to_first.latency_ratio:.2f} [{low:.2f}, {high:.2f}]"
 
 
 _COLUMNS = (
@@ -98,11 +87,11 @@ _COLUMNS = (
     _Column("CoV", lambda item, _: f"{item.cov:.1%}"),
     _Column("images/s", lambda item, _: f"{item.throughput_per_s:.1f}"),
     _Column("GMAC/s", lambda item, _: f"{item.gmacs_per_s:.1f}"),
-    _Column("FLOPs ratio", lambda _, found: f"{found.flops_ratio:.2f}" if found else "1.00"),
-    _Column("latency ratio [95%]", lambda _, found: _ratio(found)),
-    _Column("efficiency", lambda _, found: f"{found.efficiency:.2f}" if found else "1.00"),
-    _Column("verdict", lambda _, found: found.verdict if found else "reference", of_words=True),
+    _Column("FLOPs ratio", lambda _, ratios: f"{ratios.flops_ratio:.2f}" if ratios else "1.00"),
+    _Column("latency ratio [95%]", lambda _, ratios: _ratio(ratios)),
+    _Column("efficiency", lambda _, ratios: f"{ratios.efficiency:.2f}" if ratios else "1.00"),
+    _Column("verdict", lambda _, ratios: ratios.verdict if ratios else "reference", of_words=True),
 )
-#: Columns that are shown if asked for, and those that else are shown where networks differ.
+#: Columns of the wide table alone, and those of the usual one only where networks differ in them.
 _WIDE = {"params", "weights", "file", "mean ms", "p99 ms"}
 _WHERE_DIFFERENT = {"runtime", "precision", "timing"}

@@ -12,13 +12,14 @@ from dmcp_deploy.bench.gate import GateResult, GateRow
 from dmcp_deploy.bench.measure import measure_artifacts
 from dmcp_deploy.bench.record import BenchRecord, Measured
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.machine.environment import read_environment
+from dmcp_deploy.machine.environment import first_gpu, read_environment
+from dmcp_deploy.options.measure import BenchOptions
 from dmcp_deploy.progress import NO_PROGRESS, Progress
 from dmcp_deploy.runtimes.sampler import WALL
 
 #: Fields of the environment that make the device.
 _DEVICE = ("machine", "cpu", "cores")
-#: Those that records of the first release lack: they differ only where both records have them.
+#: Fields that records of the first release lack: they are compared only where both have them.
 _LATER = ("power_mode", "precision")
 
 
@@ -30,13 +31,8 @@ def gate_baseline(
     artifacts: Mapping[str, Path | Artifact],
     baseline: BenchRecord,
     limit: float,
+    options: BenchOptions,
     *,
-    batches: Sequence[int],
-    threads: int,
-    runtime: str = "onnxruntime",
-    seconds: float,
-    graph: bool | None = None,
-    transfers: bool = False,
     progress: Progress = NO_PROGRESS,
 ) -> GateResult:
     """Returns whether networks are slower than a stored record says they were.
@@ -45,12 +41,7 @@ def gate_baseline(
         artifacts: Name -> ONNX file, engine or artifact; the names are the record's.
         baseline: The stored record.
         limit: Slowdown that is allowed: 0.05 for 5%.
-        batches: Images per call, as in the record.
-        threads: Threads on a CPU, as in the record.
-        runtime: What runs ONNX files: "onnxruntime" or "openvino".
-        seconds: Measuring time for each batch size.
-        graph: Whether a GPU runs a CUDA graph, as for `measure_artifacts`.
-        transfers: Whether a GPU's images and logits are copied within the time.
+        options: How to measure; batch sizes and threads as for the record.
         progress: Told of every second that has passed.
 
     Raises:
@@ -58,17 +49,8 @@ def gate_baseline(
             threads, other networks or batch sizes.
         DmcpError: As `measure_artifacts` does.
     """
-    _check_asked(baseline, read_environment(devices=True), list(artifacts), batches, threads)
-    now = measure_artifacts(
-        artifacts,
-        batches=batches,
-        threads=threads,
-        runtime=runtime,
-        seconds=seconds,
-        graph=graph,
-        transfers=transfers,
-        progress=progress,
-    )
+    _check_asked(baseline, read_environment(devices=True), list(artifacts), options)
+    now = measure_artifacts(artifacts, options, progress=progress)
     return compare_with_baseline(baseline, now, limit)
 
 
@@ -78,9 +60,13 @@ def compare_with_baseline(baseline: BenchRecord, now: BenchRecord, limit: float)
     Raises:
         NotComparableError: See `gate_baseline`.
     """
-    _check_comparable(baseline, now)
+    _refuse_differences(_setting(baseline), _setting(now))
     before = {(item.name, item.batch): item for item in baseline.measured}
-    rows = [_compare(before[item.name, item.batch], item, limit) for item in now.measured]
+    rows = []
+    for item in now.measured:
+        old = before[item.name, item.batch]
+        decision = decide_unpaired(old.samples_ms, item.samples_ms, limit)
+        rows.append(GateRow(item.name, item.batch, old.median_ms, item.median_ms, decision))
     notes = [
         f"The baseline was taken at {baseline.environment.get('taken_at', 'a time unknown')}: what"
         " the machine drifted since then is part of the ratio; --against OLD measures both now."
@@ -94,8 +80,7 @@ def _check_asked(
     baseline: BenchRecord,
     environment: Mapping[str, Any],
     names: Sequence[str],
-    batches: Sequence[int],
-    threads: int,
+    options: BenchOptions,
 ) -> None:
     """Finds before a measurement that it will not compare with a baseline.
 
@@ -106,38 +91,20 @@ def _check_asked(
     asked = {
         **_device(environment, baseline.measured),
         "networks": sorted(names),
-        "batches": sorted(set(batches)),
-        "threads": [threads],
+        "batches": sorted(set(options.batches)),
+        "threads": [options.threads],
     }
     _refuse_differences(before, asked)
 
 
-def _check_comparable(baseline: BenchRecord, now: BenchRecord) -> None:
-    """Finds that a measurement does not compare with a baseline.
-
-    Raises:
-        NotComparableError: See `gate_baseline`.
-    """
-    _refuse_differences(_setting(baseline), _setting(now))
-
-
 def _changes_between(baseline: BenchRecord, now: BenchRecord) -> list[str]:
     """Returns what may explain a difference: versions and settings that are not the same."""
-    before, after = (_changeable(record.environment) for record in (baseline, now))
-    versions = [_versions(record.measured) for record in (baseline, now)]
+    before, after = _changeable(baseline), _changeable(now)
     return [
-        f"{key}: {old} then, {new} now"
-        for key, old, new in (
-            *((key, before.get(key), after.get(key)) for key in sorted({*before, *after})),
-            ("runtime", *versions),
-        )
-        if old != new
+        f"{name}: {before.get(name)} then, {after.get(name)} now"
+        for name in sorted({*before, *after}, key=lambda name: (name == "runtime", name))
+        if before.get(name) != after.get(name)
     ]
-
-
-def _compare(before: Measured, now: Measured, limit: float) -> GateRow:
-    decision = decide_unpaired(before.samples_ms, now.samples_ms, limit)
-    return GateRow(now.name, now.batch, before.median_ms, now.median_ms, decision)
 
 
 def _setting(record: BenchRecord) -> dict[str, Any]:
@@ -159,26 +126,19 @@ def _device(environment: Mapping[str, Any], measured: Iterable[Measured]) -> dic
     """Returns what makes the device: the GPU only where something ran on it."""
     device = {key: environment.get(key) for key in (*_DEVICE, "power_mode")}
     if any(item.timing != WALL for item in measured):
-        device["GPU"] = _first_gpu(environment)
+        device["GPU"] = first_gpu(environment)
     return device
 
 
-def _first_gpu(environment: Mapping[str, Any]) -> str | None:
-    """Returns the GPU that CUDA takes first; None where a record does not tell."""
-    gpus = environment.get("gpus")
-    first = gpus[0] if isinstance(gpus, list) and gpus else None
-    return str(first.get("name")) if isinstance(first, Mapping) else None
-
-
 def _refuse_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    different = [
+    differences = [
         f"{key.replace('_', ' ')} was {_show(before.get(key))} and is {_show(value)}"
         for key, value in now.items()
         if before.get(key) != value and not (key in _LATER and not (before.get(key) and value))
     ]
-    if different:
+    if differences:
         raise NotComparableError(
-            f"Not comparable with the baseline: {', '.join(different)}; measure as the baseline"
+            f"Not comparable with the baseline: {', '.join(differences)}; measure as the baseline"
             " was, or save a new one with --save."
         )
 
@@ -189,18 +149,16 @@ def _show(value: object) -> str:
     return "unknown" if value is None else str(value)
 
 
-#: Settings of the machine that are told where they are not the same.
+#: Settings of the machine that may change: a note names those that did.
 _CHANGEABLE = ("governor", "gpu_driver", "cuda", "pinned_cores")
 
 
-def _changeable(environment: Mapping[str, Any]) -> dict[str, Any]:
-    libraries = environment.get("libraries")
+def _changeable(record: BenchRecord) -> dict[str, Any]:
+    libraries = record.environment.get("libraries")
     known = dict(libraries) if isinstance(libraries, Mapping) else {}
-    return {**known, **{key: environment.get(key) for key in _CHANGEABLE}}
-
-
-def _versions(measured: Iterable[Measured]) -> str:
-    return ", ".join(dict.fromkeys(item.runtime for item in measured))
+    settings = {key: record.environment.get(key) for key in _CHANGEABLE}
+    runtimes = ", ".join(dict.fromkeys(item.runtime for item in record.measured))
+    return {**known, **settings, "runtime": runtimes}
 
 
 def _without_version(runtime: str) -> str:

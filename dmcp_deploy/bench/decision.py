@@ -6,33 +6,37 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from dmcp_deploy.bench.ratio import FASTER, LEAST_DIFFERENCE, LEAST_ROUNDS, NOISY
+import numpy as np
+
+from dmcp_deploy.bench.ratio import (
+    FASTER,
+    LEAST_DIFFERENCE,
+    LEAST_ROUNDS,
+    NOISY,
+    RESAMPLE_SEED,
+    resampled_medians,
+)
 from dmcp_deploy.bench.timing import is_turned
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
 
 REGRESSION = "regression"
 WITHIN = "within the limit"
 
-#: Fewer loads than this say nothing about how loads differ; half of them in either order.
+#: Fewer loads than this do not show how much loads differ. In half of them the old network is
+#: loaded first.
 LEAST_LOADS = 8
 
-#: Where a network's memory lies moves it by up to 3% for as long as it stays loaded. A scatter
-#: below this, as logarithm, is luck: the interval is never drawn from a smaller one.
+#: The place of a network's memory changes its latency by up to 3% for as long as it stays loaded.
+#: If a few loads happen to scatter less than this (of the logarithms), the interval assumes this.
 _LEAST_SCATTER = 0.01
-#: Quantiles at 0.999 of Student's t with 6, 8, 10, ... degrees of freedom; the last is kept beyond.
-#: After every other load is a chance to err: the intervals hold at 99% over all of them together.
+#: Quantiles of Student's t at 0.999, for 6, 8, 10, ... degrees of freedom and the last for more.
+#: The decision may fall after every second load, and each is a chance to err: with 0.999 at each,
+#: all intervals together hold at 99%.
 _STUDENT = (
     *(5.208, 4.501, 4.144, 3.930, 3.787, 3.686, 3.610),
     *(3.552, 3.505, 3.467, 3.435, 3.408, 3.385),
 )
 _BLOCKS = 8
-_RESAMPLES = 1000
-_RESAMPLE_SEED = 0
 
 #: One load of both networks: samples of the old and of the new one, round by round.
 Load = tuple[Sequence[float], Sequence[float]]
@@ -107,13 +111,14 @@ def decide_unpaired(before_ms: Sequence[float], now_ms: Sequence[float], limit: 
         now_ms: Samples of the second.
         limit: Slowdown that is allowed: 0.05 for 5%.
     """
-    import numpy as np
-
     ratio = statistics.median(now_ms) / statistics.median(before_ms)
     if min(len(before_ms), len(now_ms)) < LEAST_ROUNDS:
         return Decision(ratio, 0.0, math.inf, NOISY)
-    rng = np.random.default_rng(_RESAMPLE_SEED)
-    before, now = (_resampled_medians(samples, rng) for samples in (before_ms, now_ms))
+    rng = np.random.default_rng(RESAMPLE_SEED)
+    before, now = (
+        resampled_medians(samples, _BLOCKS, math.ceil(len(samples) / _BLOCKS), rng)
+        for samples in (before_ms, now_ms)
+    )
     low, high = (float(end) for end in np.percentile(now / before, (0.5, 99.5)))
     low = min(low, ratio * (1 - LEAST_DIFFERENCE))
     high = max(high, ratio * (1 + LEAST_DIFFERENCE))
@@ -146,19 +151,3 @@ def _verdict(low: float, high: float, limit: float) -> str:
     if high < 1 - LEAST_DIFFERENCE:
         return FASTER
     return WITHIN if high < 1 + limit else NOISY
-
-
-def _resampled_medians(
-    samples_ms: Sequence[float], rng: np.random.Generator
-) -> npt.NDArray[np.float64]:
-    import numpy as np
-
-    values = np.asarray(samples_ms, dtype=np.float64)
-    count = len(values)
-    within = np.arange(math.ceil(count / _BLOCKS))
-    medians = np.empty(_RESAMPLES)
-    for i in range(_RESAMPLES):
-        starts = rng.integers(count, size=_BLOCKS)
-        chosen = (starts[:, None] + within).ravel()[:count] % count
-        medians[i] = np.median(values[chosen])
-    return medians

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +19,15 @@ from dmcp_deploy.bench.decision import (
     decide_by_loads,
 )
 from dmcp_deploy.bench.lineup import Image, Lineup
-from dmcp_deploy.bench.measure import check_request, line_up
+from dmcp_deploy.bench.measure import line_up
 from dmcp_deploy.bench.ratio import NOISY
 from dmcp_deploy.bench.record import BenchRecord, Measured
 from dmcp_deploy.bench.timing import is_turned, time_interleaved
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.options.measure import BenchOptions
 from dmcp_deploy.progress import NO_PROGRESS, Progress
 from dmcp_deploy.runtimes.sampler import Sampler
+from dmcp_deploy.text_table import columns
 
 #: Most seconds for each batch size, loading included; a clear case takes a quarter of it.
 GATE_SECONDS = 4.0
@@ -105,13 +107,8 @@ def gate_against(
     old: tuple[str, Path | Artifact],
     new: tuple[str, Path | Artifact],
     limit: float,
+    options: BenchOptions,
     *,
-    batches: Sequence[int],
-    threads: int,
-    runtime: str = "onnxruntime",
-    seconds: float = GATE_SECONDS,
-    graph: bool | None = None,
-    transfers: bool = False,
     progress: Progress = NO_PROGRESS,
 ) -> GateResult:
     """Returns whether a network is slower than an older one, both measured now, interleaved.
@@ -123,20 +120,15 @@ def gate_against(
         old: Name and file, or artifact, of the network to compare with.
         new: Those of the network that is judged; another name.
         limit: Slowdown that is allowed: 0.05 for 5%.
-        batches: Images per call.
-        threads: Threads on a CPU, each pinned with a core; 0 leaves both to the runtime.
-        runtime: What runs ONNX files: "onnxruntime" or "openvino".
-        seconds: Most time for each batch size, loading included; eight loads are always made.
-        graph: Whether a GPU runs a CUDA graph; None for engines where the CUDA library can.
-        transfers: Whether a GPU's images and logits are copied within the time.
+        options: How to measure; the seconds are the most for each batch size, loading included,
+            and eight loads are always made.
         progress: Told of every batch size that is judged.
 
     Raises:
         DmcpError: As `measure_artifacts` does.
     """
-    artifacts = dict((old, new))
-    check_request(artifacts, batches, seconds)
-    lineup = line_up(artifacts, runtime, threads, graph, transfers)
+    batches = options.batches
+    lineup = line_up(dict((old, new)), options)
     ready = lineup.check(batches)
     rows: list[GateRow] = []
     measured: list[Measured] = []
@@ -145,7 +137,7 @@ def gate_against(
         lineup.watched(ready, batches) as environment,
     ):
         for batch in dict.fromkeys(batches):
-            race = Race(_opened(lineup, ready.image, batch), seconds)
+            race = Race(_opened(lineup, ready.image, batch), options.seconds)
             decision = decide_by_loads(race.loads(), limit)
             pair = ready.measured(batch, {old[0]: race.old_ms, new[0]: race.new_ms})
             rows.append(GateRow(new[0], batch, pair[0].median_ms, pair[1].median_ms, decision))
@@ -158,14 +150,14 @@ def gate_against(
 
 def format_gate(result: GateResult) -> str:
     """Returns what a gate found as a plain text table, and how to read it."""
-    cells = [_HEAD, *(_cells(row) for row in result.rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [_line(row, widths) for row in cells]
-    lines.append(f"Allowed is a slowdown of {result.limit * 100:g}%; intervals are of 99%.")
-    lines += result.notes
-    if result.is_noisy:
-        lines.append(noise_advice(result.record))
-    return "\n".join(lines)
+    return "\n".join(
+        [
+            columns([_HEAD, *map(_cells, result.rows)], right=(1, 2, 3, 4)),
+            f"Allowed is a slowdown of {result.limit * 100:g}%; intervals are of 99%.",
+            *result.notes,
+            *([noise_advice(result.record)] if result.is_noisy else []),
+        ]
+    )
 
 
 class Race:
@@ -188,24 +180,24 @@ class Race:
         is freed is taken again, so that turns of two could leave either network in the same
         place load after load. Between two loads nothing stays loaded.
         """
-        start, made = time.perf_counter(), 0
-        while made < LEAST_LOADS or made % 2 or self._has_time(start, made):
-            old_ms, new_ms = self._measure(new_first=is_turned(made))
+        start, count = time.perf_counter(), 0
+        while count < LEAST_LOADS or count % 2 or self._has_time(start, count):
+            old_ms, new_ms = self._measure(new_first=is_turned(count))
             self.old_ms += old_ms
             self.new_ms += new_ms
-            made += 1
+            count += 1
             yield old_ms, new_ms
 
-    def _has_time(self, start: float, made: int) -> bool:
+    def _has_time(self, start: float, count: int) -> bool:
         """Returns whether another pair of loads ends in time, if it takes as long as the others."""
         elapsed = time.perf_counter() - start
-        return elapsed * (made + 2) / made <= self._seconds
+        return elapsed * (count + 2) / count <= self._seconds
 
     def _measure(self, new_first: bool) -> Load:
         start = time.perf_counter()
         with self._opened(new_first) as (old, new):
             load_s = time.perf_counter() - start
-            # As long as the loading takes, so that half the time is measuring, if eight still fit.
+            # Measure for as long as loading took, unless fewer than eight loads would then fit.
             part_s = max(_PART_S, min(load_s, self._seconds / LEAST_LOADS - load_s))
             samples = time_interleaved({"old": old, "new": new}, seconds=part_s, warmup_s=_WARMUP_S)
         return samples["old"], samples["new"]
@@ -222,18 +214,8 @@ def _opened(lineup: Lineup, image: Image, batch: int) -> Opened:
 
 
 def _cells(row: GateRow) -> tuple[str, ...]:
-    found = row.decision
-    return (
-        row.name,
-        str(row.batch),
-        f"{row.before_ms:.3f}",
-        f"{row.now_ms:.3f}",
-        f"{found.ratio:.3f} [{found.low:.3f}, {found.high:.3f}]",
-        found.verdict,
-    )
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    name, *numbers, verdict = cells
-    padded = [cell.rjust(width) for cell, width in zip(numbers, widths[1:-1], strict=True)]
-    return "  ".join([name.ljust(widths[0]), *padded, verdict])
+    decision = row.decision
+    interval = f"[{decision.low:.3f}, {decision.high:.3f}]"
+    times = (f"{row.before_ms:.3f}", f"{row.now_ms:.3f}")
+    ratio = f"{decision.ratio:.3f} {interval}"
+    return (row.name, str(row.batch), *times, ratio, decision.verdict)

@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from dmcp_deploy.artifact import digest_file
 from dmcp_deploy.bench.artifacts import Artifact
 from dmcp_deploy.bench.record import Measured
@@ -19,7 +22,7 @@ from dmcp_deploy.runtimes.sampler import WALL, Clock, Sampler, make_sampler
 from dmcp_deploy.runtimes.session import Session
 
 _IMAGE_SEED = 0
-#: So long a GPU works before its clocks are read: idle ones say nothing.
+#: A GPU is kept busy for this long before its clocks are read: those of an idle GPU are low.
 _SETTLE_S = 0.2
 
 Image = tuple[int, int, int]
@@ -45,8 +48,8 @@ class Ready:
     def measured(self, batch: int, samples: Mapping[str, Sequence[float]]) -> list[Measured]:
         """Returns the samples at a batch size, by name, with what is known of the networks."""
         return [
-            Measured(**self.known[name, batch], samples_ms=tuple(found))
-            for name, found in samples.items()
+            Measured(**self.known[name, batch], samples_ms=tuple(samples_ms))
+            for name, samples_ms in samples.items()
         ]
 
 
@@ -74,9 +77,9 @@ class Lineup:
         for batch in dict.fromkeys(batches):
             key = tuple(item.at_batch(batch) for item in self.artifacts.values())
             groups.setdefault(key, []).append(batch)
-        found = [self._check(group) for group in groups.values()]
-        known = {key: fields for part in found for key, fields in part.known.items()}
-        ready = Ready(found[0].image, known)
+        parts = [self._check(group) for group in groups.values()]
+        known = {key: fields for part in parts for key, fields in part.known.items()}
+        ready = Ready(parts[0].image, known)
         if self.clock.is_asked and not ready.with_gpu:
             runtime = next(iter(known.values()))["runtime"]
             raise DmcpError(
@@ -91,7 +94,7 @@ class Lineup:
     ) -> Iterator[dict[str, Sampler]]:
         """Yields how each network is timed at a batch size, all loaded in either order."""
         with self._sessions(batch, last_first) as sessions:
-            yield self._samplers(sessions, image, batch)
+            yield self._samplers(sessions, random_images(image, batch))
 
     @contextlib.contextmanager
     def watched(self, ready: Ready, batches: Sequence[int]) -> Iterator[dict[str, Any]]:
@@ -122,26 +125,22 @@ class Lineup:
             for name, session in sessions.items():
                 _check_batches(name, session, batches)
             image = _common_image(sessions)
-            samplers = self._samplers(sessions, image, batches[0])
-            told = {
+            samplers = self._samplers(sessions, random_images(image, batches[0]))
+            as_run = {
                 name: {"runtime": session.runtime, "timing": samplers[name].timing}
                 for name, session in sessions.items()
             }
         files = {name: _describe(name, item, batches[0]) for name, item in self.artifacts.items()}
         known = {
-            (name, batch): {**files[name], **told[name], "batch": batch, "threads": self.threads}
+            (name, batch): {**files[name], **as_run[name], "batch": batch, "threads": self.threads}
             for batch in batches
             for name in self.artifacts
         }
         return Ready(image, known)
 
     def _samplers(
-        self, sessions: Mapping[str, Session], image: Image, batch: int
+        self, sessions: Mapping[str, Session], images: npt.NDArray[np.float32]
     ) -> dict[str, Sampler]:
-        import numpy as np
-
-        rng = np.random.default_rng(_IMAGE_SEED)
-        images = rng.standard_normal((batch, *image), dtype=np.float32)
         return {
             name: make_sampler(session, images, self.clock) for name, session in sessions.items()
         }
@@ -156,6 +155,12 @@ class Lineup:
                 for name in names
             }
             yield {name: sessions[name] for name in self.artifacts}
+
+
+def random_images(image: Image, batch: int) -> npt.NDArray[np.float32]:
+    """Returns the images that networks are timed on, [N, C, H, W]: always the same noise."""
+    rng = np.random.default_rng(_IMAGE_SEED)
+    return rng.standard_normal((batch, *image), dtype=np.float32)
 
 
 def _describe(name: str, artifact: Artifact, batch: int) -> dict[str, Any]:
@@ -196,9 +201,9 @@ def _common_image(sessions: Mapping[str, Session]) -> Image:
 
 def _check_batches(name: str, session: Session, batches: Sequence[int]) -> None:
     fixed = session.input_shape[0]
-    odd = [batch for batch in batches if fixed not in (None, batch)]
-    if odd:
+    others = [batch for batch in batches if fixed not in (None, batch)]
+    if others:
         raise DmcpError(
             f"{name} ({session.path}) has the fixed batch size {fixed} and cannot be measured at"
-            f" {odd[0]}: measure at {fixed}, or export it with an open batch size."
+            f" {others[0]}: measure at {fixed}, or export it with an open batch size."
         )

@@ -7,6 +7,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 FASTER = "faster"
 SLOWER = "slower"
 SAME = "no difference"
@@ -19,8 +22,8 @@ WIDEST_EQUALITY = 0.05
 #: Fewer rounds than this say nothing.
 LEAST_ROUNDS = 10
 
+RESAMPLE_SEED = 0
 _RESAMPLES = 1000
-_RESAMPLE_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -60,19 +63,32 @@ def _interval(ratios: Sequence[float]) -> tuple[float, float]:
     Blocks of n^(1/3) neighbouring rounds keep together what a disturbance hit together; single
     rounds would make the interval too narrow.
     """
-    import numpy as np
-
-    values = np.asarray(ratios, dtype=np.float64)
-    count = len(values)
-    block = math.ceil(count ** (1 / 3))
-    rng = np.random.default_rng(_RESAMPLE_SEED)
-    medians = np.empty(_RESAMPLES)
-    for i in range(_RESAMPLES):
-        starts = rng.integers(count, size=math.ceil(count / block))
-        chosen = (starts[:, None] + np.arange(block)).ravel()[:count] % count
-        medians[i] = np.median(values[chosen])
+    length = math.ceil(len(ratios) ** (1 / 3))
+    blocks = math.ceil(len(ratios) / length)
+    medians = resampled_medians(ratios, blocks, length, np.random.default_rng(RESAMPLE_SEED))
     low, high = np.percentile(medians, (2.5, 97.5))
     return float(low), float(high)
+
+
+def resampled_medians(
+    samples: Sequence[float], blocks: int, length: int, rng: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """Returns the medians of as many values as there are, drawn in blocks, again and again.
+
+    Args:
+        samples: The values, in the order in which they were taken.
+        blocks: How many blocks are drawn, each from a random place on; the end meets the start.
+        length: Neighbouring values in each.
+        rng: Draws the places.
+    """
+    values = np.asarray(samples, dtype=np.float64)
+    count, within = len(values), np.arange(length)
+    medians = np.empty(_RESAMPLES)
+    for i in range(_RESAMPLES):
+        starts = rng.integers(count, size=blocks)
+        drawn = (starts[:, None] + within).ravel()[:count] % count
+        medians[i] = np.median(values[drawn])
+    return medians
 
 
 def _verdict(low: float, high: float, rounds: int) -> str:

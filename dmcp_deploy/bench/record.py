@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dmcp_deploy.artifact import read_artifact, well_formed, write_artifact
+from dmcp_deploy.artifact import LATER, decode, encode, read_artifact, well_formed, write_artifact
 from dmcp_deploy.bench.ratio import latency_ratio
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.registry import ENGINE_RUNTIMES
@@ -50,9 +50,9 @@ class Measured:
     threads: int
     samples_ms: tuple[float, ...]
     timing: str = WALL
-    precision: str | None = None
-    weight_bytes: int | None = None
-    file_bytes: int | None = None
+    precision: str | None = field(default=None, metadata=LATER)
+    weight_bytes: int | None = field(default=None, metadata=LATER)
+    file_bytes: int | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         if not self.samples_ms:
@@ -116,13 +116,13 @@ class BenchRecord:
 
     Attributes:
         measured: Every network at every batch size.
-        environment: The machine and the libraries (see `bench.environment`).
+        environment: The machine and the libraries (see `machine.environment`).
         input_shape: (C, H, W).
     """
 
     measured: tuple[Measured, ...]
     environment: Mapping[str, Any]
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, int, int] = field(metadata={"json": "input"})
 
     def __post_init__(self) -> None:
         if not self.measured:
@@ -148,22 +148,17 @@ class BenchRecord:
         Raises:
             DmcpError: Nothing was.
         """
-        found = [item for item in self.measured if item.batch == batch]
-        if not found:
-            known = ", ".join(str(b) for b in self.batches)
+        networks = [item for item in self.measured if item.batch == batch]
+        if not networks:
+            known = ", ".join(map(str, self.batches))
             raise DmcpError(f"The record holds no batch {batch}; it holds {known}.")
-        return found
+        return networks
 
     def save(self, path: Path) -> None:
         """Writes the record as JSON, all samples included."""
-        content = {
-            "input": list(self.input_shape),
-            "environment": dict(self.environment),
-            "measured": [
-                {**vars(item), "samples_ms": list(item.samples_ms)} for item in self.measured
-            ],
-        }
-        write_artifact(path, KIND, content)
+        # The samples come last, where they hide nothing.
+        head = {"input": self.input_shape, "environment": self.environment}
+        write_artifact(path, KIND, {**head, **encode(self)})
 
     @classmethod
     def load(cls, path: Path) -> BenchRecord:
@@ -175,9 +170,8 @@ class BenchRecord:
         """
         content = read_artifact(path, KIND)
         with well_formed(f"The latency record {path}"):
-            channels, height, width = (int(n) for n in content["input"])
-            measured = tuple(_measured(item) for item in content["measured"])
-            return cls(measured, dict(content["environment"]), (channels, height, width))
+            measured = [{**_timing_of_old(item), **item} for item in content["measured"]]
+            return decode(cls, {**content, "measured": measured})
 
 
 @dataclass(frozen=True)
@@ -205,6 +199,17 @@ class Comparison:
     verdict: str
 
 
+def compared(record: BenchRecord) -> list[tuple[Measured, Comparison | None]]:
+    """Returns every network, each with its comparison with the first at its batch size.
+
+    The first ones have None.
+    """
+    pairs: list[tuple[Measured, Comparison | None]] = []
+    for batch in record.batches:
+        pairs += zip(record.at_batch(batch), (None, *compare(record, batch)), strict=True)
+    return pairs
+
+
 def compare(record: BenchRecord, batch: int) -> list[Comparison]:
     """Returns every network but the first against the first, at one batch size.
 
@@ -230,45 +235,10 @@ def _compare_two(base: Measured, item: Measured) -> Comparison:
     )
 
 
-def _measured(content: Mapping[str, Any]) -> Measured:
-    runtime = str(content["runtime"])
-    precision = content.get("precision")
-    # The first release timed engines with transfers, and did not say so.
-    usual = WALL_TRANSFERS if runtime.startswith(ENGINE_RUNTIMES) else WALL
-    return Measured(
-        name=str(content["name"]),
-        path=str(content["path"]),
-        digest=str(content["digest"]),
-        macs=_whole(content, "macs"),
-        params=_whole(content, "params"),
-        batch=_whole(content, "batch"),
-        runtime=runtime,
-        threads=_whole(content, "threads"),
-        samples_ms=_samples(content),
-        timing=str(content.get("timing", usual)),
-        precision=None if precision is None else str(precision),
-        weight_bytes=_size(content, "weight_bytes"),
-        file_bytes=_size(content, "file_bytes"),
-    )
-
-
-def _whole(content: Mapping[str, Any], name: str) -> int:
-    value = content[name]
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name!r}: {value!r}")
-    return value
-
-
-def _size(content: Mapping[str, Any], name: str) -> int | None:
-    return None if content.get(name) is None else _whole(content, name)
-
-
-def _samples(content: Mapping[str, Any]) -> tuple[float, ...]:
-    values = content["samples_ms"]
-    # A string's characters might pass for samples.
-    if not isinstance(values, list):
-        raise TypeError(f"'samples_ms': {type(values).__name__}")
-    return tuple(float(value) for value in values)
+def _timing_of_old(content: Mapping[str, Any]) -> dict[str, str]:
+    """Returns how the first release timed, which did not say so: engines with transfers."""
+    of_engine = content["runtime"].startswith(ENGINE_RUNTIMES)
+    return {"timing": WALL_TRANSFERS if of_engine else WALL}
 
 
 def _percentile(samples: tuple[float, ...], share: float) -> float:

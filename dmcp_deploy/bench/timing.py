@@ -49,7 +49,10 @@ def time_interleaved(
             f"The measuring time is {seconds} s and the warm-up {warmup_s} s:"
             " the first must be above zero and the second not below."
         )
-    takes = {name: _sampler(call).sample_ms for name, call in calls.items()}
+    takes = {
+        name: (call if isinstance(call, Sampler) else by_wall(call)).sample_ms
+        for name, call in calls.items()
+    }
     samples: dict[str, list[float]] = {name: [] for name in calls}
     with _no_garbage_collection():
         warm_up(takes.values(), warmup_s)
@@ -67,15 +70,11 @@ def is_turned(number: int) -> bool:
 def warm_up(calls: Collection[Callable[[], object]], seconds: float) -> None:
     """Makes all calls in turn until the time is over, and twice at least."""
     end = time.perf_counter() + seconds
-    made = 0
-    while made < _LEAST_WARMUPS or time.perf_counter() < end:
+    rounds = 0
+    while rounds < _LEAST_WARMUPS or time.perf_counter() < end:
         for call in calls:
             call()
-        made += 1
-
-
-def _sampler(call: Callable[[], object] | Sampler) -> Sampler:
-    return call if isinstance(call, Sampler) else by_wall(call)
+        rounds += 1
 
 
 def _rounds(
@@ -84,10 +83,9 @@ def _rounds(
     """Yields the order of each round until the time is over, in pairs."""
     rng = Random(_ORDER_SEED)
     pair = 0
-    whole = math.ceil(seconds)
-    told = 0
+    total, told = math.ceil(seconds), 0
     start = time.perf_counter()
-    with progress.task(title, total=whole, unit="s") as bar:
+    with progress.task(title, total=total, unit="s") as bar:
         elapsed = 0.0
         while elapsed < seconds:
             if pair % 2:
@@ -98,7 +96,7 @@ def _rounds(
             yield list(names)
             yield names[::-1]
             elapsed = time.perf_counter() - start
-            while told < whole and (told + 1 <= elapsed or elapsed >= seconds):
+            while told < total and (told + 1 <= elapsed or elapsed >= seconds):
                 told += 1
                 bar.advance()
 

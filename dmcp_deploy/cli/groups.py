@@ -7,13 +7,11 @@ from typing import Any
 
 import click
 
-from dmcp_deploy.cli.launch import begin_launched, is_first, is_launched, refuse
+from dmcp_deploy.cli.launch import WORDS, begin_launched, refuse
 from dmcp_deploy.errors import DmcpError, Interrupted, LostPeerError
 from dmcp_deploy.extras import missing_library
+from dmcp_deploy.machine.launched import is_first, is_launched
 from dmcp_deploy.registry import near_matches
-
-#: Where a context keeps the command line's words.
-WORDS = "dmcp_deploy.words"
 
 
 class Commands(click.Group):

@@ -4,49 +4,44 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import click
+
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.extras import require
+from dmcp_deploy.machine.launched import is_launched
+from dmcp_deploy.options.run import LaunchOptions
+
+#: Where a context keeps the command line's words.
+WORDS = "dmcp_deploy.words"
 
 #: Names, for the processes that are started, the file in which one says why it cannot go on.
 _REFUSAL = "DMCP_DEPLOY_REFUSAL"
 
 
-def launch_on_gpus(words: Sequence[str], gpus: int, max_restarts: int, device: str) -> int:
-    """Runs a command line in one process for each GPU; returns its exit code.
+def share_work(options: LaunchOptions, device: str) -> None:
+    """Ends a command that --gpus N asks for in N processes, once those have done its work.
 
     Args:
-        words: The command line's words behind the program's name.
-        gpus: How many of this machine's GPUs.
-        max_restarts: How often all start again, from the last checkpoint, after one was lost.
+        options: In how many processes.
         device: The command's --device.
 
     Raises:
         DmcpError: There are not so many GPUs, or the command ends in an error.
+        click.exceptions.Exit: The processes have done the work.
     """
-    require("torch")
-    if device not in ("auto", "cuda"):
-        raise DmcpError(
-            f"--gpus {gpus} gives every process a GPU of its own: leave out --device {device}."
-        )
-    import torch
-
-    found = torch.cuda.device_count()
-    if gpus > found:
-        raise DmcpError(
-            f"--gpus {gpus} asks for more than the {found} CUDA devices that torch finds: take"
-            f" fewer, or share the work of CPUs by torchrun --nproc-per-node {gpus} -m dmcp_deploy"
-            " with the same command."
-        )
-    return launch(words, gpus, max_restarts)
+    if options.gpus is None or is_launched():
+        check_launched(options.gpus)
+        return
+    _check_gpus(options.gpus, device)
+    ctx = click.get_current_context()
+    ctx.exit(launch(ctx.meta[WORDS], options.gpus, options.max_restarts))
 
 
 def launch(words: Sequence[str], processes: int, max_restarts: int) -> int:
@@ -64,6 +59,8 @@ def launch(words: Sequence[str], processes: int, max_restarts: int) -> int:
         DmcpError: The command ends in an error, or a process was lost once too often.
         KeyboardInterrupt: SIGINT has come.
     """
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="dmcp-deploy-") as folder:
         refusal = Path(folder) / "refusal.json"
         os.environ[_REFUSAL] = str(refusal)
@@ -78,16 +75,6 @@ def launch(words: Sequence[str], processes: int, max_restarts: int) -> int:
         if refusal.exists():
             raise DmcpError(json.loads(refusal.read_text(encoding="utf-8")))
     return code
-
-
-def is_launched() -> bool:
-    """Returns whether a launcher has started this process as one of several."""
-    return "WORLD_SIZE" in os.environ and "RANK" in os.environ
-
-
-def is_first() -> bool:
-    """Returns whether this process runs alone, or is the first of those launched."""
-    return not is_launched() or os.environ["RANK"] == "0"
 
 
 def check_launched(gpus: int | None) -> None:
@@ -131,7 +118,26 @@ def refuse(sentence: str) -> bool:
     return True
 
 
+def _check_gpus(gpus: int, device: str) -> None:
+    require("torch")
+    if device not in ("auto", "cuda"):
+        raise DmcpError(
+            f"--gpus {gpus} gives every process a GPU of its own: leave out --device {device}."
+        )
+    import torch
+
+    found = torch.cuda.device_count()
+    if gpus > found:
+        raise DmcpError(
+            f"--gpus {gpus} asks for more than the {found} CUDA devices that torch finds: take"
+            f" fewer, or share the work of CPUs by torchrun --nproc-per-node {gpus} -m dmcp_deploy"
+            " with the same command."
+        )
+
+
 def _run(words: Sequence[str], processes: int, max_restarts: int) -> int:
+    import logging
+
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

@@ -2,45 +2,76 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import os
-from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Annotated
 
 import click
 from click.core import ParameterSource
 
 from dmcp_deploy import __version__
 from dmcp_deploy.cli.groups import Commands
-from dmcp_deploy.cli.options import (
-    COMPUTE_KEYS,
-    batch_sizes,
-    bench_options,
-    bench_options_for,
-    calibration_option,
-    classes_option,
-    compare_options,
-    compute_of,
-    compute_options,
-    data_options,
-    engine_options,
-    fixed_batch,
-    gpu_options,
-    launch_options,
-    library_options,
-    model_options,
-    names_in,
-    search_options,
-)
+from dmcp_deploy.cli.launch import share_work
+from dmcp_deploy.cli.options import But, PrintOptions, takes_options
 from dmcp_deploy.cli.plan import plan_commands
 from dmcp_deploy.cli.table import table_commands
+from dmcp_deploy.machine.launched import is_first
+from dmcp_deploy.options.compare import COMPARE_SECONDS, CompareOptions
+from dmcp_deploy.options.declare import option
+from dmcp_deploy.options.export import BuildOptions, ExportOptions
+from dmcp_deploy.options.measure import MAX_REGRESS, BenchOptions
+from dmcp_deploy.options.network import ModelOption, NetworkOptions
+from dmcp_deploy.options.run import Compute, LaunchOptions, RunOptions, Target
+from dmcp_deploy.progress import TerminalProgress
 from dmcp_deploy.rundir.stages import EXPORT, SLICE, TRAIN
 
-if TYPE_CHECKING:
-    pass
+_FOR_GPUS = ("graph", "transfers", "precision")
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+@dataclass(frozen=True)
+class PruneEngines:
+    """Engines at the end of `prune`."""
+
+    engine: str | None = option(None, help="Build engines as well: tensorrt, tensorrt-rtx or auto.")
+    engine_precision: tuple[str, ...] = option(("fp16",), help="As in fp16,int8.")
+    gpu_arch: tuple[str, ...] = option((), help="RTX: GPUs to build for, as in sm86,sm89.")
+
+
+@dataclass(frozen=True)
+class BenchOutput:
+    """What `bench` shows and keeps, and what it compares with."""
+
+    wide: bool = option(False, help="Show all columns.")
+    layers: bool = option(False, help="Then profile every layer, at the first of the batch sizes.")
+    save: Path | None = option(None, help="Write the record here as well.")
+    baseline: Path | None = option(
+        None, help="Gate: compare with this record, saved earlier on this machine."
+    )
+    against: Path | None = option(
+        None,
+        help="Gate: compare with this older artifact, measured now as well; 4 seconds at most.",
+    )
+    max_regress: str | None = option(
+        None, help=f"Gate: the slowdown that is allowed; {MAX_REGRESS} if not given."
+    )
+    strict: bool = option(False, help="Gate: too noisy to tell is an error, exit code 1.")
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What `report` writes."""
+
+    out: Path | None = option(None, help="The file to write.")
+    form: str = option("html", flag="--format", help="html, md or json.")
+
+
+@dataclass(frozen=True)
+class CountedPlan:
+    """Where `flops` counts."""
+
+    plan: Path | None = option(None, help="Count at this plan's widths.")
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -54,57 +85,49 @@ def main() -> None:
 
 
 @main.command()
-@model_options
-@search_options
-@bench_options
-@compute_options
-@click.option("--engine", help="Build engines as well: tensorrt, tensorrt-rtx or auto.")
-@click.option("--engine-precision", default="fp16", show_default=True, help="As in fp16,int8.")
-@launch_options
+@takes_options
 def prune(
-    batches: str,
-    threads: int,
-    seconds: float,
-    runtime: str,
-    engine: str | None,
-    engine_precision: str,
-    **options: Any,
+    target: Target,
+    options: RunOptions,
+    measured: Annotated[BenchOptions, But(*_FOR_GPUS)],
+    compute: Compute,
+    engines: PruneEngines,
+    launch: LaunchOptions,
 ) -> None:
     """Search, slice, train, export and measure: the whole chain.
 
     Run again on the same --out, it continues at the first thing that is missing.
     """
+    share_work(launch, compute.device)
     from dmcp_deploy.run import api, summary
     from dmcp_deploy.run.budgets import for_each_budget
 
-    sizes = batch_sizes(batches)
-    engines = {"runtime": engine, "precisions": names_in(engine_precision), "batches": sizes}
-    runs = for_each_budget(
-        api.prune,
-        bench_options={
-            "batches": sizes,
-            "threads": threads,
-            "seconds": seconds,
-            "runtime": runtime,
-        },
-        engine_options=engines if engine else None,
-        **library_options(options),
-    )
-    for run in runs:
+    built = None
+    if engines.engine:
+        built = BuildOptions(
+            engines.engine,
+            engines.engine_precision,
+            measured.batches,
+            gpu_archs=engines.gpu_arch,
+        )
+    chain = functools.partial(api.prune, bench_options=measured, engine_options=built)
+    for run in for_each_budget(
+        chain, target.model, target.flops, out=target.out, options=options, compute=compute
+    ):
         _print(summary.summarize(run))
 
 
 @main.command()
-@model_options
-@search_options
-@compute_options
-@launch_options
-def search(**options: Any) -> None:
+@takes_options
+def search(target: Target, options: RunOptions, compute: Compute, launch: LaunchOptions) -> None:
     """Search the channel plan of a network for a budget."""
+    share_work(launch, compute.device)
     from dmcp_deploy.run import api, summary
     from dmcp_deploy.run.budgets import for_each_budget
 
-    for run in for_each_budget(api.search, **library_options(options)):
+    for run in for_each_budget(
+        api.search, target.model, target.flops, out=target.out, options=options, compute=compute
+    ):
         _print(summary.summarize(run))
         _print(str(run.file("plan.json")))
 
@@ -114,12 +137,12 @@ _run_argument = click.argument("run_dir", type=click.Path(path_type=Path))
 
 @main.command("slice")
 @_run_argument
-@compute_options
-def slice_command(run_dir: Path, **options: Any) -> None:
+@takes_options
+def slice_command(run_dir: Path, compute: Annotated[Compute, But("supernet")]) -> None:
     """Slice a run's full network by its plan; prove both equal."""
     from dmcp_deploy.run import api
 
-    run = api.slice(run_dir, compute=compute_of(options))
+    run = api.slice(run_dir, compute=compute)
     parity = run.figures(SLICE)["parity"]["max_rel"]
     _print(f"The supernet at these widths and the sliced network differ by {parity:.1e}.")
     _print(str(run.file("sliced.safetensors")))
@@ -127,38 +150,29 @@ def slice_command(run_dir: Path, **options: Any) -> None:
 
 @main.command()
 @_run_argument
-@compute_options
-@launch_options
-def train(run_dir: Path, **options: Any) -> None:
+@takes_options
+def train(
+    run_dir: Path, compute: Annotated[Compute, But("supernet")], launch: LaunchOptions
+) -> None:
     """Train a run's pruned network."""
+    share_work(launch, compute.device)
     from dmcp_deploy.run import api
 
-    run = api.train(run_dir, compute=compute_of(options))
+    run = api.train(run_dir, compute=compute)
     _print(f"top-1 {run.figures(TRAIN)['accuracy']['top1']:.2%}")
     _print(str(run.file("dense.safetensors")))
 
 
 @main.command()
 @_run_argument
-@click.option("--batch", default="dynamic", show_default=True, help="A number, or dynamic.")
-@click.option("--opset", default=20, show_default=True, help="ONNX operator set.")
-@click.option("--precision", default="", help="Also convert to and judge: fp32,fp16,bf16,int8,fp8.")
-@calibration_option
-@compute_options
+@takes_options
 def export(
-    run_dir: Path, batch: str, opset: int, precision: str, calibration: int, **options: Any
+    run_dir: Path, options: ExportOptions, compute: Annotated[Compute, But("supernet")]
 ) -> None:
     """Export a run's pruned and full network to ONNX; check them in ONNX Runtime."""
     from dmcp_deploy.run import api, summary
 
-    run = api.export(
-        run_dir,
-        batch=fixed_batch(batch),
-        opset=opset,
-        precisions=names_in(precision),
-        calibration=calibration,
-        compute=compute_of(options),
-    )
+    run = api.export(run_dir, options=options, compute=compute)
     parity = run.figures(EXPORT)["model"]["parity"]["max_rel"]
     _print(f"ONNX Runtime and torch differ by {parity:.1e}.")
     for line in summary.precision_lines(run):
@@ -168,19 +182,11 @@ def export(
 
 @main.command()
 @click.argument("source", type=click.Path(path_type=Path))
-@engine_options
-@click.option(
-    "--calibration", type=int, help="Images INT8 and FP8 are calibrated on; 64 if not done before."
-)
-@data_options
+@takes_options
 def engine(
     source: Path,
-    precision: str,
-    batch: str,
-    dynamic_batch: str | None,
-    gpu_arch: str,
-    calibration: int | None,
-    **options: Any,
+    options: BuildOptions,
+    compute: Annotated[Compute, But("checkpoint_s", "tensorboard", "supernet")],
 ) -> None:
     """Build TensorRT engines of an ONNX file, or of a run's pruned network.
 
@@ -189,51 +195,16 @@ def engine(
     """
     from dmcp_deploy.run import api, summary
 
-    engines = api.engine(
-        source,
-        precisions=names_in(precision),
-        batches=batch_sizes(batch),
-        dynamic_batch=batch_sizes(dynamic_batch, "--dynamic-batch") if dynamic_batch else None,
-        gpu_archs=names_in(gpu_arch),
-        calibration=calibration,
-        compute=compute_of(options),
-        **{key: value for key, value in options.items() if key not in COMPUTE_KEYS},
-    )
-    for path in engines:
+    for path in api.engine(source, options=options, compute=compute):
         _print(summary.engine_line(path))
 
 
 @main.command()
 @click.argument("artifacts", nargs=-1, required=True, type=click.Path(path_type=Path))
-@bench_options
-@gpu_options
-@click.option("--wide", is_flag=True, help="Show all columns.")
-@click.option(
-    "--layers", is_flag=True, help="Then profile every layer, at the first of the batch sizes."
-)
-@click.option("--save", type=click.Path(path_type=Path), help="Write the record here as well.")
-@click.option(
-    "--baseline",
-    type=click.Path(path_type=Path),
-    help="Gate: compare with this record, saved earlier on this machine.",
-)
-@click.option(
-    "--against",
-    type=click.Path(path_type=Path),
-    help="Gate: compare with this older artifact, measured now as well; 4 seconds at most.",
-)
-@click.option("--max-regress", help="Gate: the slowdown that is allowed; 5% if not given.")
-@click.option("--strict", is_flag=True, help="Gate: too noisy to tell is an error, exit code 1.")
+@takes_options
 @click.pass_context
 def bench(
-    ctx: click.Context,
-    /,
-    artifacts: tuple[Path, ...],
-    batches: str,
-    strict: bool,
-    wide: bool,
-    layers: bool,
-    **options: Any,
+    ctx: click.Context, /, artifacts: tuple[Path, ...], options: BenchOptions, output: BenchOutput
 ) -> None:
     """Measure ONNX files, engines or run directories, interleaved.
 
@@ -242,86 +213,91 @@ def bench(
     or --against, exit code 3 says that a network got slower than allowed.
     """
     from dmcp_deploy.bench.columns import format_table
-    from dmcp_deploy.run import api
-    from dmcp_deploy.run.layers import check_profiler
-
-    if ctx.get_parameter_source("seconds") == ParameterSource.DEFAULT:
-        del options["seconds"]  # a gate has its own
-    limits = {key: options.pop(key) for key in ("baseline", "against", "max_regress")}
-    given = {key: value for key, value in limits.items() if value is not None}
-    shared = {"batches": batch_sizes(batches), "compute": compute_of({}), **options}
-    if layers:
-        check_profiler(options["runtime"])
-    if layers and {"baseline", "against"} & given.keys():
-        raise click.UsageError("--layers is no gate: leave out --baseline and --against.", ctx)
-    if {"baseline", "against"} & given.keys():
-        ctx.exit(_gate(artifacts, strict, {**given, **shared}))
-    if given or strict:
-        raise click.UsageError("--max-regress and --strict need --baseline or --against.", ctx)
-    click.echo(format_table(api.bench(*artifacts, **shared), wide))
-    if layers:
-        click.echo(_layers(artifacts, {k: v for k, v in shared.items() if k != "save"}))
-
-
-def _layers(artifacts: tuple[Path, ...], options: dict[str, Any]) -> str:
-    """Returns the table of every network's layers, after a line that parts it from another."""
     from dmcp_deploy.bench.layers.table import format_layers
+    from dmcp_deploy.run import api
     from dmcp_deploy.run.layers import bench_layers
+    from dmcp_deploy.runtimes.profile import check_profiler
 
-    return f"\n{format_layers(bench_layers(*artifacts, **options))}"
+    compute = Compute(progress=TerminalProgress())
+    is_gate = output.baseline is not None or output.against is not None
+    if output.layers:
+        check_profiler(options.runtime)
+    if output.layers and is_gate:
+        raise click.UsageError("--layers is no gate: leave out --baseline and --against.", ctx)
+    if is_gate:
+        ctx.exit(_gate(ctx, artifacts, options, output, compute))
+    if output.max_regress is not None or output.strict:
+        raise click.UsageError("--max-regress and --strict need --baseline or --against.", ctx)
+    record = api.bench(*artifacts, save=output.save, options=options, compute=compute)
+    click.echo(format_table(record, output.wide))
+    if output.layers:
+        layers = bench_layers(*artifacts, options=options, compute=compute)
+        click.echo(f"\n{format_layers(layers)}")
 
 
-def _gate(artifacts: tuple[Path, ...], strict: bool, options: dict[str, Any]) -> int:
+def _gate(
+    ctx: click.Context,
+    artifacts: tuple[Path, ...],
+    options: BenchOptions,
+    output: BenchOutput,
+    compute: Compute,
+) -> int:
     """Prints what a gate finds and returns the exit code."""
-    from dmcp_deploy.bench.gate import format_gate
+    from dmcp_deploy.bench.gate import GATE_SECONDS, format_gate
     from dmcp_deploy.run import api
 
-    result = api.gate(*artifacts, **options)
+    is_default = ctx.get_parameter_source("seconds") == ParameterSource.DEFAULT
+    if output.against is not None and is_default:
+        options = replace(options, seconds=GATE_SECONDS)
+    result = api.gate(
+        *artifacts,
+        baseline=output.baseline,
+        against=output.against,
+        max_regress=MAX_REGRESS if output.max_regress is None else output.max_regress,
+        save=output.save,
+        options=options,
+        compute=compute,
+    )
     click.echo(format_gate(result))
     if result.is_regression:
         return 3
-    return 1 if strict and result.is_noisy else 0
+    return 1 if output.strict and result.is_noisy else 0
+
+
+_NOT_COMPARED = ("method", "weights", "init", "distill", "augment_on", "sync_bn", "seed")
 
 
 @main.command()
-@model_options
-@compare_options
-@bench_options_for(4.0)
-@compute_options
+@takes_options
 @click.pass_context
 def compare(
     ctx: click.Context,
     /,
-    batches: str,
-    threads: int,
-    seconds: float,
-    runtime: str,
-    **options: Any,
+    network: ModelOption,
+    asked: CompareOptions,
+    shared: Annotated[RunOptions, But(*_NOT_COMPARED)],
+    measured: Annotated[BenchOptions, But(*_FOR_GPUS, seconds=COMPARE_SECONDS)],
+    compute: Annotated[Compute, But("supernet")],
 ) -> None:
     """Compare search methods at equal budgets: accuracy, latency, cost of the search.
 
     Every method, budget and seed is a run of its own below --out. Run again, it continues; more
     methods, budgets and seeds can be added to what lies there.
     """
+    from dmcp_deploy.comparison import run
     from dmcp_deploy.comparison.page import text
-    from dmcp_deploy.comparison.run import compare as compare_methods
 
-    measured = {
-        "batches": batch_sizes(batches),
-        "threads": threads,
-        "seconds": seconds,
-        "runtime": runtime,
-    }
-    found = compare_methods(bench_options=measured, **library_options(options))
-    _print(text(found))
-    ctx.exit(1 if found.failures else 0)
+    comparison = run.compare(
+        network.model, **vars(asked), options=shared, bench_options=measured, compute=compute
+    )
+    _print(text(comparison))
+    ctx.exit(1 if comparison.failures else 0)
 
 
 @main.command()
 @click.argument("run_dirs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="The file to write.")
-@click.option("--format", "form", default="html", show_default=True, help="html, md or json.")
-def report(run_dirs: tuple[Path, ...], out: Path | None, form: str) -> None:
+@takes_options
+def report(run_dirs: tuple[Path, ...], options: ReportOptions) -> None:
     """Show a run as a page, or several runs side by side.
 
     The page goes to report.html in the run directory, that of several runs into the current
@@ -329,48 +305,45 @@ def report(run_dirs: tuple[Path, ...], out: Path | None, form: str) -> None:
     """
     from dmcp_deploy.report.write import report_text, write_report
 
-    if out is None and form != "html":
-        click.echo(report_text(run_dirs, form), nl=False)
+    if options.out is None and options.form != "html":
+        click.echo(report_text(run_dirs, options.form), nl=False)
     else:
-        _print(str(write_report(run_dirs, out, form)))
+        _print(str(write_report(run_dirs, options.out, options.form)))
 
 
 @main.command()
-@model_options
-@classes_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def groups(as_json: bool, **options: Any) -> None:
+@takes_options
+def groups(network: ModelOption, options: NetworkOptions, output: PrintOptions) -> None:
     """List the channel groups of a network, and why some stay whole."""
     from dmcp_deploy.network import listing
 
-    network = listing.network(**options)
-    if as_json:
-        click.echo(json.dumps(listing.describe_groups(network)))
+    traced = listing.network(network.model, options)
+    if output.as_json:
+        click.echo(json.dumps(listing.describe_groups(traced)))
     else:
-        click.echo(listing.groups_table(network))
+        click.echo(listing.groups_table(traced))
 
 
 @main.command()
-@model_options
-@classes_option
-@click.option("--plan", type=click.Path(path_type=Path), help="Count at this plan's widths.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def flops(plan: Path | None, as_json: bool, **options: Any) -> None:
+@takes_options
+def flops(
+    network: ModelOption, options: NetworkOptions, counted: CountedPlan, output: PrintOptions
+) -> None:
     """Count multiply-adds, parameters and activation bytes, layer by layer."""
     from dmcp_deploy.network import listing
 
-    counted = listing.flops(plan=plan, **options)
-    click.echo(json.dumps(counted) if as_json else listing.flops_table(counted))
+    counts = listing.flops(network.model, plan=counted.plan, options=options)
+    click.echo(json.dumps(counts) if output.as_json else listing.flops_table(counts))
 
 
 @main.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def doctor(as_json: bool) -> None:
+@takes_options
+def doctor(output: PrintOptions) -> None:
     """Show what this machine can do, and what to install for the rest."""
     from dmcp_deploy.runtimes import doctor as clinic
 
     findings = clinic.examine()
-    if as_json:
+    if output.as_json:
         click.echo(json.dumps(clinic.to_json(findings), indent=2))
     else:
         click.echo(clinic.format_findings(findings))
@@ -382,5 +355,5 @@ main.add_command(table_commands)
 
 def _print(text: str) -> None:
     """Prints a result; of several processes that torchrun has started, the first alone does."""
-    if "WORLD_SIZE" not in os.environ or os.environ.get("RANK", "0") == "0":
+    if is_first():
         click.echo(text)

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from dmcp_deploy.cli.groups import Commands
-from dmcp_deploy.cli.options import classes_option, model_options
+from dmcp_deploy.cli.options import PrintOptions, takes_options
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.options.declare import option
+from dmcp_deploy.options.network import ModelOption, NetworkOptions
 
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """How a published plan is read, and where it goes."""
+
+    form: str | None = option(
+        None,
+        flag="--format",
+        help="npy, mmrazor or timm; if not given, told by the file's content.",
+    )
+    out: Path = option(Path("plan.json"), help="The plan to write.")
 
 
 @click.group("plan", cls=Commands)
@@ -21,26 +34,9 @@ def plan_commands() -> None:
 
 @plan_commands.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
-@model_options
-@classes_option
-@click.option(
-    "--format", "form", help="npy, mmrazor or timm; if not given, told by the file's content."
-)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("plan.json"),
-    show_default=True,
-    help="The plan to write.",
-)
+@takes_options
 def import_command(
-    file: Path,
-    model: str,
-    width_mult: float,
-    input_size: int,
-    classes: int,
-    form: str | None,
-    out: Path,
+    file: Path, network: ModelOption, options: NetworkOptions, reading: ImportOptions
 ) -> None:
     """Read a published plan: the DMCP authors' .npy, MMRazor's JSON or YAML, timm's shapes.
 
@@ -51,36 +47,37 @@ def import_command(
     from dmcp_deploy.published.importing import check_place, import_plan
     from dmcp_deploy.units import format_macs
 
+    model, out, side = network.model, reading.out, options.input_size
     if out.resolve() == file.resolve():
         raise DmcpError(f"The plan cannot take the place of {file}: give another --out.")
-    spec = NetworkSpec(model, width_mult, classes, (3, input_size, input_size))
+    spec = NetworkSpec(model, options.width_mult, options.classes, (3, side, side))
     check_place(out, spec)
-    plan = import_plan(file, spec, form)
+    plan = import_plan(file, spec, reading.form)
     plan.save(out)
     full, kept = format_macs(plan.full_macs), format_macs(plan.macs)
-    click.echo(f"{model} x{width_mult:g}: {full} -> {kept} multiply-adds ({plan.macs:,})")
+    click.echo(f"{model} x{spec.width_mult:g}: {full} -> {kept} multiply-adds ({plan.macs:,})")
     click.echo(str(out))
 
 
 @plan_commands.command()
 @click.argument("source", type=click.Path(path_type=Path))
-@_json_option
-def show(source: Path, as_json: bool) -> None:
+@takes_options
+def show(source: Path, output: PrintOptions) -> None:
     """Show a plan, or that of a run: what each group keeps, and the totals."""
     from dmcp_deploy.published.plan_text import describe_plan, find_plan, plan_table
 
     plan = find_plan(source)
-    click.echo(json.dumps(describe_plan(plan)) if as_json else plan_table(plan))
+    click.echo(json.dumps(describe_plan(plan)) if output.as_json else plan_table(plan))
 
 
 @plan_commands.command()
 @click.argument("first", type=click.Path(path_type=Path))
 @click.argument("second", type=click.Path(path_type=Path))
-@_json_option
-def diff(first: Path, second: Path, as_json: bool) -> None:
+@takes_options
+def diff(first: Path, second: Path, output: PrintOptions) -> None:
     """Show the groups in which two plans, or those of two runs, differ, and their totals."""
     from dmcp_deploy.published.plan_text import compare_plans, diff_table, find_plan
 
     found = compare_plans(find_plan(first), find_plan(second))
     names = (str(first), str(second))
-    click.echo(json.dumps(found) if as_json else diff_table(found, names))
+    click.echo(json.dumps(found) if output.as_json else diff_table(found, names))

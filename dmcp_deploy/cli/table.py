@@ -3,16 +3,45 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
 from dmcp_deploy.cli.groups import Commands
-from dmcp_deploy.cli.options import MODEL_HELP, align_of, compute_of, probe_options
+from dmcp_deploy.cli.options import PrintOptions, takes_options
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.options.declare import option
+from dmcp_deploy.options.measure import PROBES, ProbeOptions, Setting
+from dmcp_deploy.options.network import MODEL_HELP, ModelOption
+from dmcp_deploy.options.run import Compute
+from dmcp_deploy.progress import TerminalProgress
 
 _path = click.Path(path_type=Path)
+
+
+@dataclass(frozen=True)
+class ProbesTarget(ModelOption):
+    """Whose probe networks are made, how many, and where they go."""
+
+    out: Path = option(help="Folder of the ONNX files.")
+    count: int = option(PROBES, help="Networks, the full one included.")
+
+
+@dataclass(frozen=True)
+class TableTarget:
+    """The probe networks that a table is measured on, and where it goes."""
+
+    model: str | None = option(None, help=f"{MODEL_HELP} Its probe networks are made first.")
+    probes: str = option(str(PROBES), help="How many; without --model, their folder.")
+    out: Path = option(Path("table.json"), help="The table to write.")
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """What is shown of predictions."""
+
+    layers: bool = option(False, help="Show every layer.")
 
 
 @click.group("table", cls=Commands)
@@ -21,49 +50,24 @@ def table_commands() -> None:
 
 
 @table_commands.command()
-@click.option("--model", required=True, help=MODEL_HELP)
-@click.option("--count", default=16, show_default=True, help="Networks, the full one included.")
-@probe_options
-@click.option("--out", required=True, type=_path, help="Folder of the ONNX files.")
-def probes(align: str, **options: Any) -> None:
+@takes_options
+def probes(target: ProbesTarget, options: ProbeOptions) -> None:
     """Write the probe networks of a model, for a device that has no torch.
 
     Run again with the same options, it goes on where it stopped.
     """
     from dmcp_deploy.run import tables
 
-    tables.table_probes(align=align_of(align), compute=compute_of({}), **options)
-    click.echo(str(options["out"]))
+    compute = Compute(progress=TerminalProgress())
+    tables.table_probes(
+        target.model, target.out, count=target.count, options=options, compute=compute
+    )
+    click.echo(str(target.out))
 
 
 @table_commands.command()
-@click.option("--model", help=f"{MODEL_HELP} Its probe networks are made first.")
-@click.option(
-    "--probes", default="16", show_default=True, help="How many; without --model, their folder."
-)
-@probe_options
-@click.option(
-    "--runtime",
-    default="onnxruntime",
-    show_default=True,
-    help="onnxruntime, openvino, tensorrt or tensorrt-rtx.",
-)
-@click.option("--precision", default="fp32", show_default=True, help="Of engines, as in fp16.")
-@click.option("--threads", default=0, show_default=True, help="0 leaves it to the runtime.")
-@click.option("--batch", default=1, show_default=True, help="Images per call.")
-@click.option(
-    "--out", type=_path, default=Path("table.json"), show_default=True, help="The table to write."
-)
-def build(
-    model: str | None,
-    probes: str,
-    runtime: str,
-    precision: str,
-    threads: int,
-    batch: int,
-    out: Path,
-    **options: Any,
-) -> None:
+@takes_options
+def build(target: TableTarget, options: ProbeOptions, setting: Setting) -> None:
     """Measure probe networks and write their latency table.
 
     With --probes FOLDER no torch is needed. Run again with the same options, it goes on where it
@@ -72,25 +76,23 @@ def build(
     from dmcp_deploy.bench.tables.text import format_table
     from dmcp_deploy.run import tables
 
-    setting: dict[str, Any] = {
-        "runtime": runtime,
-        "precision": precision,
-        "threads": threads,
-        "batch": batch,
-    }
-    tables.check_setting(**setting)
-    folder = Path(probes) if model is None else _made(model, probes, out, options)
-    table = tables.table_build(folder, out, compute=compute_of({}), **setting)
+    tables.check_setting(setting)
+    compute = Compute(progress=TerminalProgress())
+    folder = Path(target.probes)
+    if target.model is not None:
+        folder = _make_probes(target.model, target.probes, target.out, options, compute)
+    table = tables.table_build(folder, target.out, options=setting, compute=compute)
     click.echo(format_table(table))
-    click.echo(str(out))
+    click.echo(str(target.out))
 
 
 @table_commands.command()
 @click.argument("table", type=_path)
 @click.argument("artifacts", nargs=-1, required=True, type=_path)
-@click.option("--layers", is_flag=True, help="Show every layer.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def predict(table: Path, artifacts: tuple[Path, ...], layers: bool, as_json: bool) -> None:
+@takes_options
+def predict(
+    table: Path, artifacts: tuple[Path, ...], shown: PredictOptions, output: PrintOptions
+) -> None:
     """Predict the latency of plans, runs or ONNX files on the table's device."""
     from dmcp_deploy.bench.tables.table import LatencyTable
     from dmcp_deploy.bench.tables.text import format_predictions
@@ -98,19 +100,20 @@ def predict(table: Path, artifacts: tuple[Path, ...], layers: bool, as_json: boo
 
     known = LatencyTable.load(table)
     found = tables.table_predict(known, *artifacts)
-    if as_json:
+    if output.as_json:
         click.echo(json.dumps([item.to_json() for item in found]))
     else:
-        click.echo(format_predictions(known, found, layers))
+        click.echo(format_predictions(known, found, shown.layers))
 
 
-def _made(model: str, probes: str, out: Path, options: dict[str, Any]) -> Path:
+def _make_probes(
+    model: str, count: str, out: Path, options: ProbeOptions, compute: Compute
+) -> Path:
     """Makes the probe networks of a model beside its table; returns their folder."""
     from dmcp_deploy.run import tables
 
-    if not (probes.isdecimal() and len(probes) <= 9):
-        raise DmcpError(f"--probes {probes!r} with --model must be how many, such as 16.")
+    if not (count.isdecimal() and len(count) <= 9):
+        raise DmcpError(f"--probes {count!r} with --model must be how many, such as 16.")
     folder = tables.probes_beside(out)
-    how = {**options, "align": align_of(options["align"]), "compute": compute_of({})}
-    tables.table_probes(model, folder, count=int(probes), **how)
+    tables.table_probes(model, folder, count=int(count), options=options, compute=compute)
     return folder

@@ -11,8 +11,6 @@ from dmcp_deploy.registry import METHODS, near_matches
 #: After a method's name, as in the paper's table: the pruned network is trained by distillation.
 STAR = "*"
 
-_MOST_SEEDS = 100
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -69,16 +67,6 @@ def parse_entries(text: str) -> list[Entry]:
         known = METHODS if name in ("all", f"all{STAR}") else (name.removesuffix(STAR),)
         entries += [Entry(_known(method), name.endswith(STAR)) for method in known]
     return list(dict.fromkeys(entries))
-
-
-def check_seeds(count: int) -> None:
-    """Checks a number of seeds.
-
-    Raises:
-        DmcpError: It is not in 1..100.
-    """
-    if not 1 <= count <= _MOST_SEEDS:
-        raise DmcpError(f"--seeds {count} must lie in 1..{_MOST_SEEDS}: it is how many there are.")
 
 
 def all_cells(entries: Sequence[Entry], budgets: Sequence[str], seeds: int) -> list[Cell]:

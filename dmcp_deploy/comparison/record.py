@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from dmcp_deploy.artifact import write_artifact
 from dmcp_deploy.bench.record import BenchRecord, compare
 from dmcp_deploy.comparison.cells import Cell
-from dmcp_deploy.report.facts import Accuracy, RunFacts
+from dmcp_deploy.report.facts import Judged
 from dmcp_deploy.report.gather import gather
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.rundir.stages import SEARCH, TRAIN, Stage
@@ -132,6 +132,7 @@ def read_cell(cell: Cell, folder: Path) -> CellResult:
     """
     facts, run = gather(folder, str(cell)), RunDir(folder)
     plan, accuracy, searched = facts.plan, facts.final_accuracy, run.figures(SEARCH)
+    untrained = facts.accuracy(Judged.SLICED)
     assert plan is not None
     assert plan.budget_macs is not None
     assert accuracy is not None
@@ -141,7 +142,7 @@ def read_cell(cell: Cell, folder: Path) -> CellResult:
         loss=accuracy.loss,
         images=accuracy.images,
         image_size=accuracy.image_size,
-        untrained_top1=_untrained(facts),
+        untrained_top1=None if untrained is None else untrained.top1,
         channels=plan.widths(),
         macs=plan.macs,
         budget_macs=plan.budget_macs,
@@ -164,18 +165,13 @@ def read_full(seed: int, folder: Path) -> FullResult:
     return FullResult(seed, accuracy.top1, plan.macs, facts.stage_seconds[TRAIN])
 
 
-def _untrained(facts: RunFacts) -> float | None:
-    found: Sequence[Accuracy] = [a for a in facts.accuracies if "before its training" in a.what]
-    return found[0].top1 if found else None
-
-
 def _latency(run: RunDir) -> Latency | None:
     if LATENCY not in run.stages():
         return None
     record = BenchRecord.load(run.file(LATENCY_FILE))
     batch = min(record.batches)
     full, pruned = record.at_batch(batch)
-    (found,) = compare(record, batch)
-    ratios = (found.latency_ratio, found.latency_low, found.latency_high)
+    (to_full,) = compare(record, batch)
+    ratios = (to_full.latency_ratio, to_full.latency_low, to_full.latency_high)
     assert all(map(math.isfinite, ratios))
     return Latency(pruned.median_ms, full.median_ms, *ratios)

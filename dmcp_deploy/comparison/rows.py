@@ -9,12 +9,33 @@ from dataclasses import dataclass
 
 from dmcp_deploy.comparison.cells import Entry
 from dmcp_deploy.comparison.record import CellResult, Comparison
-from dmcp_deploy.comparison.statistics import Difference, deviation, paired_difference
 from dmcp_deploy.report.markup import Table
 from dmcp_deploy.units import format_macs
 
 #: What the other methods are compared with, seed by seed.
 BASELINE = "uniform"
+
+#: 97.5% quantiles of Student's t by degrees of freedom, 1 to 30.
+_T = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean difference and its 95% interval (Student's t).
+
+    Attributes:
+        mean: The mean of the differences, seed by seed.
+        low: Lower end of the interval; minus infinity for a single seed.
+        high: Its upper end.
+    """
+
+    mean: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -34,6 +55,11 @@ class Row:
     gain: Difference | None
 
     @property
+    def is_baseline(self) -> bool:
+        """Whether the others are compared with it."""
+        return self.entry == Entry(BASELINE)
+
+    @property
     def top1(self) -> float:
         """Mean accuracy in [0, 1]."""
         return self.mean(lambda item: item.top1)
@@ -46,46 +72,47 @@ class Row:
     @property
     def latency_ratio(self) -> float | None:
         """Mean ratio of the time to the full network's; None if a cell is not measured."""
-        found = [item.latency.ratio for item in self.results if item.latency is not None]
-        return statistics.fmean(found) if len(found) == len(self.results) else None
+        ratios = [item.latency.ratio for item in self.results if item.latency is not None]
+        return statistics.fmean(ratios) if len(ratios) == len(self.results) else None
 
     def mean(self, value: Callable[[CellResult], float]) -> float:
         """Returns the mean of a value over the seeds."""
         return statistics.fmean(value(item) for item in self.results)
 
 
-def rows(comparison: Comparison) -> list[Row]:
+def method_rows(comparison: Comparison) -> list[Row]:
     """Returns the rows budget by budget, in each the most accurate first."""
-    found: dict[tuple[str, Entry], list[CellResult]] = {}
+    cells: dict[tuple[str, Entry], list[CellResult]] = {}
     for item in comparison.results:
-        found.setdefault((item.cell.budget, item.cell.entry), []).append(item)
-    budgets = list(dict.fromkeys(budget for budget, _ in found))
-    made = [
-        Row(entry, budget, tuple(items), _gain(items, found.get((budget, Entry(BASELINE)), [])))
-        for (budget, entry), items in found.items()
+        cells.setdefault((item.cell.budget, item.cell.entry), []).append(item)
+    budgets = list(dict.fromkeys(budget for budget, _ in cells))
+    rows = [
+        Row(entry, budget, tuple(items), _gain(items, cells.get((budget, Entry(BASELINE)), [])))
+        for (budget, entry), items in cells.items()
     ]
-    return sorted(made, key=lambda row: (budgets.index(row.budget), -row.top1))
+    return sorted(rows, key=lambda row: (budgets.index(row.budget), -row.top1))
 
 
-def rows_table(found: Sequence[Row]) -> Table:
+def rows_table(rows: Sequence[Row]) -> Table:
     """Returns the rows as a table."""
     head = (
         *("budget", "method", "top-1", "deviation", "seeds", f"minus {BASELINE} [95%]"),
         *("before training", "MACs", "latency ratio", "median ms"),
         *("search steps", "plans judged", "search min"),
     )
-    return Table("Methods", head, tuple(_cells(row) for row in found))
+    return Table("Methods", head, tuple(map(_cells, rows)))
 
 
 def full_line(comparison: Comparison) -> str:
     """Returns the full network in a sentence; empty if it was not trained here."""
     if not comparison.full:
         return ""
-    found = [item.top1 for item in comparison.full]
-    spread = f" ± {deviation(found):.2%}" if len(found) > 1 else ""
+    tops = [item.top1 for item in comparison.full]
+    spread = f" ± {deviation(tops):.2%}" if len(tops) > 1 else ""
+    seeds = f"{len(tops)} seed{'' if len(tops) == 1 else 's'}"
     return (
-        f"The full network: top-1 {statistics.fmean(found):.2%}{spread}"
-        f" ({_count(len(found), 'seed')}), {format_macs(comparison.full[0].macs)} multiply-adds."
+        f"The full network: top-1 {statistics.fmean(tops):.2%}{spread} ({seeds}),"
+        f" {format_macs(comparison.full[0].macs)} multiply-adds."
     )
 
 
@@ -127,5 +154,18 @@ def _points(gain: Difference) -> str:
     return f"{mean} [{100 * gain.low:+.2f}, {100 * gain.high:+.2f}]"
 
 
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
+def deviation(values: Sequence[float]) -> float:
+    """Returns the standard deviation of a sample; NaN for a single value."""
+    return statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
+    """Returns how much more ours are than theirs; value i of both is of the same seed."""
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    count, mean = len(differences), statistics.fmean(differences)
+    if count == 1:
+        return Difference(mean, -math.inf, math.inf)
+    # Above 30 degrees of freedom the last quantile is on the safe side.
+    quantile = _T[min(count - 1, len(_T)) - 1]
+    half = quantile * statistics.stdev(differences) / math.sqrt(count)
+    return Difference(mean, mean - half, mean + half)

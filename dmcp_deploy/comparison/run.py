@@ -8,12 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dmcp_deploy.artifact import digest_file, write_text
-from dmcp_deploy.comparison.cells import (
-    Cell,
-    all_cells,
-    check_seeds,
-    parse_entries,
-)
+from dmcp_deploy.comparison.cells import Cell, all_cells, parse_entries
 from dmcp_deploy.comparison.page import page
 from dmcp_deploy.comparison.record import (
     LATENCY,
@@ -25,32 +20,32 @@ from dmcp_deploy.comparison.record import (
 from dmcp_deploy.comparison.workers import work_through
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.extras import require
+from dmcp_deploy.machine.environment import read_environment
+from dmcp_deploy.options.compare import COMPARE_SECONDS, TRAINED, CompareOptions
+from dmcp_deploy.options.declare import declared, merged, recorded
+from dmcp_deploy.options.measure import BenchOptions
+from dmcp_deploy.options.run import Compute, RunOptions
 from dmcp_deploy.progress import NO_PROGRESS, Progress
+from dmcp_deploy.registry import NETWORK_RUNTIMES
 from dmcp_deploy.run import api
+from dmcp_deploy.run.artifacts import check_runtime
 from dmcp_deploy.run.budgets import check_budgets, parse_budgets
 from dmcp_deploy.rundir.directory import RunDir, folder_name
-from dmcp_deploy.rundir.request import BenchOptions, Compute, RunOptions
 
-#: As `weights`: the full network is trained first, once for every seed.
-TRAINED = "trained"
-
-_SECONDS = 4.0
 _ORIGINAL = "original.onnx"
+
+#: What every cell of a comparison has of its own.
+_OF_CELLS = {"method", "weights", "distill", "seed"}
 
 
 def compare(
     model: str,
     flops: str,
     *,
-    methods: str = "all",
-    seeds: int = 3,
-    jobs: int = 1,
-    out: Path | str | None = None,
-    weights: str | None = TRAINED,
-    init: str = "sliced",
-    bench_options: Mapping[str, Any] | None = None,
+    options: RunOptions | None = None,
+    bench_options: BenchOptions | Mapping[str, Any] | None = None,
     compute: Compute | None = None,
-    **options: Any,
+    **changes: Any,
 ) -> Comparison:
     """Returns how search methods do at equal budgets; continues a comparison that lies there.
 
@@ -61,50 +56,57 @@ def compare(
     Args:
         model: A torchvision name, "timm:NAME" or "package.module:function".
         flops: Budgets such as "25%,10%".
-        methods: "all", or names such as "dmcp,autoslim*": a star trains by distillation.
-        seeds: How many; they are 0, 1, ...
-        jobs: Cells at a time, each in a process of its own if more than 1.
-        out: The folder; "runs/compare-MODEL" by default.
-        weights: What every search starts from: "trained" trains the full network first, once
-            for every seed, by the recipe's training schedule; None, "imagenet" or a file.
-        init: What every pruned network starts from: "sliced" or "scratch".
-        bench_options: Fields of `BenchOptions`.
+        options: What is asked of all runs.
+        bench_options: How to measure, as an object or its fields; 4 seconds if not given.
         compute: Device, workers, checkpoints, progress.
-        **options: Further fields of `RunOptions`, the same for all.
+        **changes: Fields of `CompareOptions` (methods, seeds, jobs, out, weights, init), and
+            those of `RunOptions` that differ from `options`.
 
     Raises:
         DmcpError: Something asked for cannot be had; found before any training where it can be.
     """
     require("torch", "torchvision", "safetensors", "PIL", "onnx", "onnxscript", "onnxruntime")
-    check_seeds(seeds)
-    if jobs < 1:
-        raise DmcpError(f"--jobs {jobs} is too small: it must be at least 1.")
-    cells = all_cells(parse_entries(methods), parse_budgets(flops), seeds)
-    measured = _measurement(bench_options or {})
-    compute = compute or Compute()
-    folder = Path(out) if out is not None else Path("runs") / f"compare-{folder_name(model)}"
-    shared = {**options, "init": init}
-    _check(model, cells, {**shared, "weights": None if weights == TRAINED else weights}, compute)
-    quiet = compute if jobs == 1 else replace(compute, progress=NO_PROGRESS)
-    setting = _Setting(folder, model, shared, weights, quiet)
+    known = changes.keys() & {item.name for item in declared(CompareOptions)}
+    asked = CompareOptions(flops, **{name: changes.pop(name) for name in known})
+    if not isinstance(bench_options, BenchOptions):
+        bench_options = BenchOptions(**{"seconds": COMPARE_SECONDS, **(bench_options or {})})
+    given = None if asked.weights == TRAINED else asked.weights
+    shared = merged(RunOptions, options, **changes, init=asked.init, weights=given)
+    return _compare(model, asked, shared, bench_options, compute or Compute())
 
-    full = range(seeds) if weights == TRAINED else ()
-    failed = _work([_Full(setting, s) for s in full], jobs, "full networks", compute.progress)
+
+def _compare(
+    model: str,
+    asked: CompareOptions,
+    shared: RunOptions,
+    measured: BenchOptions,
+    compute: Compute,
+) -> Comparison:
+    cells = all_cells(parse_entries(asked.methods), parse_budgets(asked.flops), asked.seeds)
+    _check_runtime(measured.runtime)
+    check_budgets(model, list(dict.fromkeys(cell.budget for cell in cells)), shared, compute)
+    folder = Path(asked.out or Path("runs") / f"compare-{folder_name(model)}")
+    quiet = compute if asked.jobs == 1 else replace(compute, progress=NO_PROGRESS)
+    setting = _Setting(folder, model, shared, asked.weights == TRAINED, quiet)
+
+    full = range(asked.seeds) if setting.trains_full else ()
+    trainings = [_Full(setting, seed) for seed in full]
+    failed = _work(trainings, asked.jobs, "full networks", compute.progress)
     for problem in failed.values():
         raise DmcpError(problem)
-    failures = _work([_Run(setting, c) for c in cells], jobs, "cells", compute.progress)
+    failures = _work([_Run(setting, c) for c in cells], asked.jobs, "cells", compute.progress)
     done = [cell for cell in cells if str(cell) not in failures]
     _measure([folder / cell.folder for cell in done], measured, compute)
-    found = Comparison(
-        request=_asked(model, flops, methods, seeds, weights, shared, measured),
-        environment=_environment(),
+    comparison = Comparison(
+        request=_request(model, asked, shared, measured),
+        environment=read_environment(),
         full=tuple(read_full(seed, setting.full(seed)) for seed in full),
         results=tuple(read_cell(cell, folder / cell.folder) for cell in done),
         failures=failures,
     )
-    found.save(folder / "compare.json")
-    write_text(folder / "compare.html", page(found))
-    return found
+    comparison.save(folder / "compare.json")
+    write_text(folder / "compare.html", page(comparison))
+    return comparison
 
 
 @dataclass(frozen=True)
@@ -113,16 +115,16 @@ class _Setting:
 
     folder: Path
     model: str
-    options: Mapping[str, Any]
-    weights: str | None
+    options: RunOptions
+    trains_full: bool
     compute: Compute
 
     def full(self, seed: int) -> Path:
         return self.folder / f"full-seed{seed}"
 
-    def weights_of(self, seed: int) -> str | None:
-        if self.weights != TRAINED:
-            return self.weights
+    def weights(self, seed: int) -> str | None:
+        if not self.trains_full:
+            return self.options.weights
         return str(self.full(seed) / "dense.safetensors")
 
 
@@ -137,10 +139,10 @@ class _Full:
         return f"the full network, seed {self.seed}"
 
     def work(self) -> None:
-        own = {"method": "uniform", "align": 1, "init": "scratch", "seed": self.seed}
-        options = {**self.setting.options, **own}
-        out, compute = self.setting.full(self.seed), self.setting.compute
-        api.search(self.setting.model, "100%", out=out, compute=compute, **options)
+        setting, seed = self.setting, self.seed
+        out, compute = setting.full(seed), setting.compute
+        options = replace(setting.options, method="uniform", align=1, init="scratch", seed=seed)
+        api.search(setting.model, "100%", out=out, options=options, compute=compute)
         api.train(out, compute=compute)
 
 
@@ -156,44 +158,32 @@ class _Run:
 
     def work(self) -> None:
         cell, setting = self.cell, self.setting
-        own = {
-            "method": cell.entry.method,
-            "distill": cell.entry.distill,
-            "seed": cell.seed,
-            "weights": setting.weights_of(cell.seed),
-        }
         out, compute = setting.folder / cell.folder, setting.compute
-        options = {**setting.options, **own}
-        api.search(setting.model, cell.budget, out=out, compute=compute, **options)
+        options = replace(
+            setting.options,
+            method=cell.entry.method,
+            distill=cell.entry.distill,
+            seed=cell.seed,
+            weights=setting.weights(cell.seed),
+        )
+        api.search(setting.model, cell.budget, out=out, options=options, compute=compute)
         for stage in (api.slice, api.train):
             stage(out, compute=compute)
         api.export(out, original=(out / _ORIGINAL).exists(), compute=compute)
 
 
-def _measurement(bench_options: Mapping[str, Any]) -> BenchOptions:
-    """Returns how networks are measured.
+def _check_runtime(runtime: str) -> None:
+    """Checks that a runtime is there and measures ONNX files.
 
     Raises:
-        DmcpError: The runtime is not there, or measures no ONNX files.
+        DmcpError: It is not, or does not.
     """
-    from dmcp_deploy.run.artifacts import check_runtime
-
-    measured = BenchOptions(**{"seconds": _SECONDS, **bench_options})
-    check_runtime(measured.runtime)
-    if measured.runtime == "torch":
+    check_runtime(runtime)
+    if runtime in NETWORK_RUNTIMES:
         raise DmcpError(
-            "--runtime torch measures run directories one by one (bench): compare measures ONNX"
-            " files or engines."
+            f"--runtime {runtime} measures run directories one by one (bench): compare"
+            " measures ONNX files or engines."
         )
-    return measured
-
-
-def _check(model: str, cells: Sequence[Cell], options: Mapping[str, Any], compute: Compute) -> None:
-    """Finds what is wrong with network, data, recipe and budgets before hours of training."""
-    for method in {cell.entry.method for cell in cells}:
-        RunOptions(**{**options, "method": method})
-    budgets = list(dict.fromkeys(cell.budget for cell in cells))
-    check_budgets(model, budgets, options, compute)
 
 
 class _Piece(Protocol):
@@ -231,7 +221,7 @@ def _measure(folders: Sequence[Path], options: BenchOptions, compute: Compute) -
             with run.stage(LATENCY, ["model.onnx"], [LATENCY_FILE]) as figures:
                 figures["asked"] = asked
                 files, record = (full, run.file("model.onnx")), run.file(LATENCY_FILE)
-                api.bench(*files, save=record, **vars(options))
+                api.bench(*files, save=record, options=options)
             bar.advance()
 
 
@@ -244,28 +234,13 @@ def _full_network(folders: Sequence[Path], compute: Compute) -> Path:
     return folders[0] / _ORIGINAL
 
 
-def _asked(
-    model: str,
-    flops: str,
-    methods: str,
-    seeds: int,
-    weights: str | None,
-    shared: Mapping[str, Any],
-    measured: BenchOptions,
+def _request(
+    model: str, asked: CompareOptions, shared: RunOptions, measured: BenchOptions
 ) -> dict[str, Any]:
-    given = {key: value for key, value in shared.items() if value is not None}
-    return {
-        "model": model,
-        "flops": flops,
-        "methods": methods,
-        "seeds": seeds,
-        "weights": weights,
-        **given,
-        "bench": measured.to_json(),
+    compared = {name: getattr(asked, name) for name in ("flops", "methods", "seeds", "weights")}
+    given = {
+        name: value
+        for name, value in recorded(shared).items()
+        if value is not None and name not in _OF_CELLS
     }
-
-
-def _environment() -> dict[str, Any]:
-    from dmcp_deploy.machine.environment import read_environment
-
-    return read_environment()
+    return {"model": model, **compared, **given, "bench": measured.to_json()}

@@ -86,7 +86,7 @@ def view_side(size: int) -> int:
     return size * 256 // 224
 
 
-def edge_of(size: int) -> int:
+def largest_move(size: int) -> int:
     """Returns by how many pixels "crop" and "shift" move a picture at most."""
     return max(1, size // 8)
 
@@ -129,7 +129,7 @@ def _flip_and_turn(pixels: Tensor, draws: Tensor) -> Tensor:
 
 def _shift(pixels: Tensor, draws: Tensor, *, mirror: bool) -> Tensor:
     size = pixels.shape[-1]
-    margin = edge_of(size)
+    margin = largest_move(size)
     edge = (margin, margin)
     padded = np.pad(pixels.numpy(), ((0, 0), (0, 0), edge, edge))
     after = np.empty(pixels.shape, dtype=np.uint8)

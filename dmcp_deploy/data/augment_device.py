@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dmcp_deploy.data.augment import BATCH_KINDS, SCALE, SHIFT, edge_of
+from dmcp_deploy.data.augment import BATCH_KINDS, SCALE, SHIFT, largest_move
 
 #: Random numbers that `crop_views` uses for one picture.
 VIEW_DRAWS = 23
@@ -49,7 +49,7 @@ def augment_there(kind: str, pixels: Tensor, draws: Tensor) -> Tensor:
     if kind == "cells":
         places = _symmetries(size, there)[(draws[:, 0] * 8).long()]
         return _picked(pixels, places, size)
-    margin = edge_of(size)
+    margin = largest_move(size)
     top, left = (draws[:, :2] * (2 * margin + 1)).long().T
     along = torch.arange(size, device=there)
     columns = along.expand(len(draws), -1)

@@ -72,16 +72,15 @@ class TrainMaker:
 
     def pixels(self, number: int) -> tuple[Tensor, Tensor]:
         """Returns pixels and labels, before what is done to the batch as a whole."""
-        epoch, place = divmod(number, len(self.data.train) // self._global_size)
-        order = mixed_order(len(self.data.train), self.seed, "order", epoch)
-        first = place * self._global_size
-        indices = order[first : first + self._global_size][self._own]
-        view_size = self.view_size
-        if view_size is None:
+        source, size = self.data.train, self._global_size
+        epoch, place = divmod(number, len(source) // size)
+        order = mixed_order(len(source), self.seed, "order", epoch)
+        indices = order[place * size : (place + 1) * size][self._share]
+        if self.view_size is None:
             pixels = self._random_crops(indices, epoch)
         else:
-            pixels = self.data.train.views(indices, view_size)
-        return pixels, self.data.train.labels[indices]
+            pixels = source.views(indices, self.view_size)
+        return pixels, source.labels[indices]
 
     def finish(self, number: int, pixels: Tensor) -> Tensor:
         """Returns the pixels augmented, as far as that is not done yet, and normalised."""
@@ -90,7 +89,7 @@ class TrainMaker:
             crops = crop_views(pixels, self.image_size, self._draws(number, VIEW_DRAWS))
             return normalise_there(crops)
         if self.augment and kind in BATCH_KINDS:
-            augment = augment_batch if _is_here(pixels) else augment_there
+            augment = augment_batch if _in_main_memory(pixels) else augment_there
             pixels = augment(kind, pixels, self._draws(number, DRAWS))
         return _normalised(pixels)
 
@@ -99,22 +98,21 @@ class TrainMaker:
         return self.batch_size * self.world
 
     @property
-    def _own(self) -> slice:
+    def _share(self) -> slice:
+        """This process's part of a global batch."""
         return slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
 
     def _draws(self, number: int, count: int) -> Tensor:
         # Drawn for the global batch, so that its pictures do not depend on `world`.
         generator = _generator(self.seed, "draws", number)
-        return torch.rand(self._global_size, count, generator=generator)[self._own]
+        return torch.rand(self._global_size, count, generator=generator)[self._share]
 
     def _random_crops(self, indices: Tensor, epoch: int) -> Tensor:
-        source, size = self.data.train, self.image_size
-        return torch.stack(
-            [
-                random_crop(source.picture(index), size, _derived(self.seed, "crop", epoch, index))
-                for index in indices.tolist()
-            ]
-        )
+        def crop(index: int) -> Tensor:
+            seed = _derived_seed(self.seed, "crop", epoch, index)
+            return random_crop(self.data.train.picture(index), self.image_size, seed)
+
+        return torch.stack([crop(index) for index in indices.tolist()])
 
 
 @dataclass(frozen=True)
@@ -147,19 +145,19 @@ def mixed_order(count: int, seed: int, purpose: str, epoch: int) -> Tensor:
     return torch.randperm(count, generator=_generator(seed, purpose, epoch))
 
 
-def _is_here(pixels: Tensor) -> bool:
+def _in_main_memory(pixels: Tensor) -> bool:
     # NumPy serves only pixels in main memory, and torch is the slower one there.
     return pixels.device.type == "cpu"
 
 
 def _normalised(pixels: Tensor) -> Tensor:
-    return normalise(pixels) if _is_here(pixels) else normalise_there(pixels)
+    return normalise(pixels) if _in_main_memory(pixels) else normalise_there(pixels)
 
 
 def _generator(seed: int, purpose: str, number: int) -> torch.Generator:
-    return torch.Generator().manual_seed(_derived(seed, purpose, number))
+    return torch.Generator().manual_seed(_derived_seed(seed, purpose, number))
 
 
-def _derived(*parts: int | str) -> int:
+def _derived_seed(*parts: int | str) -> int:
     text = "/".join(str(part) for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")

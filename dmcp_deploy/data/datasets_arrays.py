@@ -21,7 +21,7 @@ from torch import Tensor
 from dmcp_deploy.data.datasets_torchvision import cache_folder, open_torchvision
 from dmcp_deploy.data.sources import ArrayImages
 from dmcp_deploy.data.types import ImageData, digest_of_labels
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 
 #: Where Debian's package dataset-fashion-mnist puts the files.
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -61,12 +61,7 @@ def open_fashion_mnist(root: Path | None = None) -> ImageData:
 
 
 def _from_files(folder: Path) -> ImageData:
-    splits = []
-    for split in ("train", "val"):
-        labels = _labels(_file(folder, split, "labels", 1))
-        load = functools.partial(_pictures, _file(folder, split, "images", 3), len(labels))
-        splits.append(ArrayImages(load, labels, channels=1))
-    train, val = splits
+    train, val = (_split(folder, split) for split in ("train", "val"))
     return ImageData(
         "fashion-mnist",
         _note(len(train), len(val), str(folder)),
@@ -76,6 +71,12 @@ def _from_files(folder: Path) -> ImageData:
         "crop",
         digest_of_labels(train.labels, val.labels),
     )
+
+
+def _split(folder: Path, split: str) -> ArrayImages:
+    labels = _labels(_file(folder, split, "labels", 1))
+    load = functools.partial(_pictures, _file(folder, split, "images", 3), len(labels))
+    return ArrayImages(load, labels, channels=1)
 
 
 def _from_torchvision(root: Path | None) -> ImageData:
@@ -105,20 +106,14 @@ def _file(folder: Path, split: str, content: str, dimensions: int) -> Path:
 def _labels(path: Path) -> Tensor:
     values = _read_idx(path, 1)
     if len(values) == 0 or values.max() >= len(_CLASSES):
-        raise DmcpError(
-            f"The file {path} is damaged: it holds {len(values)} labels, not all in 0 to"
-            f" {len(_CLASSES) - 1}; fetch it again."
-        )
+        raise _damaged(path, f"it holds {len(values)} labels, not all in 0 to {len(_CLASSES) - 1}")
     return torch.from_numpy(values.astype(np.int64))
 
 
 def _pictures(path: Path, count: int) -> Tensor:
     values = _read_idx(path, 3)
     if len(values) != count:
-        raise DmcpError(
-            f"The file {path} is damaged: it holds {len(values)} pictures for {count} labels;"
-            " fetch it again."
-        )
+        raise _damaged(path, f"it holds {len(values)} pictures for {count} labels")
     return torch.from_numpy(values.copy()).unsqueeze(1)
 
 
@@ -129,17 +124,18 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray[tuple[int, ...], np.dty
     except FileNotFoundError as err:
         raise DmcpError(f"The file {path} is missing: fetch it again.") from err
     except (OSError, EOFError, zlib.error) as err:
-        raise DmcpError(f"The file {path} is damaged: {err}; fetch it again.") from err
+        raise _damaged(path, reason_of(err)) from err
     head_bytes = 4 + 4 * dimensions
     if content[:4] != bytes((0, 0, _UINT8, dimensions)) or len(content) < head_bytes:
-        raise DmcpError(
-            f"The file {path} is damaged: it starts with {content[:4].hex()} and not with the"
-            f" IDX magic number 00000{_UINT8}0{dimensions}; fetch it again."
-        )
+        magic = f"00000{_UINT8}0{dimensions}"
+        what = f"it starts with {content[:4].hex()} and not with the IDX magic number {magic}"
+        raise _damaged(path, what)
     shape = struct.unpack(f">{dimensions}I", content[4:head_bytes])
     if len(content) - head_bytes != math.prod(shape):
-        raise DmcpError(
-            f"The file {path} is damaged: it holds {len(content) - head_bytes} values where its"
-            f" head announces {math.prod(shape)}; fetch it again."
-        )
+        counts = f"{len(content) - head_bytes} values where its head announces {math.prod(shape)}"
+        raise _damaged(path, f"it holds {counts}")
     return np.frombuffer(content, dtype=np.uint8, offset=head_bytes).reshape(shape)
+
+
+def _damaged(path: Path, what: str) -> DmcpError:
+    return DmcpError(f"The file {path} is damaged: {what}; fetch it again.")

@@ -15,7 +15,7 @@ from torchvision.datasets.folder import has_file_allowed_extension, make_dataset
 
 from dmcp_deploy.data.sources import PICTURES, FileImages
 from dmcp_deploy.data.types import ImageData, digest_of
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 
 EXTENSIONS = tuple(f".{ending}" for ending in PICTURES)
 
@@ -38,7 +38,7 @@ def open_folder(path: Path) -> ImageData:
         train, val = (_split(path / split, classes) for split in ("train", "val"))
         digest = digest_of(_identity({"train": train, "val": val}))
     except OSError as err:
-        raise DmcpError(f"Cannot read {err.filename or path}: {err.strerror or err}.") from err
+        raise DmcpError(f"Cannot read {err.filename or path}: {reason_of(err)}.") from err
     note = (
         f"Image folder {path}: {len(train):,} training and {len(val):,} validation pictures,"
         f" {len(classes)} classes; your own data, under your own terms."
@@ -78,22 +78,23 @@ def open_elpv() -> ImageData:
 def _checked_classes(path: Path) -> tuple[str, ...]:
     for split in ("train", "val"):
         if not (path / split).is_dir():
-            found = ", ".join(f"{name}/" for name in _folders(path)[:8]) or "no folder"
+            folders = ", ".join(f"{name}/" for name in _folders(path)[:8]) or "no folder"
             raise DmcpError(
-                f"The image folder {path} has no {split}/ in it, it holds {found}: {_LAYOUT}."
+                f"The image folder {path} has no {split}/ in it, it holds {folders}: {_LAYOUT}."
             )
     train, val = _folders(path / "train"), _folders(path / "val")
     if len(train) < 2:
-        found = f"only {train[0]!r}" if train else "none"
+        folders = f"only {train[0]!r}" if train else "none"
         raise DmcpError(
-            f"The data needs at least 2 class folders in {path / 'train'}, which holds {found}:"
+            f"The data needs at least 2 class folders in {path / 'train'}, which holds {folders}:"
             f" {_LAYOUT}."
         )
-    for one, other, there in ((train, val, path / "val"), (val, train, path / "train")):
-        missing = sorted(set(one) - set(other))
-        if missing:
+    for one, other, split in ((train, val, "val"), (val, train, "train")):
+        if missing := sorted(set(one) - set(other)):
+            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
             raise DmcpError(
-                f"The folder {there} lacks {_some(missing)}: train/ and val/ must hold the same"
+                f"The folder {path / split} lacks the class folder"
+                f" {', '.join(map(repr, missing[:3]))}{more}: train/ and val/ must hold the same"
                 " class folders."
             )
     return tuple(train)
@@ -102,11 +103,6 @@ def _checked_classes(path: Path) -> tuple[str, ...]:
 def _folders(path: Path) -> list[str]:
     with os.scandir(path) as entries:
         return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"the class folder {', '.join(repr(name) for name in names[:3])}{more}"
 
 
 def _split(folder: Path, classes: tuple[str, ...]) -> FileImages:

@@ -21,7 +21,7 @@ from dmcp_deploy.data.shard_fetch import fetch_shards
 from dmcp_deploy.data.shard_index import ShardIndex, index_shard
 from dmcp_deploy.data.sources import FORMATS, PictureImages
 from dmcp_deploy.data.types import ImageData, digest_of
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.progress import NO_PROGRESS, Progress
 
 KIND = "shard-index"
@@ -93,16 +93,16 @@ def open_shards(
     """
     kept = cache_folder(root) / "webdataset"
     if "://" in place:
-        own = kept / hashlib.sha256(place.encode()).hexdigest()[:16]
-        with _locked(own.with_suffix(".fetch-lock")):
-            folder, name = fetch_shards(place, own, progress), place
+        copies = kept / hashlib.sha256(place.encode()).hexdigest()[:16]
+        with _locked(copies.with_suffix(".fetch-lock")):
+            folder, name = fetch_shards(place, copies, progress), place
     else:
         folder = Path(place).expanduser().resolve()
         name = str(folder)
-    splits = {split: _shards(folder, split) for split in _SPLITS}
-    index = _indexed(folder, [path for paths in splits.values() for path in paths], kept, progress)
-    found = {split: {path: index[path] for path in paths} for split, paths in splits.items()}
-    return _data(name, folder, found)
+    paths = {split: _shards(folder, split) for split in _SPLITS}
+    index = _indexed(folder, [path for split in paths.values() for path in split], kept, progress)
+    splits = {split: {path: index[path] for path in paths[split]} for split in paths}
+    return _data(name, folder, splits)
 
 
 def _data(name: str, folder: Path, splits: Mapping[str, Mapping[Path, ShardIndex]]) -> ImageData:
@@ -129,12 +129,12 @@ def _shards(folder: Path, split: str) -> list[Path]:
     try:
         paths = sorted([*folder.glob("*.tar"), *folder.glob("*/*.tar")])
     except OSError as err:
-        raise DmcpError(f"Cannot read {folder}: {err.strerror or err}.") from err
-    found = [path for path in paths if _words(path.relative_to(folder)) & set(_SPLITS[split])]
-    if not found:
+        raise DmcpError(f"Cannot read {folder}: {reason_of(err)}.") from err
+    shards = [path for path in paths if _words(path.relative_to(folder)) & set(_SPLITS[split])]
+    if not shards:
         names = ", ".join(str(path.relative_to(folder)) for path in paths[:4]) or "no .tar file"
         raise DmcpError(f"The folder {folder} has no {split} shards, it holds {names}: {_LAYOUT}.")
-    return found
+    return shards
 
 
 def _words(path: Path) -> set[str]:
@@ -157,7 +157,7 @@ def _indexed(
     """Returns the index of every shard: the one kept from before where the file is the same."""
     file = kept / f"{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}.json"
     with _locked(file.with_suffix(".lock")):
-        before = _kept(file)
+        before = _read_index(file)
         names = {path: path.relative_to(folder).as_posix() for path in paths}
         index = {p: before[n] for p, n in names.items() if n in before and before[n].is_of(p)}
         if len(index) == len(paths):
@@ -174,7 +174,7 @@ def _indexed(
     return index
 
 
-def _kept(file: Path) -> dict[str, ShardIndex]:
+def _read_index(file: Path) -> dict[str, ShardIndex]:
     try:
         content = read_artifact(file, KIND)
         with well_formed(str(file)):

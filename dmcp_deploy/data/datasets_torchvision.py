@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tarfile
 import zipfile
@@ -16,7 +17,7 @@ from torchvision import datasets
 
 from dmcp_deploy.data.sources import ArrayImages, DatasetImages, ImageSource
 from dmcp_deploy.data.types import ImageData, digest_of_labels
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.registry import near_matches
 
 
@@ -112,7 +113,7 @@ def _load(name: str, root: Path, split: dict[str, bool | str]) -> Any:
 
 def _reason(err: Exception) -> str:
     met = getattr(err, "reason", err)  # urllib wraps what it met
-    return (str(met).strip() or repr(err)).splitlines()[0].rstrip(".:")
+    return reason_of(met if isinstance(met, Exception) else err)
 
 
 def _source(dataset: Any, name: str) -> ImageSource:
@@ -121,17 +122,12 @@ def _source(dataset: Any, name: str) -> ImageSource:
     if data is None:
         return DatasetImages(dataset, labels, f"torchvision:{name}")
     array = _channels_first(torch.as_tensor(np.asarray(data)))
-    return ArrayImages(_Given(array), labels, channels=array.shape[1])
+    # Workers get it pickled, which a function within this one could not be.
+    return ArrayImages(functools.partial(_loaded, array), labels, channels=array.shape[1])
 
 
-class _Given:
-    """Returns an array that is there already; a plain function would not reach a worker."""
-
-    def __init__(self, array: Tensor) -> None:
-        self._array = array
-
-    def __call__(self) -> Tensor:
-        return self._array
+def _loaded(array: Tensor) -> Tensor:
+    return array
 
 
 def _labels(dataset: Any) -> Any:

@@ -37,9 +37,9 @@ def train_batches(
     """Returns the batches of the steps start_step, start_step + 1, ..., `steps` of them.
 
     The batch of a step depends on (seed, step) alone: not on earlier calls, `workers` nor (but for
-    the last bits of crops out of views) `device`. Each
-    epoch has its own order; what remains of it at its end is left out. Arguments are checked, and
-    small data read into memory, before this function returns.
+    the last bits of crops out of views) `device`. Each epoch has its own order; what remains of it
+    at its end is left out. Arguments are checked, and small data read into memory, before this
+    function returns.
 
     Args:
         data: The data set; its `train` part is used.
@@ -98,10 +98,10 @@ def eval_batches(
     indices = torch.arange(len(source))
     if limit is not None and limit < len(source):
         indices = mixed_order(len(source), 0, "limit", 0)[:limit]
-    parts = _parts(indices, batch_size)[rank::world]
+    starts = range(0, len(indices), batch_size)[rank::world]
+    parts = tuple(indices[start : start + batch_size] for start in starts)
     source.hold(image_size, sum(map(len, parts)))
-    maker = EvalMaker(source, image_size, parts)
-    return _batches(maker, range(len(maker.parts)), workers, device)
+    return _batches(EvalMaker(source, image_size, parts), range(len(parts)), workers, device)
 
 
 def steps_per_epoch(data: ImageData, batch_size: int) -> int:
@@ -131,43 +131,40 @@ def _check_sizes(image_size: int, batch_size: int) -> None:
         raise DmcpError(f"The batch size {batch_size} is too small: it must be at least 1.")
 
 
-def _parts(indices: Tensor, length: int) -> tuple[Tensor, ...]:
-    return tuple(indices[first : first + length] for first in range(0, len(indices), length))
-
-
 def _batches(
     maker: BatchMaker, numbers: range, workers: int, device: torch.device | None
 ) -> Iterator[Batch]:
-    there = device if _is_elsewhere(device) else None
-    carried = _Carried(maker, whole=there is None)
-    for number, item in zip(numbers, _made(carried, numbers, workers, there), strict=True):
+    device = device if _is_elsewhere(device) else None
+    items = _load(_BatchItems(maker, finished=device is None), numbers, workers, device)
+    for number, item in zip(numbers, items, strict=True):
         if isinstance(item, DmcpError):
             raise item
         pixels, labels = item
-        if there is None:
+        if device is None:
             yield Batch(pixels, labels)
         else:
             # As bytes they are a quarter of what the network reads.
-            yield Batch(maker.finish(number, sent(pixels, there)), sent(labels, there))
+            yield Batch(maker.finish(number, sent(pixels, device)), sent(labels, device))
 
 
 def _is_elsewhere(device: torch.device | None) -> bool:
     return device is not None and device.type != "cpu"
 
 
-def _made(
-    carried: _Carried, numbers: range, workers: int, device: torch.device | None
+def _load(
+    items: _BatchItems, numbers: range, workers: int, device: torch.device | None
 ) -> Iterable[Any]:
+    """Returns the items of some numbers in order, made in this process or by workers."""
     if not workers:
-        return map(carried.__getitem__, numbers)
+        return map(items.__getitem__, numbers)
     # A whole batch is one item, named by its number: workers hold no state. With a generator of
     # its own the loader leaves the global random state alone.
     return DataLoader(
-        carried,  # type: ignore[arg-type]
+        items,  # type: ignore[arg-type]
         batch_size=None,
         sampler=numbers,
         num_workers=workers,
-        collate_fn=_unchanged,
+        collate_fn=_uncollated,
         worker_init_fn=leave_signals_to_parent,
         generator=torch.Generator(),
         pin_memory=device is not None and device.type == "cuda",
@@ -175,19 +172,22 @@ def _made(
 
 
 @dataclass(frozen=True)
-class _Carried:
-    """Hands a DmcpError over as a value: raised in a worker it would arrive as a traceback."""
+class _BatchItems:
+    """Batches by their numbers: pixels, or what the network reads where they are finished.
+
+    A DmcpError is an item too: raised in a worker it would arrive as a traceback.
+    """
 
     maker: BatchMaker
-    whole: bool
+    finished: bool
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor] | DmcpError:
         try:
             pixels, labels = self.maker.pixels(number)
-            return (self.maker.finish(number, pixels) if self.whole else pixels), labels
+            return (self.maker.finish(number, pixels) if self.finished else pixels), labels
         except DmcpError as err:
             return DmcpError(str(err))
 
 
-def _unchanged(item: Any) -> Any:
+def _uncollated(item: Any) -> Any:
     return item

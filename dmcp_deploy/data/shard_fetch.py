@@ -9,7 +9,7 @@ from subprocess import TimeoutExpired
 from urllib.parse import unquote, urlparse
 
 from dmcp_deploy.artifact import atomic_path
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.extras import require
 from dmcp_deploy.progress import Progress
 
@@ -103,8 +103,7 @@ def _chunks(url: str) -> Iterator[bytes]:
 
 def _reason(err: Exception) -> str:
     # The library tells its whole command line, in which a token may stand.
-    found = re.search(r"exit (-?\d+)", str(err))
-    if found:
-        return f"its reader ended with status {found[1]}"
+    if ended := re.search(r"exit (-?\d+)", str(err)):
+        return f"its reader ended with status {ended[1]}"
     missing = err.filename if isinstance(err, FileNotFoundError) else None
-    return f"the program {missing} is missing" if missing else str(err).splitlines()[0][:120]
+    return f"the program {missing} is missing" if missing else reason_of(err)

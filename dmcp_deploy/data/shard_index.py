@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from dmcp_deploy.data.sources import PICTURES
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 
 _COLUMNS = ("offsets", "sizes", "labels")
 _LABEL_BYTES = 1 << 20
@@ -80,11 +80,11 @@ def index_shard(path: Path) -> ShardIndex:
         found = path.stat()
         samples = list(_samples(path, found.st_size))
     except OSError as err:
-        raise DmcpError(f"Cannot read the shard {path}: {err.strerror or err}.") from err
+        raise DmcpError(f"Cannot read the shard {path}: {reason_of(err)}.") from err
     except tarfile.TarError as err:
         raise DmcpError(
-            f"The shard {path} is not a whole, uncompressed tar file ({err}): fetch it again, or"
-            " unpack it if it is compressed."
+            f"The shard {path} is not a whole, uncompressed tar file ({reason_of(err)}): fetch it"
+            " again, or unpack it if it is compressed."
         ) from err
     columns = np.array(samples, dtype=np.int64).reshape(-1, len(_COLUMNS)).T
     return ShardIndex(found.st_size, found.st_mtime_ns, *columns)

@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from dmcp_deploy.data.augment import centre_crop, fit_arrays, squash, to_picture, to_pixels
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 
 #: A source holds its resized pictures in memory up to this size.
 HELD_BYTES = 1_500_000_000
@@ -73,9 +73,9 @@ class ImageSource(ABC):
         return self._make_views(indices, size) if held is None else _chosen(held, indices)
 
     def hold(self, size: int, reads: int) -> None:
-        """Reads all pictures into memory, if they fit and are worth it.
+        """Reads all pictures into memory, if they fit and are read often enough.
 
-        They are worth it once the reads announced so far, these included, come to half of them.
+        That is when the reads announced so far, these included, are half as many as the pictures.
 
         Raises:
             DmcpError: A picture cannot be read.
@@ -132,7 +132,7 @@ class ArrayImages(ImageSource):
         self._array: Tensor | None = None
 
     def hold(self, size: int, reads: int) -> None:
-        """Reads all pictures into memory, if they fit and are worth it (see `ImageSource`)."""
+        """Reads all pictures into memory, if they fit and are read often enough."""
         self._loaded()
         super().hold(size, reads)
 
@@ -249,6 +249,4 @@ def _decoded(picture: Image.Image, mode: str) -> Image.Image:
 def _reason(err: BaseException) -> str:
     if isinstance(err, UnidentifiedImageError):
         return "not a picture in a known format"
-    if isinstance(err, OSError) and err.strerror:
-        return err.strerror
-    return str(err)
+    return reason_of(err)

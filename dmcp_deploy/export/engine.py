@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dmcp_deploy.artifact import atomic_path, check_writable, digest_file
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.export.engine_layers import (
     Layer,
     confirm_precision,
@@ -22,6 +22,7 @@ from dmcp_deploy.machine.cuda.driver import choose_device, read_driver
 from dmcp_deploy.onnxgraph.file import OnnxFile, inspect_onnx
 from dmcp_deploy.runtimes.engine_record import EngineRecord
 from dmcp_deploy.runtimes.session import ENGINE_SUFFIX
+from dmcp_deploy.runtimes.tensorrt import inspect_engine
 from dmcp_deploy.runtimes.trt_api import Builder, IBuilderConfig, INetworkDefinition
 from dmcp_deploy.runtimes.trt_flavours import (
     TURING,
@@ -33,7 +34,7 @@ from dmcp_deploy.runtimes.trt_flavours import (
     warnings_of,
 )
 
-_Made = TypeVar("_Made")
+_Result = TypeVar("_Result")
 
 _MEMORY = re.compile(r"^Total (Weights|Activation) Memory: (\d+) bytes")
 #: What RTX builds for Turing: anything else fails late.
@@ -88,7 +89,9 @@ def build_engine(
         counts = confirm_precision(layers, network.precision, f"The engine of {onnx}")
         part.write_bytes(engine)
         digest = digest_file(part)
-    memory = _memory(messages)
+    # "Weights" and "Activation" -> bytes, where the log tells them.
+    sizes = (_MEMORY.match(message.text) for message in messages)
+    memory = {size[1]: int(size[2]) for size in sizes if size}
     record = EngineRecord(
         engine=path.name,
         engine_digest=digest,
@@ -196,26 +199,26 @@ class _Build:
 
     def engine(self) -> bytes:
         """Returns the serialised engine."""
-        builder = self._made(self._trt.Builder(self._logger), "make a builder")
+        builder = self._checked(self._trt.Builder(self._logger), "make a builder")
         flag = 1 << int(self._trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-        network = self._made(builder.create_network(flag), "make a network")
+        network = self._checked(builder.create_network(flag), "make a network")
         self._parse(network)
         self._fix_batch(network)
-        config = self._made(builder.create_builder_config(), "make a configuration")
+        config = self._checked(builder.create_builder_config(), "make a configuration")
         self._configure(builder, config)
         self._add_profile(builder, config)
         self._set_targets(config)
         plan = builder.build_serialized_network(network, config)
-        engine = bytes(self._made(plan, f"build an engine of {self._file.path}"))
+        engine = bytes(self._checked(plan, f"build an engine of {self._file.path}"))
         self._keep_timings(config)
         return engine
 
-    def _made(self, result: _Made | None, what: str) -> _Made:
+    def _checked(self, result: _Result | None, what: str) -> _Result:
         if result is None:
             raise DmcpError(f"{self._flavour.name} cannot {what}: {reasons(self._messages)}.")
         return result
 
-    def _refuse(self, what: str) -> DmcpError:
+    def _refusal(self, what: str) -> DmcpError:
         return DmcpError(f"{self._flavour.name} refuses {what}: {reasons(self._messages)}.")
 
     def _parse(self, network: INetworkDefinition) -> None:
@@ -232,7 +235,7 @@ class _Build:
             )
         # Of a file that is no ONNX at all the parser makes an empty network and sees no error.
         if not parsed or network.num_outputs < 1:
-            raise self._refuse(f"{self._file.path}")
+            raise self._refusal(f"{self._file.path}")
 
     def _configure(self, builder: Builder, config: IBuilderConfig) -> None:
         config.profiling_verbosity = self._trt.ProfilingVerbosity.DETAILED
@@ -264,12 +267,12 @@ class _Build:
         try:
             known = path.read_bytes() if path.exists() else b""
         except OSError as err:
-            raise DmcpError(f"Cannot read {path}: {err.strerror or err}.") from err
+            raise DmcpError(f"Cannot read {path}: {reason_of(err)}.") from err
         for content in (known, b""):
             cache = config.create_timing_cache(content)
             if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
                 return
-        raise self._refuse(f"a timing cache in {path}")
+        raise self._refusal(f"a timing cache in {path}")
 
     def _keep_timings(self, config: IBuilderConfig) -> None:
         path = self._options.timing_cache
@@ -286,17 +289,17 @@ class _Build:
     def _add_profile(self, builder: Builder, config: IBuilderConfig) -> None:
         if self._options.is_static:
             return
-        profile = self._made(builder.create_optimization_profile(), "make an input range")
+        profile = self._checked(builder.create_optimization_profile(), "make an input range")
         image = _image_shape(self._file)
         smallest, best, largest = ((batch, *image) for batch in self._options.batches)
         try:
             profile.set_shape(self._file.input_name, smallest, best, largest)
         except (ValueError, RuntimeError) as err:
             raise DmcpError(
-                f"{self._flavour.name} refuses batches {self._options.batches}: {err}."
+                f"{self._flavour.name} refuses batches {self._options.batches}: {reason_of(err)}."
             ) from err
         if config.add_optimization_profile(profile) < 0:
-            raise self._refuse(f"batches {self._options.batches}")
+            raise self._refusal(f"batches {self._options.batches}")
 
     def _set_targets(self, config: IBuilderConfig) -> None:
         archs = self._options.gpu_archs
@@ -306,7 +309,7 @@ class _Build:
         for index, arch in enumerate(archs):
             member = getattr(self._trt.ComputeCapability, arch.upper(), None)
             if member is None or not config.set_compute_capability(member, index):
-                raise self._refuse(f"the GPU architecture {arch}")
+                raise self._refusal(f"the GPU architecture {arch}")
 
 
 def _check_batch(network: OnnxFile, batches: tuple[int, int, int]) -> None:
@@ -322,19 +325,7 @@ def _check_batch(network: OnnxFile, batches: tuple[int, int, int]) -> None:
 def _layers(loaded: Loaded, engine: bytes, messages: Sequence[Message]) -> list[Layer]:
     """Returns the engine's layers: from the build log, else from the engine loaded once."""
     logged = layers_of_log(message.text for message in messages)
-    return logged or _inspected(loaded, engine, messages)
-
-
-def _inspected(loaded: Loaded, engine: bytes, messages: Sequence[Message]) -> list[Layer]:
-    from dmcp_deploy.runtimes.tensorrt import inspect_engine
-
-    return layers_of_inspector(inspect_engine(loaded, engine, messages))
-
-
-def _memory(messages: Sequence[Message]) -> dict[str, int]:
-    """Returns "Weights" and "Activation" -> bytes, where the log tells them."""
-    found = (_MEMORY.match(message.text) for message in messages)
-    return {match[1]: int(match[2]) for match in found if match}
+    return logged or layers_of_inspector(inspect_engine(loaded, engine, messages))
 
 
 def _image_shape(network: OnnxFile) -> tuple[int, int, int]:

@@ -75,8 +75,8 @@ def layers_of_inspector(text: str) -> list[Layer]:
 
 def count_precisions(layers: Sequence[Layer]) -> dict[str, int]:
     """Returns precision -> layers that compute in it."""
-    found = [layer.precision for layer in layers if not _MOVES.search(layer.kind)]
-    return {name: found.count(name) for name in (*_RANK, "other") if name in found}
+    precisions = [layer.precision for layer in layers if not _MOVES.search(layer.kind)]
+    return {name: precisions.count(name) for name in (*_RANK, "other") if name in precisions}
 
 
 def confirm_precision(layers: Sequence[Layer], asked: str, what: str) -> dict[str, int]:
@@ -121,19 +121,16 @@ def _logged_layer(line: str) -> Layer:
 
 def _inspected_layer(layer: Mapping[str, Any]) -> Layer:
     tensors = [*layer.get("Inputs", ()), *layer.get("Outputs", ())]
-    types = [_type_text(tensor) for tensor in tensors if isinstance(tensor, Mapping)]
+    # Up to 10.x a tensor's type stands in one field with its layout.
+    types = [
+        str(tensor.get("Datatype", tensor.get("Format/Datatype", "")))
+        for tensor in tensors
+        if isinstance(tensor, Mapping)
+    ]
     return Layer(str(layer.get("Name", "")), str(layer.get("LayerType", "")), _narrowest(types))
 
 
-def _type_text(tensor: Mapping[str, Any]) -> str:
-    """Returns what names a tensor's type; up to 10.x that stands in one field with its layout."""
-    return str(tensor.get("Datatype", tensor.get("Format/Datatype", "")))
-
-
 def _narrowest(types: Iterable[str]) -> str:
-    found = {_type_name(text) for text in types}
-    return next((name for name in _RANK if name in found), "other")
-
-
-def _type_name(text: str) -> str:
-    return next((name for pattern, name in _TYPES if pattern.search(text)), "other")
+    """Returns the narrowest of the types that are spelt so, by our name."""
+    names = {next((n for pattern, n in _TYPES if pattern.search(text)), "other") for text in types}
+    return next((name for name in _RANK if name in names), "other")

@@ -4,36 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.options.declare import check
+from dmcp_deploy.options.export import TargetOptions
 from dmcp_deploy.registry import choose
 from dmcp_deploy.runtimes.trt_flavours import TURING, Flavour, find_flavour
 
 
 @dataclass(frozen=True)
-class EngineOptions:
-    """What an engine is built for; bad values raise DmcpError.
+class EngineOptions(TargetOptions):
+    """What one engine is built for; bad values raise DmcpError.
 
     Attributes:
         runtime: "tensorrt" or "tensorrt-rtx".
         batches: The smallest, the best and the largest batch; three times the same number makes a
             static engine, which is faster.
-        gpu_archs: RTX: the GPU architectures to build for, such as "sm86"; none: a portable
-            engine for all from Ampere on.
-        dla: The DLA core of a Jetson Orin to build for; layers it cannot take go to the GPU.
-        timing_cache: TensorRT: a file that keeps kernel timings from build to build.
-        workspace_bytes: Most scratch memory of a kernel; None leaves it to TensorRT.
-        optimization_level: 0 (quick build) to 5 (longest search); None leaves it to TensorRT.
     """
 
     runtime: str
     batches: tuple[int, int, int] = (1, 1, 1)
-    gpu_archs: tuple[str, ...] = ()
-    dla: int | None = None
-    timing_cache: Path | None = None
-    workspace_bytes: int | None = None
-    optimization_level: int | None = None
 
     def __post_init__(self) -> None:
         flavour = find_flavour(self.runtime)
@@ -51,9 +41,7 @@ class EngineOptions:
             raise DmcpError(f"--dla {self.dla} needs a static batch: leave out --dynamic-batch.")
         if self.timing_cache is not None and not flavour.has_timing_cache:
             raise DmcpError(f"--timing-cache: {flavour.name} keeps none; leave it out.")
-        level = self.optimization_level
-        if level is not None and not 0 <= level <= 5:
-            raise DmcpError(f"--optimization-level {level} must lie in 0..5.")
+        check(self)
 
     @property
     def is_static(self) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
-from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from dmcp_deploy.export.half_types import HalfType, half_tensor
 from dmcp_deploy.export.image_nodes import SHAPE_OPERATORS, reads_images
@@ -105,9 +105,9 @@ class HalfGraph:
         floats = [i for i, name in enumerate(node.input) if self._is_float(name)]
         halves = {index: inputs[index] in allowed for index in floats}
         bound = {inputs[index] for index, in_half in halves.items() if in_half}
-        if allowed and _casts_to_float(node):
+        if allowed and (target := _float_cast(node)) is not None:
             bound.add(outputs[0])
-            _set_cast(node, self.half.element_type)
+            target.i = self.half.element_type
         results = [
             name
             for name, parameter in zip(node.output, outputs, strict=True)
@@ -141,7 +141,7 @@ class HalfGraph:
             self.flushed_weights += flushed
             self._place(tensor, converted, is_only_form=uses[tensor.name] == {True})
         # Old versions list weights among the inputs, where they would need the new type too.
-        weights = self._constants()
+        weights = {tensor.name for tensor in self.graph.initializer}
         inputs = [value for value in self.graph.input if value.name not in weights]
         del self.graph.input[:]
         self.graph.input.extend(inputs)
@@ -190,9 +190,6 @@ class HalfGraph:
             free += "_"
         return free
 
-    def _constants(self) -> set[str]:
-        return {tensor.name for tensor in self.graph.initializer}
-
     def _is_float(self, name: str) -> bool:
         return self.types.get(name) == TensorProto.FLOAT
 
@@ -229,14 +226,10 @@ def _parameters(
     return [types[min(index, len(types) - 1)] for index, _ in enumerate(names)]
 
 
-def _casts_to_float(node: NodeProto) -> bool:
-    return node.op_type == "Cast" and any(
-        item.name == "to" and item.i == TensorProto.FLOAT for item in node.attribute
-    )
-
-
-def _set_cast(node: NodeProto, element_type: int) -> None:
-    next(item for item in node.attribute if item.name == "to").i = element_type
+def _float_cast(node: NodeProto) -> AttributeProto | None:
+    """Returns the attribute by which a node casts to float32; None if it does not."""
+    targets = (a for a in node.attribute if a.name == "to" and a.i == TensorProto.FLOAT)
+    return next(targets, None) if node.op_type == "Cast" else None
 
 
 def node_label(node: NodeProto) -> str:

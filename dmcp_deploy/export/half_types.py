@@ -70,7 +70,7 @@ def _bits(values: npt.NDArray[np.float32], half: HalfType) -> npt.NDArray[np.uin
     if half.element_type == TensorProto.FLOAT16:
         return np.ascontiguousarray(values.astype(np.float16)).view(np.uint16)
     # bfloat16 is the upper half of a float32; ties go to the even neighbour.
-    whole = np.ascontiguousarray(values).view(np.uint32)
-    rounded = (whole + 0x7FFF + ((whole >> 16) & 1)) >> 16
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     # Rounding up could carry a NaN's bits into infinity.
     return np.where(np.isnan(values), np.uint32(0x7FC0), rounded).astype(np.uint16)

@@ -27,8 +27,8 @@ def image_batches(file: OnnxFile, images: npt.NDArray[np.float32]) -> list[npt.N
     _check_images(file, images)
     if file.batch:
         return filled_batches(images, file.batch)
-    whole = np.ascontiguousarray(images)
-    return [whole[start : start + OPEN_BATCH] for start in range(0, len(whole), OPEN_BATCH)]
+    images = np.ascontiguousarray(images)
+    return [images[start : start + OPEN_BATCH] for start in range(0, len(images), OPEN_BATCH)]
 
 
 def filled_batches(images: npt.NDArray[np.float32], size: int) -> list[npt.NDArray[np.float32]]:
@@ -40,14 +40,14 @@ def filled_batches(images: npt.NDArray[np.float32], size: int) -> list[npt.NDArr
     """
     # `resize` repeats the images as often as the size asks for.
     count = len(images) + -len(images) % size
-    whole = np.resize(images, (count, *images.shape[1:]))
-    return [whole[start : start + size] for start in range(0, count, size)]
+    filled = np.resize(images, (count, *images.shape[1:]))
+    return [filled[start : start + size] for start in range(0, count, size)]
 
 
 def _check_images(file: OnnxFile, images: npt.NDArray[np.float32]) -> None:
     expected = file.input_shape[1:]
     fits = images.ndim == 4 and all(
-        size in (None, found) for size, found in zip(expected, images.shape[1:], strict=True)
+        size in (None, given) for size, given in zip(expected, images.shape[1:], strict=True)
     )
     if not fits or images.dtype != np.float32 or images.size == 0:
         wanted = ", ".join(str(size or "any") for size in expected)

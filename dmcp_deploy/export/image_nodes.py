@@ -15,10 +15,10 @@ def reads_images(graph: GraphProto) -> list[bool]:
     """
     constants = {tensor.name for tensor in graph.initializer}
     from_images = {value.name for value in graph.input} - constants
-    found = []
+    reading = []
     for node in graph.node:
         reads = not from_images.isdisjoint(node.input)
-        found.append(reads)
+        reading.append(reads)
         if reads and node.op_type not in SHAPE_OPERATORS:
             from_images.update(node.output)
-    return found
+    return reading

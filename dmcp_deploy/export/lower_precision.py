@@ -17,14 +17,13 @@ import onnx.inliner
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from dmcp_deploy.artifact import digest_file
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.export.half_graph import HalfGraph, KeptNode, node_label
 from dmcp_deploy.export.half_types import HALF_TYPES, HalfType
 from dmcp_deploy.export.image_batches import image_batches
 from dmcp_deploy.onnxgraph.file import (
     opset_of,
     read_onnx,
-    reason,
     require_fp32,
     tensor_types,
     write_onnx,
@@ -109,9 +108,9 @@ def overflowing_activations(
         probe = Path(folder) / "maxima.onnx"
         write_onnx(proto, probe)
         with OnnxSession(probe) as session:
-            found = np.max([session.run(batch) for batch in batches], axis=0)
+            maxima = np.max([session.run(batch) for batch in batches], axis=0)
     # Written so that NaN counts as over the limit.
-    return {n: float(v) for n, v in zip(names, found, strict=True) if not v <= limit}
+    return {n: float(v) for n, v in zip(names, maxima, strict=True) if not v <= limit}
 
 
 def _convertible(source: Path, half: HalfType) -> ModelProto:
@@ -135,10 +134,10 @@ def _raise_opset(proto: ModelProto, half: HalfType, source: Path) -> ModelProto:
     opset = half.lowest_opset
     try:
         raised = onnx.version_converter.convert_version(proto, opset)
-    except (onnx.version_converter.ConvertError, RuntimeError) as err:
+    except (onnx.version_converter.ConvertError, RuntimeError, UnicodeDecodeError) as err:
         raise DmcpError(
             f"{source} has opset {opset_of(proto)}, {half.name} needs {opset}, and ONNX cannot"
-            f" convert it ({reason(err)}): export it with opset {opset}."
+            f" convert it ({reason_of(err)}): export it with opset {opset}."
         ) from err
     lowest = helper.find_min_ir_version_for(list(raised.opset_import))
     raised.ir_version = max(raised.ir_version, lowest)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.export.image_batches import filled_batches
 from dmcp_deploy.export.lower_precision import overflowing_activations, to_half
 from dmcp_deploy.export.quantize import check_calibration, quantize_fp8, quantize_int8
@@ -125,7 +125,8 @@ def check_evidence(source: Path, precision: str, evidence: Evidence | None) -> N
 def judge(path: Path, precision: str, evidence: Evidence, progress: Progress) -> dict[str, Any]:
     """Returns a converted network's accuracy and its distance from the trained network.
 
-    Both are computed in ONNX Runtime on the CPU; for what that cannot run the reason is returned.
+    Both are computed in ONNX Runtime on the CPU, and alike on every processor: the network is to
+    run elsewhere. For what ONNX Runtime cannot run the reason is returned.
 
     Raises:
         DmcpError: The network is further away than the precision's tolerance.
@@ -138,7 +139,7 @@ def judge(path: Path, precision: str, evidence: Evidence, progress: Progress) ->
 
     outputs, labels = [], []
     with (
-        OnnxSession(path) as session,
+        OnnxSession(path, exact=True) as session,
         progress.task(f"evaluate {precision}", evidence.total, unit="batch") as bar,
     ):
         for images, wanted in evidence.validation():
@@ -165,7 +166,7 @@ def read_images(path: Path) -> Evidence:
     except FileNotFoundError as err:
         raise DmcpError(f"There is no file of calibration images {path}.") from err
     except OSError as err:
-        raise DmcpError(f"Cannot read {path}: {err.strerror or err}.") from err
+        raise DmcpError(f"Cannot read {path}: {reason_of(err)}.") from err
     except (ValueError, EOFError, zipfile.BadZipFile) as err:
         raise DmcpError(f"{path} is no array as numpy.save writes it (.npy).") from err
     if not isinstance(images, np.ndarray) or images.ndim != 4 or images.dtype != np.float32:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import onnx
 import torch
+from onnx import ModelProto, ValueInfoProto
 from torch import nn
 
 from dmcp_deploy.artifact import atomic_path, digest_file
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.export.quiet import quiet
 from dmcp_deploy.network.trace import evaluating
-
-if TYPE_CHECKING:
-    from onnx import ModelProto, ValueInfoProto
+from dmcp_deploy.onnxgraph.file import opset_of
 
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
@@ -28,6 +26,8 @@ BATCH_AXIS = "batch"
 LOWEST_OPSET = 18
 #: Batch 1 is what torch.export is most likely to take for a constant.
 _DYNAMIC_EXAMPLE_BATCH = 2
+#: What ONNX raises on a graph that is not sound.
+_UNSOUND = (onnx.checker.ValidationError, onnx.shape_inference.InferenceError)
 
 
 @dataclass(frozen=True)
@@ -87,23 +87,13 @@ def export_onnx(
         part.write_bytes(proto.SerializeToString(deterministic=True))
     return OnnxExport(
         path=Path(path),
-        opset=_opset(proto),
+        opset=opset_of(proto),
         batch=batch,
         onnx_bytes=Path(path).stat().st_size,
         nodes=len(proto.graph.node),
         digest=digest_file(path),
         simplified=simplified,
     )
-
-
-def _contiguous(model: nn.Module) -> nn.Module:
-    """Returns a network whose weights lie in the usual order, a copy if need be.
-
-    Of weights in channels-last order torch 2.9 exports a graph for more than one image alone.
-    """
-    if all(weight.is_contiguous() for weight in model.parameters()):
-        return model
-    return copy.deepcopy(model).to(memory_format=torch.contiguous_format)
 
 
 def _build(
@@ -121,13 +111,21 @@ def _build(
     return exported, False
 
 
+def _contiguous(model: nn.Module) -> nn.Module:
+    """Returns a network whose weights lie in the usual order, a copy if need be.
+
+    Of weights in channels-last order torch 2.9 exports a graph for more than one image alone.
+    """
+    if all(weight.is_contiguous() for weight in model.parameters()):
+        return model
+    return copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+
+
 def _check_request(model: nn.Module, batch: int | None, opset: int) -> None:
-    for library in ("onnx", "onnxscript"):
-        if importlib.util.find_spec(library) is None:
-            raise DmcpError(
-                f"Exporting needs {library}, which is not installed:"
-                " pip install dmcp-deploy[export]."
-            )
+    if importlib.util.find_spec("onnxscript") is None:
+        raise DmcpError(
+            "Exporting needs onnxscript, which is not installed: pip install dmcp-deploy[export]."
+        )
     if batch is not None and batch < 1:
         raise DmcpError(f"The fixed batch size is {batch} and must be 1 or more.")
     if opset < LOWEST_OPSET:
@@ -150,7 +148,9 @@ def _example_input(
     try:
         output = model(example)
     except (RuntimeError, ValueError, IndexError) as err:
-        raise DmcpError(f"The network does not run on an input {shape}: {_reason(err)}.") from err
+        raise DmcpError(
+            f"The network does not run on an input {shape}: {_root_reason(err)}."
+        ) from err
     if not isinstance(output, torch.Tensor):
         raise DmcpError(
             f"The network returns a {type(output).__name__} and export takes networks that return"
@@ -176,7 +176,7 @@ def _export(model: nn.Module, example: torch.Tensor, batch: int | None, opset: i
     except torch.onnx.errors.OnnxExporterError as err:
         hint = "" if batch is not None else "; a fixed batch size may help"
         raise DmcpError(
-            f"The ONNX exporter cannot take {type(model).__name__}: {_reason(err)}{hint}."
+            f"The ONNX exporter cannot take {type(model).__name__}: {_root_reason(err)}{hint}."
         ) from err
     assert program is not None
     return program.model_proto
@@ -188,16 +188,16 @@ def _check_graph(
     problem = _checker_problem(proto)
     if problem:
         raise DmcpError(f"The exported graph fails ONNX's own check: {problem}.")
-    if _opset(proto) != opset:
+    if opset_of(proto) != opset:
         raise DmcpError(
-            f"Opset {opset} was asked and the exporter delivered {_opset(proto)}: choose a version"
-            " that the installed onnx and onnxscript know."
+            f"Opset {opset} was asked and the exporter delivered {opset_of(proto)}: choose a"
+            " version that the installed onnx and onnxscript know."
         )
     axis = BATCH_AXIS if batch is None else batch
-    found = [_dims(value) for value in (*proto.graph.input, *proto.graph.output)]
-    if found[0] != [axis, *input_shape] or found[1][:1] != [axis]:
+    shapes = [_dims(value) for value in (*proto.graph.input, *proto.graph.output)]
+    if shapes[0] != [axis, *input_shape] or shapes[1][:1] != [axis]:
         raise DmcpError(
-            f"The exported graph maps {found[0]} to {found[1]}, not a batch to its logits: the"
+            f"The exported graph maps {shapes[0]} to {shapes[1]}, not a batch to its logits: the"
             " network fixes its batch size somewhere; export it with that fixed batch size."
         )
 
@@ -208,15 +208,12 @@ def _simplify(proto: ModelProto, example: torch.Tensor) -> ModelProto | None:
         import onnxsim
     except ImportError:
         return None
-    from onnx.checker import ValidationError
-    from onnx.shape_inference import InferenceError
-
     try:
         # An input of ours: onnxsim would draw its own from numpy's global generator.
         result, same = onnxsim.simplify(
             proto, check_n=1, input_data={INPUT_NAME: example.cpu().numpy()}
         )
-    except (RuntimeError, ValueError, ValidationError, InferenceError):
+    except (RuntimeError, ValueError, *_UNSOUND):
         return None
     return result if same else None
 
@@ -227,13 +224,11 @@ def _same_interface(proto: ModelProto, exported: ModelProto) -> bool:
         [(value.name, _dims(value)) for value in (*graph.input, *graph.output)]
         for graph in (proto.graph, exported.graph)
     )
-    return ours == theirs and _opset(proto) == _opset(exported) and not _checker_problem(proto)
+    return ours == theirs and opset_of(proto) == opset_of(exported) and not _checker_problem(proto)
 
 
 def _label(proto: ModelProto, metadata: Mapping[str, str]) -> None:
     """Writes the metadata, and drops what the exporter noted of this machine's files."""
-    import onnx
-
     del proto.graph.metadata_props[:]
     for value in (*proto.graph.node, *proto.graph.value_info, *proto.graph.initializer):
         del value.metadata_props[:]
@@ -243,27 +238,18 @@ def _label(proto: ModelProto, metadata: Mapping[str, str]) -> None:
 
 
 def _checker_problem(proto: ModelProto) -> str:
-    import onnx
-
     try:
         onnx.checker.check_model(proto, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as err:
-        return _reason(err)
+    except _UNSOUND as err:
+        return reason_of(err)
     return ""
-
-
-def _opset(proto: ModelProto) -> int:
-    return next((item.version for item in proto.opset_import if not item.domain), 0)
 
 
 def _dims(value: ValueInfoProto) -> list[int | str]:
     return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
 
 
-def _reason(err: BaseException) -> str:
-    """Returns the first line of an error's root cause, short enough for a sentence."""
+def _root_reason(err: BaseException) -> str:
     while err.__cause__ is not None:
         err = err.__cause__
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(err)).strip()
-    line = plain.splitlines()[0] if plain else type(err).__name__
-    return line[:200].rstrip(" .:")
+    return reason_of(err)

@@ -1,10 +1,10 @@
-"""Pins this process to a few cores for as long as something is measured."""
+"""The cores that threads may run on: pinned while something is measured, and given back."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from dmcp_deploy.machine.state import allowed_cores
@@ -32,7 +32,8 @@ def pinned(threads: int) -> Iterator[tuple[int, ...] | None]:
         yield None
         return
     cores = measured_cores(threads)
-    before, own = {task: _affinity(task) for task in _tasks()}, os.sched_getaffinity(0)
+    before = {task: _affinity(task) for task in _tasks()}
+    of_caller = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, cores)
     except OSError:  # a sandbox may forbid it
@@ -44,7 +45,7 @@ def pinned(threads: int) -> Iterator[tuple[int, ...] | None]:
         yield cores
     finally:
         for task in _tasks():
-            _set_affinity(task, before.get(task) or own)
+            _set_affinity(task, before.get(task) or of_caller)
 
 
 def measured_cores(threads: int) -> tuple[int, ...]:
@@ -69,13 +70,44 @@ def choose_cores(count: int, allowed: Iterable[int], root: Path = _CPUS) -> tupl
     order = []
     for core in cores:
         siblings = read_text(root / f"cpu{core}/topology/thread_siblings_list")
-        order.append((bool(siblings) and siblings in seen, -_most_khz(root, core), core))
+        most_khz = read_number(root / f"cpu{core}/cpufreq/cpuinfo_max_freq") or 0
+        order.append((bool(siblings) and siblings in seen, -most_khz, core))
         seen.add(siblings)
     return tuple(sorted(core for *_, core in sorted(order)[:count]))
 
 
-def _most_khz(root: Path, core: int) -> int:
-    return read_number(root / f"cpu{core}/cpufreq/cpuinfo_max_freq") or 0
+class CallerCores:
+    """Keeps the cores that the calling thread has before the first of several sessions.
+
+    OpenVINO runs with the calling thread and sometimes leaves it on the cores of its last
+    inference; whatever the process did next would be confined to them.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is loaded yet."""
+        self._loaded = 0
+        self._before: set[int] | None = None
+
+    def take(self) -> Callable[[], None]:
+        """Returns what is to be called, once or more often, when a session has ended."""
+        if not self._loaded:
+            has_affinity = hasattr(os, "sched_getaffinity")
+            self._before = os.sched_getaffinity(0) if has_affinity else None
+        self._loaded += 1
+        waiting = [self]
+
+        def give_back() -> None:
+            if waiting:
+                waiting.pop()._drop()
+
+        return give_back
+
+    def _drop(self) -> None:
+        self._loaded -= 1
+        if not self._loaded and self._before is not None:
+            # Cores may have been taken from the process meanwhile.
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(0, self._before)
 
 
 def _tasks() -> list[int]:

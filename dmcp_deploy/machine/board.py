@@ -70,12 +70,12 @@ def read_power_mode(timeout_s: float = 10.0) -> str | None:
     if program is None:
         return None
     # To other users than root it tells the mode and then complains of files, with an error code.
-    told = run_bounded([program, "-q"], timeout_s).text
-    found = re.search(r"NV Power Mode:\s*(\S+)", told)
-    return found[1] if found else None
+    answer = run_bounded([program, "-q"], timeout_s)
+    match = re.search(r"NV Power Mode:\s*(\S+)", answer.text)
+    return match[1] if match else None
 
 
 def _l4t(text: str) -> str | None:
     """Returns the release in "# R36 (release), REVISION: 4.3, GCID: ..."."""
-    found = re.match(r"# R(\d+) \(release\), REVISION: ([\d.]+)", text)
-    return f"{found[1]}.{found[2]}" if found else None
+    match = re.match(r"# R(\d+) \(release\), REVISION: ([\d.]+)", text)
+    return f"{match[1]}.{match[2]}" if match else None

@@ -59,8 +59,8 @@ def ask_python(code: str, timeout_s: float) -> dict[str, Any]:
     answer = run_bounded([sys.executable, "-c", _SAY + code], timeout_s)
     for line in reversed(answer.text.splitlines()):
         if line.startswith(_MARK):
-            found: dict[str, Any] = json.loads(line.removeprefix(_MARK))
-            return found
+            said: dict[str, Any] = json.loads(line.removeprefix(_MARK))
+            return said
     return {"problem": _silence(answer.code, answer.text, timeout_s)}
 
 
@@ -84,7 +84,7 @@ def _run(command: Sequence[str], output: int, timeout_s: float) -> int | None:
 def _kill(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    # What a broken driver holds in the kernel does not even end then.
+    # A process that a broken driver holds in the kernel does not end even then.
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_KILL_S)
 

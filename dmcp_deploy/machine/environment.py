@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from dmcp_deploy import __version__
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.machine.board import Board, read_board, read_power_mode
-from dmcp_deploy.machine.cuda.driver import DeviceInfo, read_driver
+from dmcp_deploy.machine.cuda.driver import read_driver
 from dmcp_deploy.machine.state import allowed_cores, read_governor, read_load_average
 from dmcp_deploy.machine.sysfs import read_text
 
@@ -32,8 +33,17 @@ def read_environment(devices: bool = False) -> dict[str, Any]:
             measured first), their `gpu_driver`, the newest `cuda` that it supports, and of a
             Jetson the `board` and its `power_mode`. NVIDIA's driver is started for that.
     """
-    found = _machine()
-    return {**found, **_devices()} if devices else found
+    return {**_machine(), **(_devices() if devices else {})}
+
+
+def first_gpu(environment: Mapping[str, Any]) -> str | None:
+    """Returns the name of the GPU that CUDA takes first, of an environment that was recorded.
+
+    It is None where that does not tell of one.
+    """
+    gpus = environment.get("gpus")
+    first = gpus[0] if isinstance(gpus, list) and gpus else None
+    return str(first.get("name")) if isinstance(first, Mapping) else None
 
 
 def _machine() -> dict[str, Any]:
@@ -63,31 +73,27 @@ def _cpu_model() -> str | None:
 
 def _devices() -> dict[str, Any]:
     board = read_board()
-    found: dict[str, Any] = {
-        "gpus": [],
-        "gpu_driver": None,
-        "cuda": None,
+    return {
+        **_gpus(),
         "board": None if board is None else _board(board),
         "power_mode": read_power_mode(),
     }
+
+
+def _gpus() -> dict[str, Any]:
     try:
         driver = read_driver()
     except DmcpError:  # a machine without a GPU is none to tell of
-        return found
-    return {
-        **found,
-        "gpus": [_gpu(device) for device in driver.devices],
-        "gpu_driver": driver.version,
-        "cuda": _dotted(driver.cuda_version),
-    }
-
-
-def _gpu(device: DeviceInfo) -> dict[str, Any]:
-    return {
-        "name": device.name,
-        "compute_capability": _dotted(device.compute_capability),
-        "memory_bytes": device.memory_bytes,
-    }
+        return {"gpus": [], "gpu_driver": None, "cuda": None}
+    gpus = [
+        {
+            "name": device.name,
+            "compute_capability": _dotted(device.compute_capability),
+            "memory_bytes": device.memory_bytes,
+        }
+        for device in driver.devices
+    ]
+    return {"gpus": gpus, "gpu_driver": driver.version, "cuda": _dotted(driver.cuda_version)}
 
 
 def _board(board: Board) -> dict[str, Any]:

@@ -50,16 +50,16 @@ def read_gpu_state(root: Path = Path("/"), timeout_s: float = 10.0) -> dict[str,
 def parse_smi(line: str) -> dict[str, Any]:
     """Returns the figures in a line of `nvidia-smi`, the mask of reasons last."""
     *figures, mask = (cell.strip() for cell in line.split(","))
-    found: dict[str, Any] = {
+    state: dict[str, Any] = {
         name: float(cell)
         for name, cell in zip(_FIGURES.values(), figures, strict=False)
-        if _is_number(cell)
+        if cell.replace(".", "", 1).isdecimal()
     }
     if mask.startswith("0x"):
         bits = int(mask, 16)
         reasons = (reason for bit, reason in _SLOWED_BY.items() if bits & bit)
-        found["slowed_by"] = list(dict.fromkeys(reasons))
-    return found
+        state["slowed_by"] = list(dict.fromkeys(reasons))
+    return state
 
 
 def _smi(timeout_s: float) -> dict[str, Any]:
@@ -99,7 +99,3 @@ def _scaled(name: str, path: Path, unit: float) -> Iterator[tuple[str, float]]:
     number = read_number(path)
     if number is not None:
         yield name, number / unit
-
-
-def _is_number(text: str) -> bool:
-    return text.replace(".", "", 1).isdecimal()

@@ -30,10 +30,10 @@ def read_state(
         with_gpu: Whether a GPU is measured.
         root: The folder in which sys/ lies.
     """
-    found = {**dict(_cpu(cores, root)), "power_mode": read_power_mode()}
+    state = {**dict(_cpu(cores, root)), "power_mode": read_power_mode()}
     if with_gpu:
-        found["gpu"] = read_gpu_state(root)
-    return {name: value for name, value in found.items() if value is not None}
+        state["gpu"] = read_gpu_state(root)
+    return {name: value for name, value in state.items() if value is not None}
 
 
 def read_governor(core: int = 0, root: Path = Path("/")) -> str | None:
@@ -70,5 +70,4 @@ def _cpu(cores: Sequence[int], root: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _numbers(paths: Iterator[Path]) -> list[int]:
-    found = (read_number(path) for path in paths)
-    return [number for number in found if number is not None]
+    return [number for path in paths if (number := read_number(path)) is not None]

@@ -73,8 +73,8 @@ class ChannelIds:
         """Returns representative -> the first reason why it is kept whole."""
         reasons: dict[int, str] = {}
         for reason, arrays in self._pins.items():
-            for root in np.unique(self.find(np.concatenate(arrays))):
-                reasons.setdefault(int(root), reason)
+            for root in self.find(np.concatenate(arrays)).tolist():
+                reasons.setdefault(root, reason)
         return reasons
 
     def all(self) -> Ids:

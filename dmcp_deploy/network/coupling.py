@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from torch import fx, nn
@@ -13,6 +14,7 @@ from dmcp_deploy.network.gates import gate_nodes, weighted_ends
 from dmcp_deploy.network.layer_rules import Coupling, Shape
 from dmcp_deploy.network.layers import rule_for
 from dmcp_deploy.network.operations import Call, Value, fits, propagate
+from dmcp_deploy.network.trace import Trace
 
 INPUT_REASON = "it is the network's input"
 OUTPUT_REASON = "it is the network's output"
@@ -48,10 +50,6 @@ class Couplings:
     gates: list[tuple[str, Ids, int]] = field(default_factory=list)
     fixed_macs: dict[str, int] = field(default_factory=dict)
 
-    def everything(self) -> Ids:
-        """Returns all identities."""
-        return self.ids.all()
-
     def refuse(self, group: str, reason: str) -> None:
         """Pins the group that is named after one of the layers."""
         layer, _, part = group.partition("[")
@@ -63,30 +61,31 @@ class Couplings:
         self.ids.pin(Channels(outputs, 1), reason)
 
 
-def couple_channels(graph: fx.GraphModule, refused: Mapping[str, str]) -> Couplings:
+def couple_channels(model: nn.Module, trace: Trace, refused: Mapping[str, str]) -> Couplings:
     """Returns the channels of a traced network with all that ties and pins them.
 
     Args:
-        graph: A graph whose nodes carry their shapes (see `trace_graph`).
+        model: The network.
+        trace: Its trace, whose nodes carry their shapes (see `annotate_graph`).
         refused: Group name -> reason: groups to pin beside what the rules pin.
     """
-    walk = _Walk(graph)
-    for node in graph.graph.nodes:
+    walk = _Walk(model, trace)
+    for node in trace.graph.nodes:
         walk.visit(node)
     walk.pin_borrowed_weights()
     for name, reason in refused.items():
-        walk.found.refuse(name, reason)
-    walk.found.gates = _gates(graph, walk.values, walk.found.ids)
-    return walk.found
+        walk.couplings.refuse(name, reason)
+    walk.couplings.gates = _gates(trace, walk.values, walk.couplings.ids)
+    return walk.couplings
 
 
 class _Walk:
-    def __init__(self, graph: fx.GraphModule) -> None:
-        self.found = Couplings()
+    def __init__(self, model: nn.Module, trace: Trace) -> None:
+        self.couplings = Couplings()
         self.values: dict[fx.Node, Value] = {}
-        self._modules = dict(graph.named_modules())
-        self._parameters = {name for name, _ in graph.named_parameters()}
-        self._borrowed = _sharing(self._modules)
+        self._modules = trace.modules
+        self._parameters = dict(model.named_parameters())
+        self._borrowed = _sharing(trace, self._parameters)
         self._seen: dict[str, Producer] = {}
 
     def visit(self, node: fx.Node) -> None:
@@ -94,23 +93,25 @@ class _Walk:
 
     def pin_borrowed_weights(self) -> None:
         """Keeps layers whole whose weights serve elsewhere too, where they are not cut alike."""
-        for producer in self.found.producers:
+        for producer in self.couplings.producers:
             if producer.name in self._borrowed:
                 for ids in (producer.coupling.inputs, producer.coupling.outputs):
                     if ids is not None:
-                        self.found.ids.pin(Channels(ids, 1), "its layer's weights serve elsewhere")
+                        self.couplings.ids.pin(
+                            Channels(ids, 1), "its layer's weights serve elsewhere"
+                        )
 
     def _placeholder(self, node: fx.Node) -> Value:
         shape = node.meta["shape"]
-        if shape is None:
+        if not _is_tensor_shape(shape):
             return None
-        value = Channels(self.found.ids.fresh(shape[1]), 1)
-        self.found.ids.pin(value, INPUT_REASON)
+        value = Channels(self.couplings.ids.fresh(shape[1]), 1)
+        self.couplings.ids.pin(value, INPUT_REASON)
         return value
 
     def _output(self, node: fx.Node) -> Value:
         for source in node.all_input_nodes:
-            self.found.ids.pin(self.values[source], OUTPUT_REASON)
+            self.couplings.ids.pin(self.values[source], OUTPUT_REASON)
         return None
 
     def _get_attr(self, node: fx.Node) -> Value:
@@ -123,16 +124,16 @@ class _Walk:
         long = [i for i, n in enumerate(shape or ()) if n > 1]
         if len(long) != 1 or name not in self._parameters:
             return None
-        for known, dim, ids in self.found.parameters:
+        for known, dim, ids in self.couplings.parameters:
             if known == name:
                 return Channels(ids, dim)
-        ids = self.found.ids.fresh(shape[long[0]])
-        self.found.parameters.append((name, long[0], ids))
+        ids = self.couplings.ids.fresh(shape[long[0]])
+        self.couplings.parameters.append((name, long[0], ids))
         return Channels(ids, long[0])
 
     def _call_function(self, node: fx.Node) -> Value:
         self._add_fixed_macs(node, _place(node))
-        return propagate(Call(node, self.found.ids, self.values))
+        return propagate(Call(node, self.couplings.ids, self.values))
 
     _call_method = _call_function
 
@@ -145,21 +146,22 @@ class _Walk:
             return self._refuse_inputs(node, f"{name} ({type(module).__name__})")
         source = node.all_input_nodes[0]
         x, x_shape, y_shape = self.values[source], source.meta["shape"], node.meta["shape"]
-        coupling = rule.couple(module, self.found.ids, x, x_shape, y_shape)
+        coupling = rule.couple(module, self.couplings.ids, x, x_shape, y_shape)
         self._record(name, rule.kind, module, coupling, y_shape)
         if fits(coupling.result, y_shape):
             return coupling.result
-        self.found.ids.pin(coupling.result, f"{name} returns another shape than its type does")
+        self.couplings.ids.pin(coupling.result, f"{name} returns another shape than its type does")
         return self._refuse_inputs(node, f"{name} ({type(module).__name__}), as it is used here,")
 
     def _refuse_inputs(self, node: fx.Node, what: str) -> None:
         for source in node.all_input_nodes:
-            self.found.ids.pin(self.values[source], f"{what} is not in the layer table")
+            self.couplings.ids.pin(self.values[source], f"{what} is not in the layer table")
 
     def _add_fixed_macs(self, node: fx.Node, name: str) -> None:
-        if node.meta["macs"]:
-            fixed = self.found.fixed_macs
-            fixed[name] = fixed.get(name, 0) + node.meta["macs"]
+        macs = node.meta.get("macs", 0)
+        if macs:
+            fixed = self.couplings.fixed_macs
+            fixed[name] = fixed.get(name, 0) + macs
 
     def _record(
         self, name: str, kind: str, module: nn.Module, coupling: Coupling, y_shape: Shape
@@ -169,7 +171,7 @@ class _Walk:
         producer = Producer(name, kind, coupling, *_extent(module, coupling, y_shape))
         earlier = self._seen.setdefault(name, producer)
         if earlier is producer:
-            self.found.producers.append(producer)
+            self.couplings.producers.append(producer)
             return
         self._tie_calls(earlier.coupling, coupling)
         self._count_again(earlier, coupling)
@@ -177,26 +179,33 @@ class _Walk:
     def _count_again(self, earlier: Producer, again: Coupling) -> None:
         macs = earlier.coupling.macs_per_pair + again.macs_per_pair
         both = replace(earlier, coupling=replace(earlier.coupling, macs_per_pair=macs))
-        self.found.producers[self.found.producers.index(earlier)] = both
+        self.couplings.producers[self.couplings.producers.index(earlier)] = both
         self._seen[earlier.name] = both
 
     def _tie_calls(self, earlier: Coupling, again: Coupling) -> None:
         """A layer called twice has one set of weights: both calls narrow alike."""
         for before, now in ((earlier.inputs, again.inputs), (earlier.outputs, again.outputs)):
             if before is not None and now is not None:
-                self.found.ids.tie(before, now)
-            elif before is not None or now is not None:
-                ids = before if before is not None else now
-                assert ids is not None
-                self.found.ids.pin(Channels(ids, 1), "its layer also reads unknown channels")
+                self.couplings.ids.tie(before, now)
+            else:
+                for ids in (before, now):
+                    self._pin(ids, "its layer also reads unknown channels")
+
+    def _pin(self, ids: Ids | None, reason: str) -> None:
+        if ids is not None:
+            self.couplings.ids.pin(Channels(ids, 1), reason)
 
 
-def _sharing(modules: Mapping[str, nn.Module]) -> set[str]:
-    """Returns the names of modules that hold a parameter which another module holds too."""
-    owners: dict[nn.Parameter, list[str]] = {}
-    for name, module in modules.items():
+def _sharing(trace: Trace, parameters: Mapping[str, nn.Parameter]) -> set[str]:
+    """Returns the modules that hold a parameter which serves elsewhere too."""
+    owners: dict[nn.Parameter, set[str]] = {}
+    for name, module in trace.modules.items():
         for parameter in module.parameters(recurse=False):
-            owners.setdefault(parameter, []).append(name)
+            owners.setdefault(parameter, set()).add(name)
+    for node in trace.graph.nodes:
+        if node.op == "get_attr" and node.target in parameters:
+            owner = str(node.target).rpartition(".")[0]
+            owners.setdefault(parameters[node.target], set()).add(owner)
     return {name for names in owners.values() if len(names) > 1 for name in names}
 
 
@@ -208,8 +217,11 @@ def _place(node: fx.Node) -> str:
 
 def _maps_one_tensor(node: fx.Node) -> bool:
     sources = node.all_input_nodes
-    shapes = [n.meta["shape"] for n in (*sources, node)]
-    return len(sources) == 1 and all(s and all(isinstance(n, int) for n in s) for s in shapes)
+    return len(sources) == 1 and all(_is_tensor_shape(n.meta["shape"]) for n in (*sources, node))
+
+
+def _is_tensor_shape(shape: Any) -> bool:
+    return bool(shape) and all(isinstance(size, int) for size in shape)
 
 
 def _extent(module: nn.Module, coupling: Coupling, y_shape: Shape) -> tuple[int, int, int]:
@@ -223,16 +235,18 @@ def _extent(module: nn.Module, coupling: Coupling, y_shape: Shape) -> tuple[int,
 
 
 def _gates(
-    graph: fx.GraphModule, values: Mapping[fx.Node, Value], ids: ChannelIds
+    trace: Trace, values: Mapping[fx.Node, Value], ids: ChannelIds
 ) -> list[tuple[str, Ids, int]]:
     """Returns gates at the best places, and wherever else a channel has none."""
-    found = list(_gates_at(gate_nodes(graph), values))
-    gated = {root for _, own, _ in found for root in ids.find(own).tolist()}
-    others = _gates_at(weighted_ends(graph), values)
-    return found + [gate for gate in others if gated.isdisjoint(ids.find(gate[1]).tolist())]
+    gates = list(_gates_on(gate_nodes(trace), values))
+    gated = np.zeros(len(ids.all()), dtype=bool)
+    for _, channels, _ in gates:
+        gated[ids.find(channels)] = True
+    others = _gates_on(weighted_ends(trace), values)
+    return gates + [gate for gate in others if not gated[ids.find(gate[1])].any()]
 
 
-def _gates_at(
+def _gates_on(
     nodes: Iterable[fx.Node], values: Mapping[fx.Node, Value]
 ) -> Iterator[tuple[str, Ids, int]]:
     for node in nodes:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import nn
 
+from dmcp_deploy.network.annotate import annotate_graph
 from dmcp_deploy.network.coupling import couple_channels
 from dmcp_deploy.network.graph import Network, assemble
 from dmcp_deploy.network.probe import failing_groups
-from dmcp_deploy.network.trace import trace_graph
+from dmcp_deploy.network.shape_pass import ShapePass
+from dmcp_deploy.network.trace import evaluating, fetch, trace_model
 from dmcp_deploy.plan import NetworkSpec
 
 
@@ -24,12 +28,16 @@ def trace_network(model: nn.Module, spec: NetworkSpec) -> Network:
     Raises:
         DmcpError: The forward pass cannot be traced or does not run on such an input.
     """
-    graph, opaque = trace_graph(model, spec.input_shape)
-    refused: dict[str, str] = {}
-    while True:
-        couplings = couple_channels(graph, refused)
-        network = assemble(spec, model, graph, couplings, opaque)
-        failures = failing_groups(network)
-        if not failures:
-            return network
-        refused.update(failures)
+    with evaluating(model):
+        trace = trace_model(model)
+        known = {**trace.modules, **trace.constants}
+        shape_pass = ShapePass(partial(fetch, model, known), spec.input_shape)
+        annotate_graph(trace.graph, shape_pass)
+        refused: dict[str, str] = {}
+        while True:
+            couplings = couple_channels(model, trace, refused)
+            network = assemble(spec, model, trace, couplings)
+            failures = failing_groups(network, shape_pass)
+            if not failures:
+                return network
+            refused.update(failures)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from dmcp_deploy.network.graph import Network
+from dmcp_deploy.network.trace import called_modules
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _RELUS = {F.relu, torch.relu}
@@ -47,10 +48,10 @@ class Gating:
 
 def gating(network: Network) -> Gating:
     """Returns how each of a network's gates acts."""
-    modules = dict(network.graph.named_modules())
+    modules = called_modules(network.model, network.graph)
     norms: dict[str, str] = {}
     readers: dict[str, str] = {}
-    for node in network.graph.graph.nodes:
+    for node in network.graph.nodes:
         if node.name not in network.gates:
             continue
         norm = _source(node) if _is_relu(node, modules) else node

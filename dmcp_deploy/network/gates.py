@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
 from dmcp_deploy.network.layers import is_activation, is_norm, rule_for
+from dmcp_deploy.network.trace import Trace
 
 _ACTIVATIONS = {
     *(F.relu, F.relu6, F.hardtanh, F.hardswish, F.silu, F.gelu, F.leaky_relu, F.elu, F.mish),
@@ -18,7 +19,7 @@ _ACTIVATIONS = {
 _PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
 
 
-def gate_nodes(graph: fx.GraphModule) -> Iterator[fx.Node]:
+def gate_nodes(trace: Trace) -> Iterator[fx.Node]:
     """Yields the nodes whose values the search multiplies by the gates of their channels.
 
     A normalisation cancels the scale of what it reads, so a gate works only behind it. Gated
@@ -27,8 +28,8 @@ def gate_nodes(graph: fx.GraphModule) -> Iterator[fx.Node]:
     that ends as a factor of other activations (the scale of a squeeze-and-excite block) has no
     gate of its own: what it scales has one.
     """
-    modules = dict(graph.named_modules())
-    for node in graph.graph.nodes:
+    modules = trace.modules
+    for node in trace.graph.nodes:
         if node.op != "call_module":
             continue
         module = modules[str(node.target)]
@@ -40,10 +41,10 @@ def gate_nodes(graph: fx.GraphModule) -> Iterator[fx.Node]:
             yield end
 
 
-def weighted_ends(graph: fx.GraphModule) -> Iterator[fx.Node]:
+def weighted_ends(trace: Trace) -> Iterator[fx.Node]:
     """Yields the ends of all (convolution or linear, activation) chains: places for a gate."""
-    modules = dict(graph.named_modules())
-    for node in graph.graph.nodes:
+    modules = trace.modules
+    for node in trace.graph.nodes:
         if node.op == "call_module" and _is_weighted(modules[str(node.target)]):
             yield _behind_activation(node, modules)
 
@@ -53,7 +54,7 @@ def _is_weighted(module: nn.Module) -> bool:
     return rule is not None and rule.kind in ("conv", "linear")
 
 
-def _read_unnormalised(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+def _read_unnormalised(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     """Returns whether some weighted layer reads a value with no normalisation in between."""
     waiting, seen = list(node.users), set()
     while waiting:
@@ -71,7 +72,7 @@ def _read_unnormalised(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     return False
 
 
-def _behind_activation(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node:
+def _behind_activation(node: fx.Node, modules: Mapping[str, nn.Module]) -> fx.Node:
     while len(node.users) == 1:
         user = next(iter(node.users))
         if not _activates(user, modules):
@@ -80,13 +81,13 @@ def _behind_activation(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node:
     return node
 
 
-def _activates(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+def _activates(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     if node.op == "call_module":
         return is_activation(modules[str(node.target)])
     return node.target in _ACTIVATIONS
 
 
-def _is_factor(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+def _is_factor(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     """Returns whether a value reaches a product of activations through unary operations alone."""
     while len(node.users) == 1:
         before, node = node, next(iter(node.users))

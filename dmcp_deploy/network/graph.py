@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from torch import fx, nn
@@ -12,6 +13,7 @@ from torch import fx, nn
 from dmcp_deploy.network.channels import Ids
 from dmcp_deploy.network.coupling import INPUT_REASON, OUTPUT_REASON, Couplings, Producer
 from dmcp_deploy.network.layer_rules import Cuts
+from dmcp_deploy.network.trace import Trace, fetch
 from dmcp_deploy.plan import NetworkSpec
 
 Units = Ids  # Unit numbers: within a group, or within the network, where -1 is always kept.
@@ -87,6 +89,7 @@ class Network:
         spec: How to build it again.
         model: The network itself, untouched.
         graph: Its forward pass over the same modules.
+        constants: What else the graph reads, by name.
         groups: All groups but those of the network's input and output, in order.
         layers: Module name -> layer, for all layers of the layer table with tensors.
         parameters: Name of a bare parameter -> its cut, where the graph reads one directly.
@@ -99,7 +102,8 @@ class Network:
 
     spec: NetworkSpec
     model: nn.Module
-    graph: fx.GraphModule
+    graph: fx.Graph
+    constants: Mapping[str, Any]
     groups: tuple[Group, ...]
     layers: Mapping[str, Layer]
     parameters: Mapping[str, tuple[int, Units]]
@@ -112,40 +116,44 @@ class Network:
         """The groups that may be narrowed, in order."""
         return tuple(group for group in self.groups if group.prunable)
 
-    @property
+    @cached_property
     def unit_count(self) -> int:
         """Units of all prunable groups."""
         return sum(group.units for group in self.prunable)
+
+    def fetch(self, target: str) -> Any:
+        """Returns a module, parameter or constant by its path in the graph."""
+        return fetch(self.model, self.constants, target)
 
     def sizes(self) -> dict[str, int]:
         """Returns the channels of every group."""
         return {group.name: group.size for group in self.groups}
 
 
-def assemble(
-    spec: NetworkSpec,
-    model: nn.Module,
-    graph: fx.GraphModule,
-    couplings: Couplings,
-    opaque: frozenset[str],
-) -> Network:
+def assemble(spec: NetworkSpec, model: nn.Module, trace: Trace, couplings: Couplings) -> Network:
     """Returns the network whose channels are tied and pinned as `couplings` says."""
-    bundles = _bundles(couplings)
-    unit_of_root, firsts = _number_units(bundles, couplings.ids.find(couplings.everything()))
-    numbering = _Numbering(couplings, unit_of_root)
-    layers = {layer.name: layer for layer in map(numbering.layer, couplings.producers)}
-    groups = _groups(bundles, firsts, couplings)
-    parameters = {name: (dim, numbering(ids)) for name, dim, ids in couplings.parameters}
+    roots = couplings.ids.find(couplings.ids.all())
+    bundles = _bundles(couplings, roots)
+    unit_of_root, firsts = _number_units(bundles, len(roots))
+    numbering = _Numbering(unit_of_root[roots])
     gates = {name: (numbering(ids), axis) for name, ids, axis in couplings.gates}
-    gates = {name: gate for name, gate in gates.items() if gate[0].max() >= 0}
     network = Network(
-        spec, model, graph, groups, layers, parameters, gates, opaque, couplings.fixed_macs
+        spec=spec,
+        model=model,
+        graph=trace.graph,
+        constants=trace.constants,
+        groups=_groups(bundles, firsts, couplings.producers, roots),
+        layers={producer.name: numbering.layer(producer) for producer in couplings.producers},
+        parameters={name: (dim, numbering(ids)) for name, dim, ids in couplings.parameters},
+        gates={name: gate for name, gate in gates.items() if gate[0].max() >= 0},
+        opaque=trace.opaque,
+        fixed_macs=couplings.fixed_macs,
     )
     uneven = _uneven_group(network)
     if uneven is None:
         return network
     couplings.refuse(uneven, "a layer uses its channels unevenly")
-    return assemble(spec, model, graph, couplings, opaque)
+    return assemble(spec, model, trace, couplings)
 
 
 @dataclass
@@ -163,12 +171,15 @@ class _Bundle:
 class _Numbering:
     """Identities -> unit numbers."""
 
-    def __init__(self, couplings: Couplings, unit_of_root: Units) -> None:
-        self._ids = couplings.ids
-        self._unit_of_root = unit_of_root
+    def __init__(self, unit_of_id: Units) -> None:
+        self._unit_of_id = unit_of_id
+        self._numbered: dict[int, tuple[Ids, Units]] = {}
 
     def __call__(self, ids: Ids) -> Units:
-        return np.asarray(self._unit_of_root[self._ids.find(ids)])
+        """Returns the unit of each identity; the same array for the same array."""
+        if id(ids) not in self._numbered:
+            self._numbered[id(ids)] = ids, self._unit_of_id[ids]
+        return self._numbered[id(ids)][1]
 
     def layer(self, producer: Producer) -> Layer:
         coupling = producer.coupling
@@ -190,14 +201,14 @@ class _Numbering:
         )
 
 
-def _bundles(couplings: Couplings) -> list[_Bundle]:
+def _bundles(couplings: Couplings, root_of_id: Ids) -> list[_Bundle]:
     """Returns the channels bundled by the set of producers they appear in, in order."""
     made = [
-        (producer.name, couplings.ids.find(producer.coupling.outputs))
+        (producer.name, root_of_id[producer.coupling.outputs])
         for producer in couplings.producers
         if producer.coupling.outputs is not None
     ]
-    signature = _signatures(len(couplings.everything()), [roots for _, roots in made])
+    signature = _signatures(len(root_of_id), [roots for _, roots in made])
     pinned = couplings.ids.pinned()
     bundles: list[_Bundle] = []
     seen: set[int] = set()
@@ -216,9 +227,8 @@ def _signatures(count: int, producers: list[Ids]) -> Ids:
     signature = np.zeros(count, dtype=np.int64)
     known = 0
     for roots in producers:
-        distinct = np.unique(roots)
-        olds, which = np.unique(signature[distinct], return_inverse=True)
-        signature[distinct] = known + 1 + which
+        olds, which = np.unique(signature[roots], return_inverse=True)
+        signature[roots] = known + 1 + which
         known += len(olds)
     return signature
 
@@ -237,8 +247,9 @@ def _bundle(name: str, roots: Ids, pinned: Mapping[int, str]) -> _Bundle:
     return _Bundle(name, len(roots), int(counts[0]), ordered, unit_of, reason)
 
 
-def _number_units(bundles: list[_Bundle], roots: Ids) -> tuple[Units, list[int]]:
-    unit_of_root = np.full(len(roots), -1, dtype=np.int64)
+def _number_units(bundles: list[_Bundle], count: int) -> tuple[Units, list[int]]:
+    """Returns the unit number of each of `count` roots, and the first of each bundle."""
+    unit_of_root = np.full(count, -1, dtype=np.int64)
     firsts, used = [], 0
     for bundle in bundles:
         firsts.append(used if bundle.reason is None else -1)
@@ -248,18 +259,21 @@ def _number_units(bundles: list[_Bundle], roots: Ids) -> tuple[Units, list[int]]
     return unit_of_root, firsts
 
 
-def _groups(bundles: list[_Bundle], firsts: list[int], couplings: Couplings) -> tuple[Group, ...]:
-    owner = {root: i for i, bundle in enumerate(bundles) for root in bundle.roots.tolist()}
-    members: list[dict[str, None]] = [{} for _ in bundles]
-    for producer in couplings.producers:
+def _groups(
+    bundles: list[_Bundle], firsts: list[int], producers: list[Producer], root_of_id: Ids
+) -> tuple[Group, ...]:
+    bundle_of_root = np.full(len(root_of_id), -1)
+    for number, bundle in enumerate(bundles):
+        bundle_of_root[bundle.roots] = number
+    members: list[list[str]] = [[] for _ in bundles]
+    for producer in producers:
         carried = producer.coupling.outputs
         if carried is None and producer.kind == "norm":
             carried = producer.coupling.inputs
         if carried is None:
             continue
-        for root in np.unique(couplings.ids.find(carried)).tolist():
-            if root in owner:
-                members[owner[root]][producer.name] = None
+        for number in set(bundle_of_root[root_of_id[carried]].tolist()) - {-1}:
+            members[number].append(producer.name)
     return tuple(
         _group(bundle, tuple(layers), first)
         for bundle, layers, first in zip(bundles, members, firsts, strict=True)
@@ -268,27 +282,32 @@ def _groups(bundles: list[_Bundle], firsts: list[int], couplings: Couplings) -> 
 
 
 def _group(bundle: _Bundle, layers: tuple[str, ...], first: int) -> Group:
-    whole = bundle.reason is not None
+    pinned = bundle.reason is not None
     return Group(
         name=bundle.name,
         size=bundle.size,
-        unit=1 if whole else bundle.unit,
+        unit=1 if pinned else bundle.unit,
         layers=layers,
         reason=bundle.reason,
         first=first,
-        unit_of=np.arange(bundle.size) if whole else bundle.unit_of,
+        unit_of=np.arange(bundle.size) if pinned else bundle.unit_of,
     )
 
 
 def _uneven_group(network: Network) -> str | None:
     """Returns a group of which some layer reads or writes units a different number of times."""
-    for layer in network.layers.values():
-        for units in (layer.inputs, layer.outputs):
-            if units is None:
-                continue
-            counts = np.bincount(units[units >= 0], minlength=network.unit_count)
-            for group in network.prunable:
-                own = counts[group.first : group.first + group.units]
-                if own.min() != own.max():
-                    return group.name
+    firsts = [group.first for group in network.prunable]
+    if not firsts:
+        return None
+    for units in _distinct_sides(network):
+        counts = np.bincount(units[units >= 0], minlength=network.unit_count)
+        uneven = np.minimum.reduceat(counts, firsts) != np.maximum.reduceat(counts, firsts)
+        if uneven.any():
+            return network.prunable[int(uneven.argmax())].name
     return None
+
+
+def _distinct_sides(network: Network) -> list[Units]:
+    """Returns the units that layers read and write; layers in a row share the very arrays."""
+    sides = [units for layer in network.layers.values() for units in (layer.inputs, layer.outputs)]
+    return list({id(units): units for units in sides if units is not None}.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -44,8 +45,7 @@ def couple_conv(
     inputs = _plain(x, 1, module.in_channels, ids)
     outputs = ids.fresh(module.out_channels)
     cuts = _along({"weight": 0, "bias": 0}, module, outputs)
-    kernel = module.weight[0, 0].numel()
-    positions = _product(y_shape[2:]) * kernel
+    positions = math.prod(y_shape[2:]) * math.prod(module.weight.shape[2:])
     result = Channels(outputs, 1)
     if module.groups > 1:
         per_group = module.in_channels // module.groups
@@ -92,7 +92,7 @@ def couple_linear(
     cuts = _along({"weight": 0, "bias": 0}, module, outputs)
     if inputs is not None:
         cuts["weight"] = ((0, outputs), (1, inputs))
-    positions = _product(y_shape[1:-1])
+    positions = math.prod(y_shape[1:-1])
     return Coupling(Channels(outputs, last), cuts, inputs, outputs, positions)
 
 
@@ -226,8 +226,41 @@ def keep_size(
     return {}
 
 
-def _product(sizes: Shape) -> int:
-    result = 1
-    for size in sizes:
-        result *= size
-    return result
+def conv_shape(module: nn.Conv2d, shape: Shape) -> Shape | None:
+    """Returns the shape of a convolution's output, padded by zeros or not at all."""
+    outputs, inputs, *kernel = module.weight.shape
+    if len(shape) != 2 + len(kernel) or shape[1] != inputs * module.groups:
+        return None
+    if outputs % module.groups or isinstance(module.padding, str) or module.padding_mode != "zeros":
+        return None
+    axes = zip(shape[2:], kernel, module.padding, module.dilation, module.stride, strict=True)
+    sizes = [
+        (n + 2 * pad - dilation * (k - 1) - 1) // step + 1 for n, k, pad, dilation, step in axes
+    ]
+    return (shape[0], outputs, *sizes) if min(sizes) > 0 else None
+
+
+def linear_shape(module: nn.Linear, shape: Shape) -> Shape | None:
+    """Returns the shape of a linear layer's output."""
+    outputs, inputs = module.weight.shape
+    return (*shape[:-1], outputs) if shape[-1] == inputs else None
+
+
+def batch_norm_shape(module: nn.BatchNorm2d, shape: Shape) -> Shape | None:
+    """Returns the shape of a batch norm's output, which is that of its input."""
+    return shape if len(shape) == 4 and shape[1] == module.num_features else None
+
+
+def layer_norm_shape(module: nn.LayerNorm, shape: Shape) -> Shape | None:
+    """Returns the shape of a layer norm's output, which is that of its input."""
+    axes = module.normalized_shape
+    return shape if tuple(shape[-len(axes) :]) == tuple(axes) else None
+
+
+def passing_shape(module: nn.Module, shape: Shape) -> Shape:
+    """Returns the shape of the output of a layer that treats every element alike."""
+    return shape
+
+
+def unknown_shape(module: nn.Module, shape: Shape) -> None:
+    """Returns no shape: the layer has to be run to tell."""

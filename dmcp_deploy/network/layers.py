@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from dmcp_deploy.network.channels import ChannelIds, Channels
 from dmcp_deploy.network.layer_rules import (
     Coupling,
     Shape,
+    batch_norm_shape,
+    conv_shape,
     couple_batch_norm,
     couple_conv,
     couple_flatten,
@@ -23,16 +25,21 @@ from dmcp_deploy.network.layer_rules import (
     couple_prelu,
     couple_spatial,
     keep_size,
+    layer_norm_shape,
+    linear_shape,
+    passing_shape,
     resize_batch_norm,
     resize_conv,
     resize_group_norm,
     resize_layer_norm,
     resize_linear,
     resize_prelu,
+    unknown_shape,
 )
 
 Couple = Callable[[Any, ChannelIds, Channels | None, Shape, Shape], Coupling]
 Resize = Callable[[Any, Mapping[str, Tensor], int | None], dict[str, object]]
+OutputShape = Callable[[Any, Shape], Shape | None]
 
 
 @dataclass(frozen=True)
@@ -45,22 +52,52 @@ class LayerRule:
         resize: (module, its narrowed tensors, input width) -> attributes that follow.
         tensors: Parameters and buffers that the rule knows; a subclass with more of them, or
             one whose parameters are computed, is not taken for this type.
+        output_shape: (module of just this type, input shape) -> shape of its output; None where
+            it does not take such an input, or has to be run to tell.
     """
 
     kind: str
     couple: Couple
     resize: Resize
     tensors: frozenset[str]
+    output_shape: OutputShape = unknown_shape
 
 
 def rule_for(module: nn.Module) -> LayerRule | None:
     """Returns the table's row for a module, or None for one it does not know."""
+    rule = _stock_rule(module)
+    if rule is not None or type(module) in _TABLE:
+        return rule
     for base in type(module).__mro__:
         if base in _TABLE:
-            rule = _TABLE[base]
-            own = {*module._parameters, *module._buffers}
-            return rule if own <= rule.tensors and not is_parametrized(module) else None
-    return _PASSING if _qualified_name(module) in _PASSING_NAMES else None
+            known = _holds_only(module, _TABLE[base].tensors) and not is_parametrized(module)
+            return _TABLE[base] if known else None
+    return None
+
+
+def is_stock(module: nn.Module) -> bool:
+    """Returns whether a module is of just one of the table's types, not of a subclass."""
+    return _stock_rule(module) is not None
+
+
+def output_shape(module: nn.Module, x: Tensor) -> Shape | None:
+    """Returns the shape of a module's output, or None where the table does not tell it."""
+    rule = _stock_rule(module)
+    weight = module._parameters.get("weight")
+    if rule is None or (weight is not None and weight.dtype != x.dtype):
+        return None
+    return rule.output_shape(module, x.shape)
+
+
+def _stock_rule(module: nn.Module) -> LayerRule | None:
+    rule = _TABLE.get(type(module))
+    if rule is None and _qualified_name(module) in _PASSING_NAMES:
+        rule = _PASSING
+    return rule if rule is not None and _holds_only(module, rule.tensors) else None
+
+
+def _holds_only(module: nn.Module, tensors: frozenset[str]) -> bool:
+    return tensors.issuperset(module._parameters) and tensors.issuperset(module._buffers)
 
 
 def is_layer(module: nn.Module) -> bool:
@@ -90,8 +127,8 @@ def narrowed(module: nn.Module, tensors: Mapping[str, Tensor], inputs: int | Non
     copy = object.__new__(type(module))
     copy.__dict__.update(module.__dict__)
     for store in ("_parameters", "_buffers"):
-        own = module.__dict__[store]
-        copy.__dict__[store] = {name: tensors.get(name, own[name]) for name in own}
+        full = module.__dict__[store]
+        copy.__dict__[store] = {name: tensors.get(name, full[name]) for name in full}
     rule = rule_for(module)
     assert rule is not None
     copy.__dict__.update(rule.resize(module, tensors, inputs))
@@ -104,9 +141,10 @@ def _qualified_name(module: nn.Module) -> str:
 
 _AFFINE = frozenset({"weight", "bias"})
 _RUNNING = _AFFINE | {"running_mean", "running_var", "num_batches_tracked"}
-_CONV_RULE = LayerRule("conv", couple_conv, resize_conv, _AFFINE)
-_BATCH_NORM_RULE = LayerRule("norm", couple_batch_norm, resize_batch_norm, _RUNNING)
-_PASSING = LayerRule("pass", couple_passing, keep_size, frozenset())
+_CONV_RULE = LayerRule("conv", couple_conv, resize_conv, _AFFINE, conv_shape)
+_INSTANCE_NORM_RULE = LayerRule("norm", couple_batch_norm, resize_batch_norm, _RUNNING)
+_BATCH_NORM_RULE = replace(_INSTANCE_NORM_RULE, output_shape=batch_norm_shape)
+_PASSING = LayerRule("pass", couple_passing, keep_size, frozenset(), passing_shape)
 _SPATIAL = LayerRule("pass", couple_spatial, keep_size, frozenset())
 
 _ACTIVATIONS: tuple[type[nn.Module], ...] = (
@@ -143,8 +181,8 @@ _OTHERS: tuple[type[nn.Module], ...] = (
 )
 _BATCH_NORMS: tuple[type[nn.Module], ...] = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
-    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
 )
+_INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 #: Modules that pass channels on and live in libraries that need not be installed.
 _PASSING_NAMES = frozenset(
@@ -166,9 +204,12 @@ _TABLE: dict[type[nn.Module], LayerRule] = {
     nn.Conv1d: _CONV_RULE,
     nn.Conv2d: _CONV_RULE,
     nn.Conv3d: _CONV_RULE,
-    nn.Linear: LayerRule("linear", couple_linear, resize_linear, _AFFINE),
+    nn.Linear: LayerRule("linear", couple_linear, resize_linear, _AFFINE, linear_shape),
     **dict.fromkeys(_BATCH_NORMS, _BATCH_NORM_RULE),
-    nn.LayerNorm: LayerRule("norm", couple_layer_norm, resize_layer_norm, _AFFINE),
+    **dict.fromkeys(_INSTANCE_NORMS, _INSTANCE_NORM_RULE),
+    nn.LayerNorm: LayerRule(
+        "norm", couple_layer_norm, resize_layer_norm, _AFFINE, layer_norm_shape
+    ),
     nn.GroupNorm: LayerRule("norm", couple_group_norm, resize_group_norm, _AFFINE),
     nn.PReLU: LayerRule("activation", couple_prelu, resize_prelu, frozenset({"weight"})),
     nn.Flatten: LayerRule("pass", couple_flatten, keep_size, frozenset()),

@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dmcp_deploy.options.declare import merged
+from dmcp_deploy.options.network import NetworkOptions
 from dmcp_deploy.plan import ChannelPlan, NetworkSpec
 from dmcp_deploy.text_table import columns
 from dmcp_deploy.units import format_bytes, format_macs
@@ -14,9 +16,7 @@ if TYPE_CHECKING:
     from dmcp_deploy.network.graph import Network
 
 
-def network(
-    model: str, width_mult: float = 1.0, input_size: int = 224, classes: int = 1000
-) -> Network:
+def network(model: str, options: NetworkOptions) -> Network:
     """Returns a network by name with its channel groups.
 
     Raises:
@@ -24,18 +24,24 @@ def network(
     """
     from dmcp_deploy.network.models import build_network
 
-    return build_network(NetworkSpec(model, width_mult, classes, (3, input_size, input_size)))
+    side = options.input_size
+    return build_network(NetworkSpec(model, options.width_mult, options.classes, (3, side, side)))
 
 
 def groups(
-    model: str, width_mult: float = 1.0, input_size: int = 224, classes: int = 1000
+    model: str, *, options: NetworkOptions | None = None, **changes: Any
 ) -> list[dict[str, Any]]:
     """Returns the channel groups of a network by name, as JSON values.
+
+    Args:
+        model: The model's name.
+        options: Its size, that of the input, the number of classes.
+        **changes: Fields of `NetworkOptions` that differ from `options`.
 
     Raises:
         DmcpError: The model is unknown, or does not run on such an input.
     """
-    return describe_groups(network(model, width_mult, input_size, classes))
+    return describe_groups(network(model, merged(NetworkOptions, options, **changes)))
 
 
 def describe_groups(net: Network) -> list[dict[str, Any]]:
@@ -68,10 +74,10 @@ def groups_table(net: Network) -> str:
 
 def flops(
     model: str,
-    width_mult: float = 1.0,
-    input_size: int = 224,
-    classes: int = 1000,
+    *,
     plan: Path | None = None,
+    options: NetworkOptions | None = None,
+    **changes: Any,
 ) -> dict[str, Any]:
     """Returns a network's multiply-adds, parameters and activation bytes, in all and by layer.
 
@@ -79,10 +85,9 @@ def flops(
 
     Args:
         model: The model's name.
-        width_mult: Its width multiplier.
-        input_size: Side of the input in pixels.
-        classes: Length of the logits.
         plan: A plan to count at; it brings its own classes and input.
+        options: Its size, that of the input, the number of classes.
+        **changes: Fields of `NetworkOptions` that differ from `options`.
 
     Raises:
         DmcpError: The model is unknown, or the plan is damaged or of another network.
@@ -91,12 +96,13 @@ def flops(
     from dmcp_deploy.network.models import build_network
 
     widths: dict[str, int] = {}
+    asked = merged(NetworkOptions, options, **changes)
     if plan is None:
-        net = network(model, width_mult, input_size, classes)
+        net = network(model, asked)
     else:
         chosen = ChannelPlan.load(plan)
         shape = chosen.network.input_shape
-        spec = NetworkSpec(model, width_mult, chosen.network.num_classes, shape)
+        spec = NetworkSpec(model, asked.width_mult, chosen.network.num_classes, shape)
         net = build_network(spec)
         chosen.check_fits(net.sizes(), model)
         widths = chosen.widths()

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.network.derive import trace_network
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.slicing import slice_network
@@ -168,7 +168,7 @@ def _import_function(name: str) -> Callable[..., Any]:
     try:
         module = importlib.import_module(module_name)
     except ImportError as err:
-        raise DmcpError(f"The model {name!r} cannot be imported: {err}.") from err
+        raise DmcpError(f"The model {name!r} cannot be imported: {reason_of(err)}.") from err
     except ValueError as err:
         raise DmcpError(f"{name!r} is not written as package.module:function.") from err
     function = getattr(module, function_name, None)

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import fx
+from torch import Tensor, fx
 
 from dmcp_deploy.network.channels import ChannelIds, Channels, Ids
 from dmcp_deploy.network.reshape import (
+    Shape,
     chunk_channels,
     flatten_channels,
     index_channels,
@@ -86,6 +87,21 @@ def propagate(call: Call) -> Value:
     return None
 
 
+def result_shape(function: object, x: Tensor, others: Sequence[Any]) -> Shape | None:
+    """Returns the shape of a function's result, or None where it has to be run to tell.
+
+    Args:
+        function: The function.
+        x: Its first operand.
+        others: Its other arguments.
+    """
+    if function is F.adaptive_avg_pool2d and x.ndim == 4:
+        return _pooled_shape(x.shape, *others)
+    tensors = [other for other in others if isinstance(other, Tensor)]
+    alike = all(t.shape == x.shape and t.dtype == x.dtype for t in tensors)
+    return x.shape if alike and function in _ELEMENTWISE else None
+
+
 def fits(value: Value, shape: Any) -> bool:
     """Returns whether channels may be those of a tensor, or tensors, of a shape."""
     if value is None:
@@ -99,6 +115,13 @@ def fits(value: Value, shape: Any) -> bool:
 def operation_name(node: fx.Node) -> str:
     """Returns what an operation is called in messages."""
     return str(getattr(node.target, "__name__", node.target))
+
+
+def _pooled_shape(shape: Shape, size: Any) -> Shape | None:
+    height, width = (size, size) if isinstance(size, int) else size
+    if not (isinstance(height, int) and isinstance(width, int)):
+        return None
+    return (*shape[:2], height, width)
 
 
 def _same(call: Call) -> Value:
@@ -329,6 +352,8 @@ _BINARY = (
     *(torch.pow, torch.maximum, torch.minimum),
     *("add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "pow", "maximum", "minimum"),
 )
+#: Functions that keep their first operand's shape where all other tensors have it too.
+_ELEMENTWISE = frozenset(operation for operation in (*_SAME, *_BINARY) if callable(operation))
 _TABLE: dict[Any, Callable[[Call], Value]] = {
     **dict.fromkeys(_SAME, _same),
     **dict.fromkeys(_SPATIAL, _spatial),

@@ -2,48 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from dmcp_deploy.network.graph import Group, Network
-from dmcp_deploy.network.supernet import Supernet
-from dmcp_deploy.network.trace import MISFITS, describe, evaluating, try_out
+from dmcp_deploy.network.narrow_run import NarrowRun
+from dmcp_deploy.network.selection import Selection
+from dmcp_deploy.network.shape_pass import MISFITS, ShapePass, call_for_shape
+from dmcp_deploy.network.trace import Fetch, describe
 
 Groups = tuple[Group, ...]
 
 
-def failing_groups(network: Network) -> dict[str, str]:
+def failing_groups(network: Network, shape_pass: ShapePass) -> dict[str, str]:
     """Returns group name -> why the network does not run with the group narrowed.
 
     All groups are narrowed at once, each to a width of its own, so that a tie that the tables
     have missed shows; then once more by a channel less, so that both odd and even widths are
     tried. Where that fails, halves of the groups are tried, down to single ones; all groups that
     are not named run narrowed together.
+
+    Args:
+        network: The network, in evaluation mode.
+        shape_pass: Runs its model.
     """
     failures: dict[str, str] = {}
-    with evaluating(network.model):
-        for shift in (0, 1):
-            groups = network.prunable
-            widths = {g.name: _trial_width(i + shift, g) for i, g in enumerate(groups)}
-            left = tuple(group for group in groups if group.name not in failures)
-            _search(network, widths, left, (), failures)
+    for shift in (0, 1):
+        groups = network.prunable
+        widths = {g.name: _trial_width(i + shift, g) for i, g in enumerate(groups)}
+        trial = _Trial(network, shape_pass, widths)
+        left = tuple(group for group in groups if group.name not in failures)
+        trial.search(left, (), failures)
     return failures
-
-
-def _search(
-    network: Network, widths: dict[str, int], groups: Groups, good: Groups, failures: dict[str, str]
-) -> Groups:
-    """Returns `good` with those of `groups` that can be narrowed beside them."""
-    error = _failure(network, {group.name: widths[group.name] for group in good + groups})
-    if error is None or not groups:
-        return good + groups
-    if len(groups) == 1:
-        failures[groups[0].name] = error
-        return good
-    half = len(groups) // 2
-    good = _search(network, widths, groups[:half], good, failures)
-    return _search(network, widths, groups[half:], good, failures)
 
 
 def _trial_width(place: int, group: Group) -> int:
@@ -51,16 +42,40 @@ def _trial_width(place: int, group: Group) -> int:
     return (group.units - 1 - place % max(1, group.units // 2)) * group.unit
 
 
-def _failure(network: Network, widths: dict[str, int]) -> str | None:
-    whole = next(n for n in network.graph.graph.nodes if n.op == "output").meta["shape"]
-    shapes: list[object] = []
+class _Trial:
+    """Passes of a network at one width for each group, or the full one."""
 
-    def run(model: nn.Module, images: Tensor) -> None:
-        logits = Supernet(replace(network, model=model))(images, widths)
-        shapes.append(tuple(logits.shape) if isinstance(logits, Tensor) else whole)
+    def __init__(self, network: Network, shape_pass: ShapePass, widths: Mapping[str, int]) -> None:
+        self._network, self._shape_pass, self._widths = network, shape_pass, widths
+        output = next(node for node in network.graph.nodes if node.op == "output")
+        self._full_shape = output.meta["shape"]
 
-    try:
-        try_out(network.model, run, network.spec.input_shape)
-    except MISFITS as err:
-        return f"the network does not run without it: {describe(err)}"
-    return None if shapes[-1] == whole else "the network's output changes its shape without it"
+    def search(self, groups: Groups, good: Groups, failures: dict[str, str]) -> Groups:
+        """Returns `good` with those of `groups` that can be narrowed beside them."""
+        error = self._error(good + groups)
+        if error is None or not groups:
+            return good + groups
+        if len(groups) == 1:
+            failures[groups[0].name] = error
+            return good
+        half = len(groups) // 2
+        good = self.search(groups[:half], good, failures)
+        return self.search(groups[half:], good, failures)
+
+    def _error(self, narrowed: Groups) -> str | None:
+        shapes: list[object] = []
+
+        def forward(fetch: Fetch, images: Tensor) -> None:
+            keeps = {group.name: self._widths[group.name] for group in narrowed}
+            run = NarrowRun(self._network, fetch, call_for_shape)
+            logits = run(images, Selection(self._network, keeps))
+            shape = tuple(logits.shape) if isinstance(logits, Tensor) else self._full_shape
+            shapes.append(shape)
+
+        try:
+            self._shape_pass.run(forward)
+        except MISFITS as err:
+            return f"the network does not run without it: {describe(err)}"
+        if shapes[-1] != self._full_shape:
+            return "the network's output changes its shape without it"
+        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ def flatten_channels(
     if x.axis != first or stop > last + 1:
         ids.pin(x, _MIXED)
         return None
-    repeats = _product(shape[stop : last + 1])
+    repeats = math.prod(shape[stop : last + 1])
     return Channels(np.repeat(x.ids.ravel(), repeats), first)
 
 
@@ -49,15 +50,15 @@ def reshape_channels(
     if x is None:
         return None
     axis, channels = x.axis, x.ids.size
-    trailing = _product(before[axis + x.ids.ndim :])
+    trailing = math.prod(before[axis + x.ids.ndim :])
     if before[:axis] != after[:axis]:
         return _lost(ids, x, _MIXED)
-    if _product(after[axis:]) == after[axis] == channels * trailing:
+    if math.prod(after[axis:]) == after[axis] == channels * trailing:
         if _is_constant(sizes, axis):
             return _lost(ids, x, _FIXED)
         return Channels(np.repeat(x.ids.ravel(), trailing), axis)
     stop = _channel_axes(after, axis, channels)
-    if stop is None or _product(after[stop:]) != trailing:
+    if stop is None or math.prod(after[stop:]) != trailing:
         return _lost(ids, x, _MIXED)
     table = x.ids.reshape(after[axis:stop])
     constants = [_is_constant(sizes, i) for i in range(axis, stop)]
@@ -175,10 +176,3 @@ def _is_constant(sizes: Sequence[object], axis: int) -> bool:
 def _lost(ids: ChannelIds, x: Channels, reason: str) -> Channels | None:
     ids.pin(x, reason)
     return None
-
-
-def _product(sizes: Shape) -> int:
-    result = 1
-    for size in sizes:
-        result *= size
-    return result

@@ -6,21 +6,16 @@ inputs that it silently converts: what it would not say is said here.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
-from onnx.external_data_helper import (
-    ExternalDataInfo,
-    load_external_data_for_model,
-    uses_external_data,
-)
 
 from dmcp_deploy.artifact import atomic_path, digest_files
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
+from dmcp_deploy.onnxgraph.load import check_names, load_weights
 from dmcp_deploy.onnxgraph.precision import graph_precision, infer_types
 
 #: The operator sets that TensorRT documents: 9 to 20 for 10.0, 9 to 24 from 10.15 on.
@@ -90,7 +85,7 @@ def read_onnx(path: Path) -> tuple[ModelProto, OnnxFile]:
     _check_not_empty(proto.graph, path)
     image, shape = _image_input(proto.graph, path)
     _check_outputs(proto.graph, path)
-    weight_files = _load_external_weights(proto, path)
+    weight_files = load_weights(proto, path)
     check_graph(proto.SerializeToString() if weight_files else content, path)
     return proto, OnnxFile(
         path=path,
@@ -126,7 +121,7 @@ def write_onnx(proto: ModelProto, path: Path) -> None:
     try:
         content = proto.SerializeToString(deterministic=True)
     except (EncodeError, ValueError) as err:
-        raise DmcpError(f"{path} cannot be written as one ONNX file: {reason(err)}.") from err
+        raise DmcpError(f"{path} cannot be written as one ONNX file: {reason_of(err)}.") from err
     check_graph(content, path)
     tensor_types(proto, path)
     with atomic_path(path) as part:
@@ -141,7 +136,7 @@ def check_graph(content: bytes, path: Path) -> None:
     """
     try:
         onnx.checker.check_model(content)
-    except onnx.checker.ValidationError as err:
+    except (onnx.checker.ValidationError, UnicodeDecodeError) as err:
         raise _unsound(path, err) from err
 
 
@@ -157,20 +152,13 @@ def tensor_types(proto: ModelProto, path: Path) -> dict[str, int]:
     """
     try:
         return infer_types(proto)
-    except onnx.shape_inference.InferenceError as err:
+    except (onnx.shape_inference.InferenceError, UnicodeDecodeError) as err:
         raise _unsound(path, err) from err
 
 
 def opset_of(proto: ModelProto) -> int:
     """Returns the version of the standard operators; 0 if the file names none."""
     return next((item.version for item in proto.opset_import if item.domain in ("", "ai.onnx")), 0)
-
-
-def reason(err: BaseException) -> str:
-    """Returns the first line of an error's text, short enough for a sentence."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(err)).strip()
-    line = plain.splitlines()[0] if plain else type(err).__name__
-    return line[:200].rstrip(" .:")
 
 
 def _read(path: Path) -> bytes:
@@ -180,7 +168,7 @@ def _read(path: Path) -> bytes:
         size = path.stat().st_size
         content = path.read_bytes() if size <= LARGEST_BYTES else b""
     except OSError as err:
-        raise DmcpError(f"Cannot read {path}: {err.strerror or err}.") from err
+        raise DmcpError(f"Cannot read {path}: {reason_of(err)}.") from err
     if size > LARGEST_BYTES:
         raise DmcpError(f"{path} has {size} bytes, and an ONNX file has {LARGEST_BYTES} at most.")
     if not content:
@@ -197,11 +185,12 @@ def _parse(content: bytes, path: Path) -> ModelProto:
             f"{path} is no ONNX file, or a part of one ({len(content)} bytes): copy or export it"
             " again."
         ) from err
+    check_names(proto, path)
     return proto
 
 
 def _unsound(path: Path, err: Exception) -> DmcpError:
-    return DmcpError(f"{path} fails ONNX's own check ({reason(err)}): export it again.")
+    return DmcpError(f"{path} fails ONNX's own check ({reason_of(err)}): export it again.")
 
 
 def _checked_opset(proto: ModelProto, path: Path) -> int:
@@ -220,8 +209,8 @@ def _checked_opset(proto: ModelProto, path: Path) -> int:
 
 
 def _check_not_empty(graph: GraphProto, path: Path) -> None:
-    for what, found in (("operators", graph.node), ("outputs", graph.output)):
-        if not found:
+    for what, items in (("operators", graph.node), ("outputs", graph.output)):
+        if not items:
             raise DmcpError(f"{path} has 0 {what}, and a network has some: export it again.")
 
 
@@ -237,9 +226,9 @@ def _image_input(
         if len(sizes) == 4:
             batch, channels, height, width = sizes
             return inputs[0], (batch, channels, height, width)
-    found = ", ".join(map(_describe, inputs)) or "nothing"
+    taken = ", ".join(map(_describe, inputs)) or "nothing"
     raise DmcpError(
-        f"{path} takes {found}, where one float32 input [N, C, H, W] is needed: export the"
+        f"{path} takes {taken}, where one float32 input [N, C, H, W] is needed: export the"
         " network with that input alone."
     )
 
@@ -267,32 +256,3 @@ def _describe(value: ValueInfoProto) -> str:
 def _size(dim: onnx.TensorShapeProto.Dimension) -> int | None:
     # Some exporters write 0 or -1 for an open axis.
     return dim.dim_value if dim.dim_value > 0 else None
-
-
-def _load_external_weights(proto: ModelProto, path: Path) -> tuple[str, ...]:
-    """Reads the weights that lie in other files, and returns these files' names."""
-    external = [ExternalDataInfo(t) for t in proto.graph.initializer if uses_external_data(t)]
-    needed: dict[str, int] = {}
-    for info in external:
-        end = (info.offset or 0) + (info.length or 0)
-        needed[info.location] = max(end, needed.get(info.location, 0))
-    for location, size in needed.items():
-        _check_weight_file(path, location, size)
-    try:
-        load_external_data_for_model(proto, str(path.parent))
-    except (onnx.checker.ValidationError, ValueError, OSError) as err:
-        raise DmcpError(
-            f"The weights of {path} cannot be read ({reason(err)}): export it as one file."
-        ) from err
-    return tuple(sorted(needed))
-
-
-def _check_weight_file(path: Path, location: str, size: int) -> None:
-    file = path.parent / location
-    found = file.stat().st_size if file.is_file() else None
-    if found is None or found < size:
-        state = "is missing" if found is None else f"has {found} of {size} bytes"
-        raise DmcpError(
-            f"{path} keeps its weights in {location}, which {state}: copy both files, or export"
-            " the network as one file."
-        )

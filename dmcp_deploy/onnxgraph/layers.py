@@ -28,7 +28,7 @@ class OnnxLayer:
     """One convolution or linear layer, at one batch size.
 
     Attributes:
-        name: Its name in the network, as in "features.0.0" (see `runtimes.onnx_names`).
+        name: Its name in the network, as in "features.0.0" (see `onnxgraph.names`).
         kind: "conv", "depthwise" (a convolution with one group a channel), "transposed" or
             "linear".
         macs: Multiply-adds of one call, all its images together; no bias.
@@ -84,7 +84,6 @@ def _layer(node: NodeProto, name: str, shaped: ShapedGraph, traffic: _Traffic) -
     shaped.check_known(node)
     weight = weight_of(node, traffic.constants)
     sizes = _sizes(node, weight, shaped)
-    out_shape = shaped.shapes[node.output[0]]
     return OnnxLayer(
         name=name,
         kind=_kind(node, sizes),
@@ -94,7 +93,7 @@ def _layer(node: NodeProto, name: str, shaped: ShapedGraph, traffic: _Traffic) -
         out_channels=sizes.outputs,
         groups=sizes.groups,
         kernel=sizes.kernel,
-        out_shape=out_shape,
+        out_shape=shaped.shapes[node.output[0]],
         bytes=traffic.bytes_of(node, weight),
     )
 
@@ -173,10 +172,10 @@ class _Traffic:
     def stored(self, node: NodeProto, weight: str) -> _StoredSize:
         """Returns the size of an operator's stored weight and bias."""
         origins = [origin(name, self._producers) for name in (weight, *node.input[2:])]
-        found = [self._tensors[name] for name in origins if name in self._tensors]
+        tensors = [self._tensors[name] for name in origins if name in self._tensors]
         return _StoredSize(
-            sum(prod(tensor.dims) for tensor in found),
-            sum(prod(tensor.dims) * item_bytes(tensor.data_type) for tensor in found),
+            sum(prod(tensor.dims) for tensor in tensors),
+            sum(prod(tensor.dims) * item_bytes(tensor.data_type) for tensor in tensors),
         )
 
     def _type_read(self, name: str) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dmcp_deploy.errors import DmcpError
-
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+    from onnx import GraphProto, NodeProto, TensorProto
 
 #: Operators that are convolutions whatever their factors are.
 CONVOLUTIONS = ("Conv", "ConvTranspose")
@@ -17,33 +15,6 @@ CONVOLUTIONS = ("Conv", "ConvTranspose")
 PRODUCTS = ("Gemm", "MatMul")
 
 _WEIGHT, _BIAS, _QUANTIZED = ".weight", ".bias", "_quantized"
-
-
-def load_onnx(path: Path) -> ModelProto:
-    """Returns the graph of an ONNX file, its functions inlined.
-
-    Raises:
-        DmcpError: The onnx library is missing, or the file is absent or no ONNX graph.
-    """
-    try:
-        import onnx.inliner
-        from google.protobuf.message import DecodeError
-    except ImportError as err:
-        raise DmcpError(
-            f"Counting an ONNX file's layers needs onnx ({err}): pip install dmcp-deploy[export],"
-            " or onnx alone on a device."
-        ) from err
-    try:
-        model = onnx.load(str(path))
-    except FileNotFoundError as err:
-        raise DmcpError(f"There is no ONNX file {path}.") from err
-    except OSError as err:
-        raise DmcpError(f"Cannot read {path}: {err.strerror or err}.") from err
-    except DecodeError as err:
-        raise DmcpError(f"{path} is not an ONNX file: {err}.") from err
-    if not model.graph.node:
-        raise DmcpError(f"{path} is not an ONNX file, or one without a single operator.")
-    return onnx.inliner.inline_local_functions(model) if model.functions else model
 
 
 def layer_nodes(graph: GraphProto) -> list[tuple[NodeProto, str]]:
@@ -61,7 +32,8 @@ def layer_nodes(graph: GraphProto) -> list[tuple[NodeProto, str]]:
             node.op_type in PRODUCTS and constants & set(node.input[:2])
         ):
             name = stored.layer_of(node, weight_of(node, constants))
-            named[_free_name(node, name, named)] = node
+            free = (n for n in _possible_names(node, name) if n and n not in named)
+            named[next(free)] = node
     return [(node, name) for name, node in named.items()]
 
 
@@ -73,11 +45,11 @@ def weight_of(node: NodeProto, constants: set[str]) -> str:
 
 def stored_tensors(graph: GraphProto) -> dict[str, TensorProto]:
     """Returns name -> stored tensor, those of Constant operators by their output's name."""
-    found = {tensor.name: tensor for tensor in graph.initializer}
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant":
-            found.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
-    return found
+            tensors.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
+    return tensors
 
 
 def constant_names(graph: GraphProto) -> set[str]:
@@ -136,13 +108,7 @@ class _Stored:
         return name if name == value else name.removesuffix(_QUANTIZED)
 
 
-def _free_name(node: NodeProto, stored: str, taken: dict[str, NodeProto]) -> str:
-    return next(name for name in _names(node, stored) if name and name not in taken)
-
-
-def _names(node: NodeProto, stored: str) -> Iterator[str]:
+def _possible_names(node: NodeProto, stored: str) -> Iterator[str]:
     yield from (stored, node.name, node.output[0])
-    number = 2
-    while True:
+    for number in itertools.count(2):
         yield f"{node.output[0]} ({number})"
-        number += 1

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.onnxgraph.load import load_onnx
 from dmcp_deploy.registry import PRECISIONS
 
 if TYPE_CHECKING:
@@ -28,21 +29,12 @@ def read_precision(path: Path) -> str | None:
     Raises:
         DmcpError: The onnx library is missing, or the file is absent or no ONNX file.
     """
+    proto = load_onnx(path, weights=False)
+    from onnx.shape_inference import InferenceError
+
     try:
-        import onnx
-        from google.protobuf.message import DecodeError
-    except ImportError as err:
-        raise DmcpError(
-            f"Reading an ONNX file's precision needs onnx ({err}): pip install onnx."
-        ) from err
-    try:
-        proto = onnx.load(str(path), load_external_data=False)
         return graph_precision(proto.graph, infer_types(proto, strict=False), path)
-    except OSError as err:
-        raise DmcpError(f"Cannot read {path}: {err.strerror or err}.") from err
-    except DecodeError as err:
-        raise DmcpError(f"{path} is not an ONNX file: {err}.") from err
-    except (onnx.shape_inference.InferenceError, OtherPrecisionError):
+    except (InferenceError, OtherPrecisionError):
         return None
 
 
@@ -66,8 +58,8 @@ def infer_types(proto: ModelProto, strict: bool = True) -> dict[str, int]:
         _without_weights(proto), check_type=strict, strict_mode=strict
     ).graph
     values = (*graph.value_info, *graph.input, *graph.output)
-    found = {value.name: value.type.tensor_type.elem_type for value in values}
-    return {**found, **{tensor.name: tensor.data_type for tensor in graph.initializer}}
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    return {**types, **{tensor.name: tensor.data_type for tensor in graph.initializer}}
 
 
 def graph_precision(graph: GraphProto, types: Mapping[str, int], path: Path) -> str:
@@ -86,14 +78,14 @@ def graph_precision(graph: GraphProto, types: Mapping[str, int], path: Path) -> 
     """
     quantized = {_quantized_type(node, types) for node in graph.node} - {None}
     if quantized:
-        return _named(_QUANTIZED, quantized, "is quantised to", path)
+        return _one_of(_QUANTIZED, quantized, "is quantised to", path)
     sizes = {tensor.name: prod(tensor.dims) for tensor in graph.initializer}
     elements: Counter[str | None] = Counter()
-    for weight in _weights(graph):
+    for weight in (node.input[1] for node in graph.node if node.op_type in _WEIGHTED):
         elements[_type(weight, types)] += sizes.get(weight, 1)
     if not elements:
         return "fp32"
-    return _named(_FLOATS, {elements.most_common(1)[0][0]}, "has weights of type", path)
+    return _one_of(_FLOATS, {elements.most_common(1)[0][0]}, "has weights of type", path)
 
 
 def _without_weights(proto: ModelProto) -> ModelProto:
@@ -141,20 +133,16 @@ def _quantized_type(node: NodeProto, types: Mapping[str, int]) -> str | None:
     if node.op_type != "DequantizeLinear":
         return None
     # A bias is quantised to int32, whatever the rest is.
-    found = _type(node.input[0], types)
-    return None if found == "INT32" else found
+    name = _type(node.input[0], types)
+    return None if name == "INT32" else name
 
 
-def _weights(graph: GraphProto) -> Iterator[str]:
-    return (node.input[1] for node in graph.node if node.op_type in _WEIGHTED)
-
-
-def _named(names: Mapping[str, str], found: Iterable[str | None], what: str, path: Path) -> str:
+def _one_of(names: Mapping[str, str], kinds: Iterable[str | None], what: str, path: Path) -> str:
     """Returns the one precision of some element types."""
-    types = sorted(kind or _UNKNOWN for kind in found)
-    kinds = {names.get(kind, "") for kind in types}
-    if len(kinds) == 1 and "" not in kinds:
-        return kinds.pop()
+    types = sorted(kind or _UNKNOWN for kind in kinds)
+    precisions = {names.get(kind, "") for kind in types}
+    if len(precisions) == 1 and "" not in precisions:
+        return precisions.pop()
     raise OtherPrecisionError(
         f"{path} {what} {', '.join(types).lower()}, and a network here is of one of"
         f" {', '.join(PRECISIONS)}: export it again, or quantise its float32 file."

@@ -8,8 +8,8 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.onnxgraph.names import load_onnx
+from dmcp_deploy.errors import DmcpError, reason_of
+from dmcp_deploy.onnxgraph.load import load_onnx
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
@@ -65,9 +65,9 @@ def shaped_graph(path: Path, batch: int = 1) -> ShapedGraph:
             inputs, or leaves the image size open.
     """
     model = load_onnx(path)
-    found = _fix_batch(model.graph, path, batch)
-    shapes, types = _infer(model)
-    return ShapedGraph(path, model.graph, found, shapes, types)
+    fixed = _fix_batch(model.graph, path, batch)
+    shapes, types = _infer(model, path)
+    return ShapedGraph(path, model.graph, fixed, shapes, types)
 
 
 def item_bytes(data_type: int) -> int:
@@ -93,7 +93,7 @@ def _fix_batch(graph: GraphProto, path: Path, batch: int) -> int:
         return int(first.dim_value)
     symbol, first.dim_value = str(first.dim_param), batch
     if symbol:
-        # The exporter knows shapes that inference does not find again, such as a gather's.
+        # The exporter noted shapes that inference does not find again, such as a gather's.
         _fix_symbol(graph, symbol, batch)
     else:
         # Shapes noted for the open axis would contradict the fixed one.
@@ -110,10 +110,13 @@ def _fix_symbol(graph: GraphProto, symbol: str, size: int) -> None:
                 dim.dim_value = size
 
 
-def _infer(model: ModelProto) -> tuple[dict[str, Shape], dict[str, int]]:
+def _infer(model: ModelProto, path: Path) -> tuple[dict[str, Shape], dict[str, int]]:
     import onnx
 
-    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    try:
+        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    except (onnx.shape_inference.InferenceError, UnicodeDecodeError) as err:
+        raise DmcpError(f"The shapes in {path} cannot be told: {reason_of(err)}.") from err
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):

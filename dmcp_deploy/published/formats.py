@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.published import mmrazor, npy, timm_shapes
 from dmcp_deploy.published.widths import PublishedPlan
 from dmcp_deploy.registry import choose
@@ -68,7 +68,7 @@ def _read(path: Path) -> bytes:
     except FileNotFoundError as err:
         raise DmcpError(f"There is no file {path}.") from err
     except OSError as err:
-        raise DmcpError(f"Cannot read {path}: {err.strerror or err}.") from err
+        raise DmcpError(f"Cannot read {path}: {reason_of(err)}.") from err
     if not data.strip():
         raise DmcpError(f"{path} is empty.")
     if len(data) > _MOST_BYTES:

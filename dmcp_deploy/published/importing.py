@@ -8,13 +8,12 @@ from pathlib import Path
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.cost import Cost
-from dmcp_deploy.network.graph import Layer, Network
+from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.plan import ChannelPlan, Keep, NetworkSpec
 from dmcp_deploy.published.formats import read_published
-from dmcp_deploy.published.match import group_widths, placed
+from dmcp_deploy.published.match import Match, group_widths, match_layers
 from dmcp_deploy.published.plan_text import describe_network
-from dmcp_deploy.published.widths import LayerWidth
 from dmcp_deploy.rundir.directory import RunDir
 
 
@@ -36,9 +35,9 @@ def import_plan(path: Path, network: NetworkSpec, form: str | None = None) -> Ch
     published = read_published(path, form)
     net = build_network(network)
     try:
-        found = placed(published, net)
-        _check_sizes(found, net)
-        widths = group_widths(found, net, published.complete)
+        matches = match_layers(published, net)
+        _check_sizes(matches, net)
+        widths = group_widths(matches, net, published.complete)
     except DmcpError as err:
         raise DmcpError(
             f"The plan in {path} does not fit {network.model} x{network.width_mult:g}: {err}"
@@ -63,13 +62,13 @@ def check_place(out: Path, network: NetworkSpec) -> None:
         )
 
 
-def _check_sizes(found: list[tuple[LayerWidth, Layer]], net: Network) -> None:
+def _check_sizes(matches: list[Match], net: Network) -> None:
     """Checks the sizes that a file states of the full network.
 
     MMRazor has turned the authors' plans of a wider network into its own format, and states the
     sizes of the network at width 1 there.
     """
-    odd = [(item, layer) for item, layer in found if item.size not in (None, layer.out_channels)]
+    odd = [(item, layer) for item, layer in matches if item.size not in (None, layer.out_channels)]
     if not odd:
         return
     item, layer = odd[0]
@@ -85,9 +84,7 @@ def _check_sizes(found: list[tuple[LayerWidth, Layer]], net: Network) -> None:
 
 def _plan(net: Network, widths: dict[str, int], form: str) -> ChannelPlan:
     cost = Cost(net)
-    groups = {
-        group.name: Keep(group.size, widths.get(group.name, group.size)) for group in net.groups
-    }
+    groups = {g.name: Keep(g.size, widths.get(g.name, g.size)) for g in net.groups}
     return ChannelPlan(
         network=net.spec,
         groups=groups,

@@ -12,8 +12,11 @@ from dmcp_deploy.network.selection import Selection
 from dmcp_deploy.published.widths import LayerWidth, PublishedPlan
 from dmcp_deploy.registry import near_matches
 
+#: What a file says of a layer, and the network's layer that it means.
+Match = tuple[LayerWidth, Layer]
 
-def placed(published: PublishedPlan, network: Network) -> list[tuple[LayerWidth, Layer]]:
+
+def match_layers(published: PublishedPlan, network: Network) -> list[Match]:
     """Returns what a file says of each layer of a network, with that layer.
 
     Layers are found by their names; where the file names them otherwise, convolutions by their
@@ -22,31 +25,29 @@ def placed(published: PublishedPlan, network: Network) -> list[tuple[LayerWidth,
     Raises:
         DmcpError: The network has no such layer, or another number of convolutions.
     """
-    names = _names(published, network)
+    names = _renamed_convolutions(published, network)
     head = _head(network)
     if published.head is not None and head is not None:
         names[published.head] = head
     modules = network.model.named_modules()
     known = {name for name, module in modules if not any(True for _ in module.children())}
     known.update(network.layers)
-    found = []
+    matches = []
     for item in published.layers:
         name = names.get(item.name, "" if published.order else item.name)
         if name not in known:
             raise _unknown(item.name, network, published)
         if name in network.layers:
             stated = LayerWidth(item.name, None, item.inputs) if name == head else item
-            found.append((stated, network.layers[name]))
-    return found
+            matches.append((stated, network.layers[name]))
+    return matches
 
 
-def group_widths(
-    found: list[tuple[LayerWidth, Layer]], network: Network, complete: bool
-) -> dict[str, int]:
+def group_widths(matches: list[Match], network: Network, complete: bool) -> dict[str, int]:
     """Returns the channels that each prunable group keeps.
 
     Args:
-        found: What is said of layers, with the layers.
+        matches: What is said of layers, with the layers.
         network: The full network.
         complete: Whether every group must be spoken of; if not, the others stay whole.
 
@@ -56,11 +57,11 @@ def group_widths(
     """
     widths: dict[str, int] = {}
     speakers: dict[str, str] = {}
-    for item, layer in found:
+    for item, layer in matches:
         if item.outputs is None:
             continue
         _check_room(item, layer, network)
-        group = _own_group(layer, network)
+        group = _single_group(layer, network)
         if group is None:
             continue
         width = _group_width(item, layer, group)
@@ -73,11 +74,12 @@ def group_widths(
     missing = [group.name for group in network.prunable if group.name not in widths]
     if complete and missing:
         raise DmcpError(f"it says nothing of {', '.join(missing[:3])} ({len(missing)} in all).")
-    _check_all(found, network, widths)
+    _check_all(matches, network, widths)
     return widths
 
 
-def _names(published: PublishedPlan, network: Network) -> dict[str, str]:
+def _renamed_convolutions(published: PublishedPlan, network: Network) -> dict[str, str]:
+    """Returns a file's names of convolutions -> the network's, where they differ."""
     if published.order is None:
         return {}
     convs = [layer.name for layer in network.layers.values() if layer.kind == "conv"]
@@ -105,18 +107,19 @@ def _unknown(name: str, network: Network, published: PublishedPlan) -> DmcpError
     return DmcpError(f"{name!r} is no layer of {whose}{near_matches(name, known)}")
 
 
-def _carried(layer: Layer) -> Units | None:
+def _written_units(layer: Layer) -> Units | None:
     """Returns the units of the channels that a layer writes, or normalises."""
     return layer.inputs if layer.outputs is None else layer.outputs
 
 
-def _own_group(layer: Layer, network: Network) -> Group | None:
+def _single_group(layer: Layer, network: Network) -> Group | None:
     """Returns the group that all channels of a layer belong to, if there is just one."""
-    units = _carried(layer)
+    units = _written_units(layer)
     if units is None or units.min() < 0:
         return None
-    owners = [g for g in network.prunable if g.first <= units.min() < g.first + g.units]
-    return next((g for g in owners if units.max() < g.first + g.units), None)
+    first, last = units.min(), units.max()
+    holders = (g for g in network.prunable if g.first <= first and last < g.first + g.units)
+    return next(holders, None)
 
 
 def _check_room(item: LayerWidth, layer: Layer, network: Network) -> None:
@@ -125,22 +128,22 @@ def _check_room(item: LayerWidth, layer: Layer, network: Network) -> None:
             f"{item.name} keeps {item.outputs} channels, and {layer.name} has"
             f" {layer.out_channels} (a plan of a wider network takes its --width-mult)."
         )
-    units = _carried(layer)
+    units = _written_units(layer)
     if units is not None and units.max() < 0 and item.outputs != layer.out_channels:
         raise DmcpError(
             f"{item.name} keeps {item.outputs} channels, and {layer.name} must keep all its"
-            f" {layer.out_channels}: {_reason(layer.name, network)}."
+            f" {layer.out_channels}: {_pin_reason(layer.name, network)}."
         )
 
 
-def _reason(layer: str, network: Network) -> str:
-    whole = (group for group in network.groups if layer in group.layers and group.reason)
-    return next((str(group.reason) for group in whole), "they are the network's input or output")
+def _pin_reason(layer: str, network: Network) -> str:
+    pinned = (group for group in network.groups if layer in group.layers and group.reason)
+    return next((str(group.reason) for group in pinned), "they are the network's input or output")
 
 
 def _group_width(item: LayerWidth, layer: Layer, group: Group) -> int:
     """Returns the channels of a group when a layer that holds it keeps so many of its own."""
-    units = _carried(layer)
+    units = _written_units(layer)
     assert units is not None
     assert item.outputs is not None
     per_unit = len(units) // group.units
@@ -152,12 +155,10 @@ def _group_width(item: LayerWidth, layer: Layer, group: Group) -> int:
     return item.outputs // per_unit * group.unit
 
 
-def _check_all(
-    found: list[tuple[LayerWidth, Layer]], network: Network, widths: Mapping[str, int]
-) -> None:
-    """Checks every number in the file against the network at the widths found."""
+def _check_all(matches: list[Match], network: Network, widths: Mapping[str, int]) -> None:
+    """Checks every number in the file against the network at the groups' widths."""
     selection = Selection(network, widths)
-    for item, layer in found:
+    for item, layer in matches:
         for verb, stated, units in _statements(item, layer):
             real = selection.count(units)
             if stated != real:
@@ -168,7 +169,7 @@ def _check_all(
 
 
 def _statements(item: LayerWidth, layer: Layer) -> Iterator[tuple[str, int, np.ndarray]]:
-    outputs = _carried(layer)
+    outputs = _written_units(layer)
     if item.outputs is not None and outputs is not None:
         yield "keeps", item.outputs, outputs
     # A depthwise layer's inputs are its outputs, and not every format states them.

@@ -7,7 +7,6 @@ its arrays and numbers; these are told by their name, and no name is ever looked
 from __future__ import annotations
 
 import pickletools
-from collections.abc import Callable
 from typing import Any
 
 from dmcp_deploy.errors import DmcpError
@@ -18,14 +17,12 @@ _MOST_VALUES = 100_000
 _MOST_LEVELS = 12
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+#: Opcodes whose argument is the value.
 _WITH_VALUE = {
     *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE"),
     *("BINBYTES", "SHORT_BINBYTES", "BINSTRING", "SHORT_BINSTRING"),
 }
-_MEMOIZED = {"BINPUT", "LONG_BINPUT", "MEMOIZE"}
-_RECALLED = {"BINGET", "LONG_BINGET"}
-_TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_FRAMING = {"PROTO", "FRAME"}
 
 
 def read_pickle(data: bytes) -> Any:
@@ -63,23 +60,49 @@ class _Machine:
         return self._stack.pop()
 
     def _step(self, name: str, argument: Any) -> None:
-        if name in _CONSTANTS:
-            self._stack.append(_CONSTANTS[name])
-        elif name in _WITH_VALUE:
-            self._stack.append(argument)
-        elif name in _TUPLES:
-            self._stack.append(tuple(self._popped(_TUPLES[name])))
-        elif name in _MEMOIZED:
-            self._memo[len(self._memo) if argument is None else argument] = self._stack[-1]
-        elif name in _RECALLED:
-            self._stack.append(self._memo[argument])
-        elif name in _ACTIONS:
-            _ACTIONS[name](self, argument)
-        elif name not in _FRAMING:
-            raise DmcpError(
-                f"the pickle uses the opcode {name}, which plain values and numpy arrays do not"
-                " need (nothing of it was run)."
-            )
+        match name:
+            case "PROTO" | "FRAME":
+                pass
+            case "NONE" | "NEWTRUE" | "NEWFALSE":
+                self._push(_CONSTANTS[name])
+            case _ if name in _WITH_VALUE:
+                self._push(argument)
+            case "EMPTY_LIST":
+                self._push([])
+            case "EMPTY_DICT":
+                self._push({})
+            case "EMPTY_TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3":
+                self._push(tuple(self._popped(_TUPLES[name])))
+            case "TUPLE":
+                self._push(tuple(self._since_mark()))
+            case "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
+                self._memo[len(self._memo) if argument is None else argument] = self._stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                self._push(self._memo[argument])
+            case "MARK":
+                self._marked.append(self._stack)
+                self._stack = []
+            case "APPEND" | "APPENDS":
+                self._extend(self._popped(1) if name == "APPEND" else self._since_mark())
+            case "SETITEM" | "SETITEMS":
+                self._update(self._popped(2) if name == "SETITEM" else self._since_mark())
+            case "GLOBAL":
+                module, _, attribute = argument.partition(" ")
+                self._push(known(Name(module, attribute)))
+            case "STACK_GLOBAL":
+                self._push(known(Name(*map(str, self._popped(2)))))
+            case "REDUCE":
+                self._rebuild(*self._popped(2))
+            case "BUILD":
+                self._set_state(*self._popped(2))
+            case _:
+                raise DmcpError(
+                    f"the pickle uses the opcode {name}, which plain values and numpy arrays do"
+                    " not need (nothing of it was run)."
+                )
+
+    def _push(self, value: Any) -> None:
+        self._stack.append(value)
 
     def _popped(self, count: int) -> list[Any]:
         """Returns the last values of the stack, which loses them."""
@@ -89,34 +112,14 @@ class _Machine:
         values, self._stack[split:] = self._stack[split:], []
         return values
 
-    def _mark(self, _: Any) -> None:
-        self._marked.append(self._stack)
-        self._stack = []
-
     def _since_mark(self) -> list[Any]:
         values, self._stack = self._stack, self._marked.pop()
         return values
-
-    def _tuple(self, _: Any) -> None:
-        values = tuple(self._since_mark())
-        self._stack.append(values)
-
-    def _append(self, _: Any) -> None:
-        self._extend(self._popped(1))
-
-    def _appends(self, _: Any) -> None:
-        self._extend(self._since_mark())
 
     def _extend(self, values: list[Any]) -> None:
         if type(self._stack[-1]) is not list:
             raise TypeError("it appends to what is no list")
         self._stack[-1].extend(values)
-
-    def _set_item(self, _: Any) -> None:
-        self._update(self._popped(2))
-
-    def _set_items(self, _: Any) -> None:
-        self._update(self._since_mark())
 
     def _update(self, values: list[Any]) -> None:
         target, keys = self._stack[-1], values[::2]
@@ -126,25 +129,15 @@ class _Machine:
             raise TypeError("a key is neither text nor a whole number")
         target.update(zip(keys, values[1::2], strict=True))
 
-    def _global(self, argument: str) -> None:
-        module, _, attribute = argument.partition(" ")
-        self._stack.append(known(Name(module, attribute)))
-
-    def _stack_global(self, _: Any) -> None:
-        module, attribute = self._popped(2)
-        self._stack.append(known(Name(str(module), str(attribute))))
-
-    def _reduce(self, _: Any) -> None:
-        name, arguments = self._popped(2)
+    def _rebuild(self, name: Any, arguments: Any) -> None:
         if not isinstance(name, Name) or not isinstance(arguments, tuple):
             raise TypeError("it calls what is no function")
         rebuild = KNOWN[str(name)]
         if rebuild is None:
             raise refusal(name)
-        self._stack.append(rebuild(*arguments))
+        self._push(rebuild(*arguments))
 
-    def _build(self, _: Any) -> None:
-        target, state = self._popped(2)
+    def _set_state(self, target: Any, state: Any) -> None:
         if isinstance(target, Dtype) and isinstance(state, tuple):
             target.order = str(state[1])
         elif isinstance(target, Array) and isinstance(state, tuple):
@@ -154,23 +147,7 @@ class _Machine:
                 "the pickle sets the state of what is no numpy array (opcode BUILD; nothing of it"
                 " was run)."
             )
-        self._stack.append(target)
-
-
-_ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
-    "MARK": _Machine._mark,
-    "EMPTY_LIST": lambda machine, _: machine._stack.append([]),
-    "EMPTY_DICT": lambda machine, _: machine._stack.append({}),
-    "TUPLE": _Machine._tuple,
-    "APPEND": _Machine._append,
-    "APPENDS": _Machine._appends,
-    "SETITEM": _Machine._set_item,
-    "SETITEMS": _Machine._set_items,
-    "GLOBAL": _Machine._global,
-    "STACK_GLOBAL": _Machine._stack_global,
-    "REDUCE": _Machine._reduce,
-    "BUILD": _Machine._build,
-}
+        self._push(target)
 
 
 class _Plain:

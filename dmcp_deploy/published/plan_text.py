@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from dmcp_deploy.artifact import encode
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.plan import ChannelPlan, Keep, NetworkSpec
 from dmcp_deploy.text_table import columns
@@ -37,7 +38,9 @@ def plan_table(plan: ChannelPlan) -> str:
     rows: list[tuple[str, ...]] = [("group", "kept", "size", "share", "channels")]
     for name, keep in plan.groups.items():
         share = f"{keep.width / keep.size:.1%}"
-        rows.append((name, str(keep.width), str(keep.size), share, _which(keep)))
+        leading = keep.indices() == list(range(keep.width))
+        channels = "the first" if leading else "by index"
+        rows.append((name, str(keep.width), str(keep.size), share, channels))
     return "\n".join([columns(rows, right=(1, 2, 3)), *_totals(plan)])
 
 
@@ -50,7 +53,7 @@ def compare_plans(first: ChannelPlan, second: ChannelPlan) -> dict[str, Any]:
     _check_same_network(first, second)
     pairs = {name: (keep, second.groups[name]) for name, keep in first.groups.items()}
     return {
-        "model": first.network.to_json(),
+        "model": encode(first.network),
         "groups": {
             name: {"size": a.size, "kept": [a.width, b.width], "same_channels": _shared(a, b)}
             for name, (a, b) in pairs.items()
@@ -62,23 +65,23 @@ def compare_plans(first: ChannelPlan, second: ChannelPlan) -> dict[str, Any]:
     }
 
 
-def diff_table(found: dict[str, Any], names: tuple[str, str]) -> str:
-    """Returns what `compare_plans` found as text.
+def diff_table(differences: dict[str, Any], names: tuple[str, str]) -> str:
+    """Returns the differences of two plans as text.
 
     Args:
-        found: What it returned.
+        differences: What `compare_plans` returned.
         names: What to call the two plans.
     """
-    groups = found["groups"]
+    groups = differences["groups"]
     rows: list[tuple[str, ...]] = [("", *names, "size", "change", "in both")]
     for name, group in groups.items():
         a, b = group["kept"]
         both = str(group["same_channels"])
         rows.append((name, str(a), str(b), str(group["size"]), f"{b - a:+d}", both))
     for total in _TOTALS:
-        a, b = found[total]
+        a, b = differences[total]
         rows.append((total, f"{a:,}", f"{b:,}", "", f"{b - a:+,} ({b / a - 1:+.1%})", ""))
-    count = f"{len(groups)} of {found['group_count']} groups differ"
+    count = f"{len(groups)} of {differences['group_count']} groups differ"
     return f"{columns(rows, right=(1, 2, 3, 4, 5))}\n{count}"
 
 
@@ -100,11 +103,6 @@ def _totals(plan: ChannelPlan) -> list[str]:
         f"method {plan.method}, seed {plan.seed}, widths multiples of {plan.align}",
         f"budget {budget}",
     ]
-
-
-def _which(keep: Keep) -> str:
-    leading = keep.indices() == list(range(keep.width))
-    return "the first" if leading else "by index"
 
 
 def _shared(first: Keep, second: Keep) -> int:

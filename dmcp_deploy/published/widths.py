@@ -51,8 +51,8 @@ def channels(value: Any, what: str) -> int:
     Raises:
         DmcpError: It is no whole number above zero.
     """
-    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-    if isinstance(value, bool) or not whole or not 1 <= value < 2**31:
+    integral = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not integral or not 1 <= value < 2**31:
         raise DmcpError(
             f"{what} is {shortened(value)}, and a number of channels is a whole one from 1 on."
         )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dmcp_deploy.report.markup import Table, esc, fold, script_json, table_html
-from dmcp_deploy.report.scale import Axis, axis, number, tight_axis
+from dmcp_deploy.report.scale import Axis, axis, number, spread, tight_axis
 
 _TABLE_ROWS = 24
 #: The names of more points than this would lie over one another; pointing at one still shows it.
@@ -111,14 +111,14 @@ def line_chart(
     y_axis = axis(ys, show)
     lines = [*(item for item in series if item.style == "faint"), *limits]
     lines += [item for item in series if item.style != "faint"]
-    at = _by_x(series)
+    by_x = _by_x(series)
     marks = [
-        Mark(x_axis.place(x), tuple(y_axis.place(y) for _, y in found), _tip(labels.x, x, found))
-        for x, found in at.items()
+        Mark(x_axis.place(x), tuple(y_axis.place(y) for _, y in ys), _tip(labels.x, x, ys))
+        for x, ys in by_x.items()
     ]
     body = "".join(_path(item, x_axis, y_axis) for item in lines)
     head = (labels.x, *(item.name for item in series))
-    rows = tuple(_table_row(x, at[x], head[1:]) for x in _spread(list(at)))
+    rows = tuple(_table_row(x, by_x[x], head[1:]) for x in spread(list(by_x), _TABLE_ROWS))
     legend = "".join(_key(item) for item in (*series, *limits))
     table = Table(labels.title, head, rows)
     return _figure(labels, x_axis, y_axis, _stretched(body), marks, legend, table)
@@ -218,7 +218,7 @@ def _figure(
 <svg aria-hidden="true">{_grid(x_axis, y_axis)}{body}<line class="cursor" y2="100%"/></svg>
 <div class="tip"></div></div>
 <p class="axis x">{esc(labels.x)}</p><p class="say" aria-live="polite"></p></div>
-{fold("As a table", table_html(table, caption=False))}
+{fold("As a table", table_html(table))}
 <script type="application/json">{content}</script></figure>
 """
 
@@ -257,7 +257,7 @@ def _shifts(named: Sequence[Point], x_axis: Axis, y_axis: Axis) -> dict[int, int
     Names are taken to be as wide as they are in a small chart; one that finds no room stays.
     """
     taken: list[tuple[float, float, float]] = []  # left and right end, height, all in pixels
-    found: dict[int, int] = {}
+    shifts: dict[int, int] = {}
     for point in named:
         x = x_axis.place(point.x) / 100 * _PLOT[0]
         y = (1 - y_axis.place(point.y) / 100) * _PLOT[1]
@@ -265,9 +265,9 @@ def _shifts(named: Sequence[Point], x_axis: Axis, y_axis: Axis) -> dict[int, int
         left, right = (x - width, x) if _leftwards(point, x_axis) else (x, x + width)
         beside = [h for start, end, h in taken if left < end and start < right]
         free = (s for s in _SHIFTS if all(abs(y + s - h) >= _LINE for h in beside))
-        found[id(point)] = next(free, 0)
-        taken.append((left, right, y + found[id(point)]))
-    return found
+        shifts[id(point)] = next(free, 0)
+        taken.append((left, right, y + shifts[id(point)]))
+    return shifts
 
 
 def _leftwards(point: Point, x_axis: Axis) -> bool:
@@ -303,30 +303,20 @@ def _key(item: Series) -> str:
 
 def _by_x(series: Sequence[Series]) -> dict[float, list[tuple[str, float]]]:
     """Returns x -> what every series has there."""
-    found: dict[float, list[tuple[str, float]]] = {}
+    by_x: dict[float, list[tuple[str, float]]] = {}
     for item in series:
         for x, y in item.points:
-            found.setdefault(x, []).append((item.name, y))
-    return dict(sorted(found.items()))
+            by_x.setdefault(x, []).append((item.name, y))
+    return dict(sorted(by_x.items()))
 
 
-def _tip(title: str, x: float, found: Sequence[tuple[str, float]]) -> str:
-    return "\n".join([f"{title} {number(x)}", *(f"{name} {y:.6g}" for name, y in found)])
+def _tip(title: str, x: float, ys: Sequence[tuple[str, float]]) -> str:
+    return "\n".join([f"{title} {number(x)}", *(f"{name} {y:.6g}" for name, y in ys)])
 
 
-def _table_row(
-    x: float, found: Sequence[tuple[str, float]], names: Sequence[str]
-) -> tuple[str, ...]:
-    values = dict(found)
+def _table_row(x: float, ys: Sequence[tuple[str, float]], names: Sequence[str]) -> tuple[str, ...]:
+    values = dict(ys)
     return (number(x), *(f"{values[n]:.6g}" if n in values else "" for n in names))
-
-
-def _spread(xs: Sequence[float]) -> list[float]:
-    """Returns some of the values, evenly spread, the first and the last among them."""
-    if len(xs) <= _TABLE_ROWS:
-        return list(xs)
-    places = {round(i * (len(xs) - 1) / (_TABLE_ROWS - 1)) for i in range(_TABLE_ROWS)}
-    return [xs[i] for i in sorted(places)]
 
 
 def finite(points: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:

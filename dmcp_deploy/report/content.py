@@ -9,8 +9,8 @@ from typing import Any
 
 from dmcp_deploy.bench.layers.compare import compare_layer
 from dmcp_deploy.bench.layers.record import LayersRecord, LayerTime, Profiled
-from dmcp_deploy.bench.record import BenchRecord, Comparison, Measured, compare
-from dmcp_deploy.report.facts import RunFacts
+from dmcp_deploy.bench.record import BenchRecord, Comparison, Measured, compared
+from dmcp_deploy.report.facts import Accuracy, Parity, RunFacts
 from dmcp_deploy.report.pareto import candidates, comparable, frontier
 
 
@@ -18,7 +18,7 @@ def content(runs: Sequence[RunFacts]) -> dict[str, Any]:
     """Returns the report of one run or several; a figure that is not finite is null."""
     placed = candidates(runs)
     timed = comparable(placed)
-    whole = {
+    report = {
         "runs": [_run(facts) for facts in runs],
         "pareto": {
             "macs": [item.name for item in frontier(placed, lambda item: item.macs)],
@@ -28,7 +28,7 @@ def content(runs: Sequence[RunFacts]) -> dict[str, Any]:
             ],
         },
     }
-    return {key: _plain(value) for key, value in whole.items()}
+    return {key: _plain(value) for key, value in report.items()}
 
 
 def _run(facts: RunFacts) -> dict[str, Any]:
@@ -45,41 +45,44 @@ def _run(facts: RunFacts) -> dict[str, Any]:
         "search": None if facts.search is None else dataclasses.asdict(facts.search),
         "search_steps": facts.search_steps,
         "train_steps": facts.train_steps,
-        "accuracies": [dataclasses.asdict(item) for item in facts.accuracies],
+        "accuracies": [_named(item.network.value, item) for item in facts.accuracies],
         "majority_share": facts.majority_share,
-        "parities": [dataclasses.asdict(item) for item in facts.parities],
+        "parities": [_named(item.what, item) for item in facts.parities],
         "unjudged": facts.unjudged,
         "bench": None if facts.bench is None else _bench(facts.bench),
         "layers": None if facts.layers is None else _layers(facts.layers),
-        "engines": [_engine(dataclasses.asdict(item)) for item in facts.engines],
+        "engines": [
+            {key: value for key, value in vars(item).items() if key != "layers"}
+            for item in facts.engines
+        ],
         "commands": facts.commands,
         "missing": {part: dataclasses.asdict(lack) for part, lack in facts.lacks.items()},
         "stale": facts.stale,
     }
 
 
+def _named(what: str, item: Accuracy | Parity) -> dict[str, Any]:
+    """Returns the figures of an accuracy or a parity, and what they are of in words."""
+    types = ("network", "forms", "precision")
+    return {"what": what, **{key: value for key, value in vars(item).items() if key not in types}}
+
+
 def _bench(record: BenchRecord) -> dict[str, Any]:
-    measured = []
-    for batch in record.batches:
-        first, *others = record.at_batch(batch)
-        found = compare(record, batch)
-        measured += [_measured(first, None)]
-        measured += [_measured(*pair) for pair in zip(others, found, strict=True)]
     return {
         "input": record.input_shape,
         "environment": record.environment,
-        "measured": measured,
+        "measured": [_measured(*pair) for pair in compared(record)],
     }
 
 
-def _measured(item: Measured, found: Comparison | None) -> dict[str, Any]:
+def _measured(item: Measured, to_first: Comparison | None) -> dict[str, Any]:
     shown = (
         *("name", "path", "digest", "macs", "params", "batch", "runtime", "threads"),
         *("median_ms", "p90_ms", "p99_ms", "mean_ms", "cov", "throughput_per_s"),
     )
-    own = {name: getattr(item, name) for name in shown}
-    ratios = None if found is None else dataclasses.asdict(found)
-    return {**own, "samples": len(item.samples_ms), "against_first": ratios}
+    figures = {name: getattr(item, name) for name in shown}
+    ratios = None if to_first is None else dataclasses.asdict(to_first)
+    return {**figures, "samples": len(item.samples_ms), "against_first": ratios}
 
 
 def _layers(record: LayersRecord) -> dict[str, Any]:
@@ -105,18 +108,14 @@ def _profiled(network: Profiled, first: Profiled) -> dict[str, Any]:
 
 
 def _layer(item: LayerTime, network: Profiled, first: Profiled) -> dict[str, Any]:
-    found = None if network is first else compare_layer(item, network, first)
+    ratios = None if network is first else compare_layer(item, network, first)
     return {
         **dataclasses.asdict(item.layer),
         "median_ms": item.median_ms,
         "gmacs_per_s": item.gmacs_per_s,
         "samples": len(item.samples_ms),
-        "against_first": None if found is None else dataclasses.asdict(found),
+        "against_first": None if ratios is None else dataclasses.asdict(ratios),
     }
-
-
-def _engine(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key != "layers"}
 
 
 def _plain(value: Any) -> Any:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from dmcp_deploy.artifact import LATER
 from dmcp_deploy.bench.layers.record import LayersRecord
 from dmcp_deploy.bench.record import BenchRecord
 from dmcp_deploy.plan import ChannelPlan
@@ -15,19 +17,37 @@ from dmcp_deploy.rundir.stages import Stage
 from dmcp_deploy.runtimes.engine_record import EngineRecord
 
 
+class Judged(Enum):
+    """Which network of a run an accuracy is of, and at which size; the value is how it is shown."""
+
+    SEARCHED = "full network after the search"
+    SLICED = "pruned, before its training"
+    TRAINED = "pruned, trained"
+    DEPLOYED = "pruned, trained, at the deployed size"
+
+
+class Forms(Enum):
+    """Which two forms of a network were compared; the value is how it is shown."""
+
+    SLICED = "sliced network and supernet at its widths"
+    PRUNED = "pruned ONNX file and torch"
+    ORIGINAL = "original ONNX file and torch"
+    CONVERTED = "{precision} ONNX file and torch"
+
+
 @dataclass(frozen=True)
 class Accuracy:
     """A network's accuracy on the validation images.
 
     Attributes:
-        what: Which network, at which point of the run.
+        network: Which network, at which point of the run.
         top1: In [0, 1].
         loss: Cross entropy.
         images: Images it was taken on.
         image_size: Their side in pixels.
     """
 
-    what: str
+    network: Judged
     top1: float
     loss: float
     images: int
@@ -39,7 +59,8 @@ class Parity:
     """How far one form of the network is from the one it was made of.
 
     Attributes:
-        what: Which forms were compared.
+        forms: Which forms were compared.
+        precision: What an ONNX file was converted to; None for the others.
         max_abs: Largest difference of two logits.
         max_rel: That, in units of the largest logit.
         top1_agreement: Share of the images on which both give the same answer.
@@ -48,13 +69,19 @@ class Parity:
         images: Images the accuracy was taken on.
     """
 
-    what: str
+    forms: Forms
+    precision: str | None
     max_abs: float
     max_rel: float
     top1_agreement: float
-    snr_db: float | None = None
-    top1: float | None = None
-    images: int | None = None
+    snr_db: float | None = field(default=None, metadata=LATER)
+    top1: float | None = field(default=None, metadata=LATER)
+    images: int | None = field(default=None, metadata=LATER)
+
+    @property
+    def what(self) -> str:
+        """The forms in words."""
+        return self.forms.value.format(precision=self.precision)
 
 
 @dataclass(frozen=True)
@@ -136,12 +163,11 @@ class RunFacts:
     lacks: Mapping[str, Lack]
     stale: tuple[Stage, ...]
 
+    def accuracy(self, network: Judged) -> Accuracy | None:
+        """Returns a network's accuracy; None where it was not taken."""
+        return next((item for item in self.accuracies if item.network is network), None)
+
     @property
     def final_accuracy(self) -> Accuracy | None:
         """The trained network's accuracy, at the deployed size where it was taken there."""
-        trained = [item for item in self.accuracies if item.what.startswith(TRAINED)]
-        return trained[-1] if trained else None
-
-
-#: How the trained network's accuracies are called.
-TRAINED = "pruned, trained"
+        return self.accuracy(Judged.DEPLOYED) or self.accuracy(Judged.TRAINED)

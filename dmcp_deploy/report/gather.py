@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from dmcp_deploy.artifact import digest_file, read_artifact
+from dmcp_deploy.artifact import (
+    LATER,
+    MisstatedError,
+    decode,
+    digest_file,
+    read_artifact,
+    well_formed,
+)
 from dmcp_deploy.bench.layers.record import LayersRecord
 from dmcp_deploy.bench.record import BenchRecord
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.plan import ChannelPlan
-from dmcp_deploy.report.facts import TRAINED, Accuracy, Lack, Parity, RunFacts, Search
+from dmcp_deploy.report.facts import Accuracy, Forms, Judged, Lack, Parity, RunFacts, Search
 from dmcp_deploy.report.reproduce import run_command, run_commands
-from dmcp_deploy.rundir.directory import KEPT, KIND, RunDir
+from dmcp_deploy.rundir.directory import KEPT, KIND, RunDir, StageRecord
 from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.rundir.stages import ENGINE, EXPORT, PRECISION, SEARCH, SLICE, TRAIN, Stage
 from dmcp_deploy.runtimes.engine_record import EngineRecord
+
+_Artifact = TypeVar("_Artifact")
+
+#: Stage -> its figures.
+Figures = Mapping[Stage, Mapping[str, Any]]
 
 
 def gather_all(folders: Sequence[Path]) -> list[RunFacts]:
@@ -45,43 +58,120 @@ def gather(folder: Path, name: str) -> RunFacts:
     """
     run = RunDir(folder)
     request, stages = run.request(), run.stages()
-    try:
+    with well_formed(str(run.file("run.json"))):
         return _facts(run, name, request, stages)
-    except (KeyError, TypeError, ValueError, AttributeError) as err:
-        raise DmcpError(f"{run.file('run.json')} lacks or misstates {err}.") from err
 
 
-def _facts(run: RunDir, name: str, request: RunRequest, stages: Mapping[Stage, Any]) -> RunFacts:
-    figures = {stage: dict(record["figures"]) for stage, record in stages.items()}
-    path, record = run.file("plan.json"), run.file("bench.json")
-    plan = ChannelPlan.load(path) if path.exists() else None
-    bench = BenchRecord.load(record) if record.exists() else None
-    profiled = run.file("layers.json")
+def accuracies(figures: Figures) -> list[Accuracy]:
+    """Returns the accuracies that a run's stages have taken, in the order of the run."""
+    places = [
+        (Judged.SEARCHED, SEARCH, "full_accuracy"),
+        (Judged.SLICED, SLICE, "accuracy"),
+        (Judged.TRAINED, TRAIN, "accuracy"),
+        (Judged.DEPLOYED, TRAIN, "deployed_accuracy"),
+    ]
+    taken = ((network, figures.get(stage, {}).get(key)) for network, stage, key in places)
+    return [
+        Accuracy(
+            network,
+            float(item["top1"]),
+            float(item["loss"]),
+            int(item["images"]),
+            int(item["image_size"]),
+        )
+        for network, item in taken
+        if item is not None
+    ]
+
+
+def parities(figures: Figures) -> list[Parity]:
+    """Returns how far the forms of a run's network are apart, as its stages have found."""
+    export = figures.get(EXPORT, {})
+    compared: list[tuple[Forms, str | None, Mapping[str, Any]]] = [
+        (Forms.SLICED, None, figures.get(SLICE, {})),
+        (Forms.PRUNED, None, export.get("model", {})),
+        (Forms.ORIGINAL, None, export.get("original", {})),
+        *((Forms.CONVERTED, stage.subject, figures[stage]) for stage in _judged(figures)),
+    ]
+    return [_parity(*forms) for forms in compared if "parity" in forms[-1]]
+
+
+def _parity(forms: Forms, precision: str | None, figures: Mapping[str, Any]) -> Parity:
+    parity, top1, snr = figures["parity"], figures.get("top1"), figures["parity"].get("snr_db")
+    return Parity(
+        forms,
+        precision,
+        float(parity["max_abs"]),
+        float(parity["max_rel"]),
+        float(parity["top1_agreement"]),
+        None if snr is None else float(snr),
+        None if top1 is None else float(top1),
+        None if top1 is None else int(figures["images"]),
+    )
+
+
+def unjudged(figures: Figures) -> dict[str, str]:
+    """Returns precision -> why an ONNX file that was converted to it was not judged."""
+    return {
+        stage.subject: str(figures[stage].get("unchecked", "it was not judged"))
+        for stage in _judged(figures)
+        if "parity" not in figures[stage]
+    }
+
+
+def _judged(stages: Iterable[Stage]) -> list[Stage]:
+    return [stage for stage in stages if stage.kind == PRECISION]
+
+
+def _facts(
+    run: RunDir, name: str, request: RunRequest, stages: Mapping[Stage, StageRecord]
+) -> RunFacts:
+    figures = {stage: record.figures for stage, record in stages.items()}
+    plan = _load_if_there(ChannelPlan.load, run.file("plan.json"))
     engines = tuple(EngineRecord.load(file) for file in _engine_files(run, stages))
-    versions = dict(read_artifact(run.file("run.json"), KIND)["versions"])
-    majority = figures.get(TRAIN, {}).get("majority_share")
+    content = read_artifact(run.file("run.json"), KIND)
     steps = _read_steps(run.file("metrics/search.jsonl"))
     return RunFacts(
         name=name,
         path=run.path,
         request=request,
-        versions=versions,
-        stage_seconds={stage: float(item["seconds"]) for stage, item in stages.items()},
+        versions=decode(dict[str, str], content.get("versions"), "versions"),
+        stage_seconds={stage: item.seconds for stage, item in stages.items()},
         plan=plan,
         search=_search(figures[SEARCH], plan, steps) if SEARCH in figures else None,
         search_steps=steps,
         train_steps=_read_steps(run.file("metrics/train.jsonl")),
-        accuracies=tuple(_accuracies(figures)),
-        majority_share=None if majority is None else float(majority),
-        parities=tuple(_parities(figures)),
-        unjudged=_unjudged(figures),
-        bench=bench,
-        layers=LayersRecord.load(profiled) if profiled.exists() else None,
+        accuracies=tuple(accuracies(figures)),
+        majority_share=decode(_OfTraining, figures.get(TRAIN, {})).majority_share,
+        parities=tuple(parities(figures)),
+        unjudged=unjudged(figures),
+        bench=_load_if_there(BenchRecord.load, run.file("bench.json")),
+        layers=_load_if_there(LayersRecord.load, run.file("layers.json")),
         engines=engines,
         commands=run_commands(request, run.path, figures, engines),
         lacks=_lacks(run, request, stages, engines),
-        stale=tuple(stage for stage, item in stages.items() if _is_stale(run, item["inputs"])),
+        stale=tuple(stage for stage, item in stages.items() if _is_stale(run, item.inputs)),
     )
+
+
+@dataclass(frozen=True)
+class _OfSearch:
+    """What a search's figures tell; each method has some of them."""
+
+    expected_macs: float | None = field(default=None, metadata=LATER)
+    probabilities: tuple[tuple[float, ...], ...] = field(default=(), metadata=LATER)
+    groups: tuple[str, ...] | None = field(default=None, metadata=LATER)
+
+
+@dataclass(frozen=True)
+class _OfTraining:
+    """What a training's figures tell."""
+
+    majority_share: float | None = field(default=None, metadata=LATER)
+
+
+def _load_if_there(load: Callable[[Path], _Artifact], path: Path) -> _Artifact | None:
+    return load(path) if path.exists() else None
 
 
 def _engine_files(run: RunDir, stages: Mapping[Stage, Any]) -> list[Path]:
@@ -93,20 +183,22 @@ def _engine_files(run: RunDir, stages: Mapping[Stage, Any]) -> list[Path]:
 def _search(
     figures: Mapping[str, Any], plan: ChannelPlan | None, steps: Sequence[Mapping[str, Any]]
 ) -> Search:
-    rows = tuple(tuple(float(p) for p in row) for row in figures.get("probabilities", ()))
-    expected = figures.get("expected_macs")
-    named = figures.get("groups")
-    names = tuple(map(str, named)) if named is not None else _row_names(rows, plan)
+    recorded = decode(_OfSearch, figures, "search")
+    rows, expected = recorded.probabilities, recorded.expected_macs
+    names = _row_names(rows, plan) if recorded.groups is None else recorded.groups
     if len(names) != len(rows):
         raise ValueError(f"{len(rows)} rows of probabilities for {len(names)} groups")
-    told = [step for step in steps if any(name.startswith(KEPT) for name in step)]
-    groups = [name for name in (told[0] if told else {}) if name.startswith(KEPT)]
+    with_shares = [step for step in steps if any(name.startswith(KEPT) for name in step)]
+    groups = [name for step in with_shares[:1] for name in step if name.startswith(KEPT)]
     return Search(
         None if expected is None else int(expected),
         rows,
         names,
-        tuple(int(step["step"]) for step in told),
-        {name.removeprefix(KEPT): tuple(float(step[name]) for step in told) for name in groups},
+        tuple(int(step["step"]) for step in with_shares),
+        {
+            name.removeprefix(KEPT): tuple(float(step[name]) for step in with_shares)
+            for name in groups
+        },
     )
 
 
@@ -133,115 +225,50 @@ def _step(path: Path, number: int, line: str) -> dict[str, Any] | None:
         content = json.loads(line)
     except ValueError:
         return None
-    if not isinstance(content, dict) or not all(_is_number(v) for v in content.values()):
+    try:
+        figures = decode(dict[str, int | float], content)
+    except MisstatedError as err:
         raise DmcpError(
             f"Line {number} of the metrics {path} does not hold a step's figures: delete that line."
-        )
-    return content if "step" in content else None
+        ) from err
+    return figures if "step" in figures else None
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _accuracies(figures: Mapping[Stage, Mapping[str, Any]]) -> list[Accuracy]:
-    places = [
-        ("full network after the search", SEARCH, "full_accuracy"),
-        ("pruned, before its training", SLICE, "accuracy"),
-        (TRAINED, TRAIN, "accuracy"),
-        (f"{TRAINED}, at the deployed size", TRAIN, "deployed_accuracy"),
-    ]
-    found = ((what, figures.get(stage, {}).get(key)) for what, stage, key in places)
-    return [
-        Accuracy(
-            what,
-            float(item["top1"]),
-            float(item["loss"]),
-            int(item["images"]),
-            int(item["image_size"]),
-        )
-        for what, item in found
-        if item is not None
-    ]
-
-
-def _parities(figures: Mapping[Stage, Mapping[str, Any]]) -> list[Parity]:
-    export = figures.get(EXPORT, {})
-    found = [
-        ("sliced network and supernet at its widths", figures.get(SLICE, {})),
-        ("pruned ONNX file and torch", export.get("model", {})),
-        ("original ONNX file and torch", export.get("original", {})),
-        *((f"{stage.subject} ONNX file and torch", figures[stage]) for stage in _judged(figures)),
-    ]
-    return [_parity(what, item) for what, item in found if "parity" in item]
-
-
-def _parity(what: str, figures: Mapping[str, Any]) -> Parity:
-    parity, top1, snr = figures["parity"], figures.get("top1"), figures["parity"].get("snr_db")
-    return Parity(
-        what,
-        float(parity["max_abs"]),
-        float(parity["max_rel"]),
-        float(parity["top1_agreement"]),
-        None if snr is None else float(snr),
-        None if top1 is None else float(top1),
-        None if top1 is None else int(figures["images"]),
-    )
-
-
-def _unjudged(figures: Mapping[Stage, Mapping[str, Any]]) -> dict[str, str]:
-    return {
-        stage.subject: str(figures[stage].get("unchecked", "it was not judged"))
-        for stage in _judged(figures)
-        if "parity" not in figures[stage]
-    }
-
-
-def _judged(stages: Iterable[Stage]) -> list[Stage]:
-    return [stage for stage in stages if stage.kind == PRECISION]
+#: Part of the report -> what a run without it lacks, and what makes it.
+_LACKING = {
+    "plan": ("There is no channel plan yet.", "search"),
+    "search": ("The search has not come to its end.", "search"),
+    "slice": ("The network is not sliced yet.", "slice"),
+    "train": ("The pruned network is not trained to the end yet.", "train"),
+    "export": ("Nothing is exported to ONNX yet.", "export"),
+    "bench": ("No latency is measured yet.", "bench"),
+    "layers": ("The layers' times are not measured yet.", "bench --layers"),
+    "precisions": ("No lower precision is judged yet.", "export --precision fp32,fp16,bf16,int8"),
+    "engines": ("No engine is built yet.", "engine --precision fp16"),
+}
 
 
 def _lacks(
     run: RunDir, request: RunRequest, stages: Mapping[Stage, Any], engines: Sequence[EngineRecord]
 ) -> dict[str, Lack]:
     """Returns part of the report -> what it lacks, and the command that makes it."""
-    search = run_command("search", request, run.path)
-    built = any(stage.kind == ENGINE for stage in stages)
-    table: list[tuple[str, bool, str, str]] = [
-        ("plan", run.file("plan.json").exists(), "There is no channel plan yet.", search),
-        ("search", SEARCH in stages, "The search has not come to its end.", search),
-        ("slice", SLICE in stages, "The network is not sliced yet.", "slice"),
-        ("train", TRAIN in stages, "The pruned network is not trained to the end yet.", "train"),
-        ("export", EXPORT in stages, "Nothing is exported to ONNX yet.", "export"),
-        ("bench", run.file("bench.json").exists(), "No latency is measured yet.", "bench"),
-        (
-            "layers",
-            run.file("layers.json").exists(),
-            "The layers' times are not measured yet.",
-            "bench --layers",
-        ),
-        (
-            "precisions",
-            bool(_judged(stages)),
-            "No lower precision is judged yet.",
-            "export --precision fp32,fp16,bf16,int8",
-        ),
-        (
-            "engines",
-            bool(engines),
-            "The engines are not in this copy of the run." if built else "No engine is built yet.",
-            "engine --precision fp16",
-        ),
-    ]
-    place = shlex.quote(str(run.path))
-    return {
-        part: Lack(what, made if made is search else f"dmcp-deploy {made} {place}")
-        for part, there, what, made in table
-        if not there
-    }
+    there: set[str] = {stage for stage in (SEARCH, SLICE, TRAIN, EXPORT) if stage in stages}
+    there |= {part for part in ("plan", "bench", "layers") if run.file(f"{part}.json").exists()}
+    there |= {"precisions"} if _judged(stages) else set()
+    there |= {"engines"} if engines else set()
+    lacks = {}
+    for part, (what, command) in _LACKING.items():
+        if part == "engines" and any(stage.kind == ENGINE for stage in stages):
+            what = "The engines are not in this copy of the run."
+        made_by = f"dmcp-deploy {command} {shlex.quote(str(run.path))}"
+        if command == "search":
+            made_by = run_command(command, request, run.path)
+        if part not in there:
+            lacks[part] = Lack(what, made_by)
+    return lacks
 
 
-def _is_stale(run: RunDir, inputs: Mapping[str, str]) -> bool:
+def _is_stale(run: RunDir, inputs: Mapping[str, str | None]) -> bool:
     """Returns whether a file that a stage read is another one now."""
     files = ((run.file(name), digest) for name, digest in inputs.items())
     return any(file.is_file() and digest_file(file) != digest for file, digest in files)

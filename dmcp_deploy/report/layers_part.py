@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dmcp_deploy.bench.layers.compare import compare_layer
 from dmcp_deploy.bench.layers.record import LayersRecord, LayerTime, Profiled
+from dmcp_deploy.bench.layers.table import layer_cells
 from dmcp_deploy.report.charts import Labels, Point, Series, bar_chart, scatter_chart
 from dmcp_deploy.report.facts import RunFacts
-from dmcp_deploy.report.lacks import lack_notice
-from dmcp_deploy.report.markup import Table, fold, table_html
-from dmcp_deploy.units import format_macs
+from dmcp_deploy.report.markup import Table, fold, lack_notice, table_html
 
 
 def layers_part(facts: RunFacts, key: str) -> str:
@@ -17,7 +16,7 @@ def layers_part(facts: RunFacts, key: str) -> str:
         return lack_notice(facts, "layers")
     record = facts.layers
     charts = _time_chart(record, key) + _ratio_chart(record, key)
-    table = table_html(layers_table(record), caption=False)
+    table = table_html(layers_table(record))
     return f'<div class="pair">{charts}</div>{fold("All layers", table)}'
 
 
@@ -29,35 +28,20 @@ def layers_table(record: LayersRecord) -> Table:
     )
     first = record.networks[0]
     rows = [
-        (*_own(network, item), *_compared(network, item, first))
+        (network.name, *layer_cells(item, network.limits), *_compared(network, item, first))
         for network in record.networks
         for item in network.layers
     ]
     return Table("Time layer by layer", head, tuple(rows))
 
 
-def _own(network: Profiled, item: LayerTime) -> tuple[str, ...]:
-    layer, limits = item.layer, network.limits
-    sides = "x".join(map(str, layer.kernel))
-    return (
-        network.name,
-        layer.name,
-        f"{layer.kind} {sides}".strip(),
-        f"{layer.in_channels} > {layer.out_channels}",
-        format_macs(layer.macs),
-        f"{item.median_ms:.4f}",
-        f"{item.gmacs_per_s:.1f}",
-        "" if limits is None else f"{limits.layer_ms(layer):.4f}",
-    )
-
-
 def _compared(network: Profiled, item: LayerTime, first: Profiled) -> tuple[str, ...]:
-    found = None if network is first else compare_layer(item, network, first)
-    if found is None:
+    ratios = None if network is first else compare_layer(item, network, first)
+    if ratios is None:
         return ("", "", "", "")
-    time = found.time_ratio
+    time = ratios.time_ratio
     interval = f"{time.low:.3f} to {time.high:.3f}"
-    return f"{found.macs_ratio:.3f}", f"{time.value:.3f}", interval, found.reason
+    return f"{ratios.macs_ratio:.3f}", f"{time.value:.3f}", interval, ratios.reason
 
 
 def _time_chart(record: LayersRecord, key: str) -> str:
@@ -67,14 +51,10 @@ def _time_chart(record: LayersRecord, key: str) -> str:
     series = [(first.name, [item.median_ms for item in first.layers])]
     text = f"Time of each convolution and linear layer at batch {first.batch} in {first.runtime}."
     if last is not first:
-        series.append((last.name, [_median_ms(last, name) for name in names]))
+        layers = map(last.find, names)
+        series.append((last.name, [item.median_ms if item else 0.0 for item in layers]))
     labels = Labels(f"{key}-layers", "Time per layer", text, "layer, from input to output", "ms")
     return bar_chart(labels, names, series)
-
-
-def _median_ms(network: Profiled, name: str) -> float:
-    item = network.find(name)
-    return 0.0 if item is None else item.median_ms
 
 
 def _ratio_chart(record: LayersRecord, key: str) -> str:
@@ -96,17 +76,17 @@ def _ratio_chart(record: LayersRecord, key: str) -> str:
 def _points(network: Profiled, first: Profiled) -> list[Point]:
     points = []
     for item in network.layers:
-        found = compare_layer(item, network, first)
-        if found is None:
+        ratios = compare_layer(item, network, first)
+        if ratios is None:
             continue
-        time = found.time_ratio
+        time = ratios.time_ratio
         tip = [
             f"{item.median_ms:.4f} ms, {item.gmacs_per_s:.1f} GMAC/s",
-            f"MACs ratio {found.macs_ratio:.3f}",
+            f"MACs ratio {ratios.macs_ratio:.3f}",
             f"time ratio {time.value:.3f} [{time.low:.3f}, {time.high:.3f}]",
-            *([found.reason] if found.reason else []),
+            *([ratios.reason] if ratios.reason else []),
         ]
-        place = (found.macs_ratio, time.value)
-        colour = 1 if found.reason else 0
+        place = (ratios.macs_ratio, time.value)
+        colour = 1 if ratios.reason else 0
         points.append(Point(item.layer.name, *place, tuple(tip), colour))
     return points

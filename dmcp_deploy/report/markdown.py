@@ -63,7 +63,7 @@ def _budget(facts: RunFacts) -> str:
 
 
 def _tables(facts: RunFacts) -> list[Table]:
-    found = [
+    all_tables = [
         tables.accuracy_table(facts),
         *([tables.bench_table(facts.bench)] if facts.bench is not None else []),
         *([layers_table(facts.layers)] if facts.layers is not None else []),
@@ -72,7 +72,7 @@ def _tables(facts: RunFacts) -> list[Table]:
         *([tables.groups_table(facts.plan)] if facts.plan is not None else []),
         tables.environment_table(facts),
     ]
-    return [table for table in found if table.rows]
+    return [table for table in all_tables if table.rows]
 
 
 def _text(text: str) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from dmcp_deploy.report.charts import Labels, Point, Series, scatter_chart
-from dmcp_deploy.report.document import document
+from dmcp_deploy.report.charts import Labels, Point
 from dmcp_deploy.report.facts import RunFacts
-from dmcp_deploy.report.markup import esc, table_html
-from dmcp_deploy.report.pareto import Candidate, candidates, comparable, frontier, runs_table
-from dmcp_deploy.report.scale import number, percent
+from dmcp_deploy.report.markup import document, esc, table_html
+from dmcp_deploy.report.pareto import Candidate, candidates, comparable, front_chart, runs_table
+from dmcp_deploy.report.scale import number
 from dmcp_deploy.report.sections import run_sections
 from dmcp_deploy.units import format_macs
 
@@ -46,7 +45,7 @@ def _side_by_side(runs: Sequence[RunFacts]) -> str:
     )
     return (
         f'<nav aria-label="Runs"><ul>{links}</ul></nav><section aria-label="Side by side">'
-        f'<div class="pair">{_pareto(runs)}</div>{table_html(runs_table(runs), caption=False)}'
+        f'<div class="pair">{_pareto(runs)}</div>{table_html(runs_table(runs))}'
         "</section>"
     )
 
@@ -61,42 +60,22 @@ def _pareto(runs: Sequence[RunFacts]) -> str:
     if timed and timed[0].device is not None:
         words = f"{text} Measured on {', '.join(timed[0].device)}.{note}"
         labels = Labels("pareto-latency", "Top-1 against latency", words, "median ms", "top-1")
-        charts += _chart(labels, timed, _latency_ms, number)
+        charts += front_chart(labels, timed, _latency_ms, number, _point)
     if placed:
         labels = Labels("pareto-macs", "Top-1 against MACs", text, "multiply-adds", "top-1")
-        charts += _chart(labels, placed, _macs, format_macs)
+        charts += front_chart(labels, placed, lambda item: item.macs, format_macs, _point)
     elsewhere = [facts.name for facts in runs if facts.name not in {c.name for c in placed}]
     if elsewhere:
         charts += f'<p class="notice">Not trained to the end yet: {esc(", ".join(elsewhere))}.</p>'
     return charts
 
 
-def _chart(
-    labels: Labels,
-    found: Sequence[Candidate],
-    cost: Callable[[Candidate], float],
-    show: Callable[[float], str],
-) -> str:
-    best = frontier(found, cost)
-    points = [
-        Point(item.name, cost(item), item.top1, _tip(item), 0 if item in best else 1)
-        for item in found
-    ]
-    line = Series("Pareto front", tuple((cost(item), item.top1) for item in best), 0, "dash")
-    groups = ("on the front", "behind it") if len(best) < len(found) else ("on the front",)
-    return scatter_chart(labels, points, [line], groups, (show, percent))
-
-
-def _tip(item: Candidate) -> tuple[str, ...]:
+def _point(item: Candidate) -> Point:
     time = () if item.latency is None else (f"median {item.latency.median_ms:.3f} ms",)
     top1 = f"top-1 {item.top1:.2%} at {item.image_size} px"
-    return (top1, f"{format_macs(item.macs)} multiply-adds", *time)
+    return Point(item.name, 0.0, 0.0, (top1, f"{format_macs(item.macs)} multiply-adds", *time))
 
 
 def _latency_ms(item: Candidate) -> float:
     assert item.latency is not None
     return item.latency.median_ms
-
-
-def _macs(item: Candidate) -> float:
-    return float(item.macs)

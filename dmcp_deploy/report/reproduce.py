@@ -8,11 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dmcp_deploy.options.declare import words
+from dmcp_deploy.options.export import DEFAULT_OPSET, BuildOptions, ExportOptions
+from dmcp_deploy.options.measure import BenchOptions
+from dmcp_deploy.options.run import RunOptions, Target
 from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.rundir.stages import BENCH, EXPORT, PRECISION, Stage
 from dmcp_deploy.runtimes.engine_record import EngineRecord
 
 _RECIPE = "recipe.json"
+
+#: How a `prune` is measured that is told no runtime.
+_BENCH_OF_PRUNE = ("batches", "threads", "seconds")
 
 
 def recipe_file(request: RunRequest) -> str:
@@ -20,27 +27,13 @@ def recipe_file(request: RunRequest) -> str:
     return json.dumps(dict(request.recipe), indent=2)
 
 
-def run_command(command: str, request: RunRequest, folder: Path, *words: str) -> str:
+def run_command(command: str, request: RunRequest, folder: Path, *more: str) -> str:
     """Returns a `prune` or `search` that asks for the same run, recipe file included."""
     spec = request.network
-    options: dict[str, object] = {
-        "model": spec.model,
-        "flops": request.budget,
-        "data": request.data,
-        "recipe": _RECIPE,
-        "width-mult": _unless(spec.width_mult, 1.0),
-        "input-size": _unless(spec.input_shape[-1], 224),
-        "method": request.method,
-        "sampling": _unless(request.sampling, "expected"),
-        "align": request.align,
-        "weights": request.weights,
-        "init": _unless(request.init, "scratch"),
-        "precision": request.precision,
-        "seed": request.seed,
-        "max-steps": request.max_steps,
-    }
-    flags = ["--distill"] if request.distill else []
-    return _line(command, options, *flags, *words, "--out", str(folder))
+    sizes = {"width_mult": spec.width_mult, "input_size": spec.input_shape[-1]}
+    target = words(Target, {"model": spec.model, "flops": request.budget})
+    asked = words(RunOptions, {**vars(request), **sizes, "recipe": _RECIPE})
+    return _line(command, *target, *asked, *more, *words(Target, {"out": folder}))
 
 
 def run_commands(
@@ -58,22 +51,12 @@ def run_commands(
         engines: The engines that were built.
     """
     asked = figures.get(BENCH, {}).get("asked", {})
-    bench = _bench_words(asked)
+    bench = words(BenchOptions, {key: asked.get(key) for key in _BENCH_OF_PRUNE})
     lines = [run_command("prune", request, folder, *bench), *_export(folder, figures)]
     lines += [_engine(folder, like) for like in _alike(engines)]
     if asked.get("runtime", "onnxruntime") != "onnxruntime":
-        lines.append(_line("bench", {"runtime": asked["runtime"]}, *bench, str(folder)))
+        lines.append(_line("bench", *words(BenchOptions, asked), str(folder)))
     return tuple(lines)
-
-
-def _bench_words(asked: Mapping[str, Any]) -> list[str]:
-    if not asked:
-        return []
-    batches = ",".join(map(str, asked["batches"]))
-    return [
-        *("--batch", batches, "--threads", str(asked["threads"])),
-        *("--seconds", f"{asked['seconds']:g}"),
-    ]
 
 
 def _export(folder: Path, figures: Mapping[Stage, Mapping[str, Any]]) -> list[str]:
@@ -82,13 +65,15 @@ def _export(folder: Path, figures: Mapping[Stage, Mapping[str, Any]]) -> list[st
     judged = {stage: told for stage, told in figures.items() if stage.kind == PRECISION}
     images = [told.get("asked", {}).get("calibration") for told in judged.values()]
     counts = [count for count in images if count is not None]
-    options = {
+    opset = asked.get("opset", DEFAULT_OPSET)
+    values = {
         "batch": asked.get("batch"),
-        "opset": _unless(asked.get("opset", 20), 20),
-        "precision": ",".join(stage.subject for stage in judged) or None,
+        "opset": None if opset == DEFAULT_OPSET else opset,
+        "precisions": tuple(stage.subject for stage in judged),
         "calibration": counts[0] if counts else None,
     }
-    return [_line("export", options, str(folder))] if any(options.values()) else []
+    options = words(ExportOptions, values)
+    return [_line("export", *options, str(folder))] if options else []
 
 
 def _alike(engines: Sequence[EngineRecord]) -> list[list[EngineRecord]]:
@@ -103,28 +88,22 @@ def _alike(engines: Sequence[EngineRecord]) -> list[list[EngineRecord]]:
 
 def _engine(folder: Path, engines: Sequence[EngineRecord]) -> str:
     first = engines[0]
-    sizes = ",".join(dict.fromkeys(str(item.batches[1]) for item in engines))
     dynamic = _is_dynamic(first)
-    options = {
+    values = {
         "runtime": first.runtime,
-        "precision": ",".join(dict.fromkeys(item.precision for item in engines)),
-        "batch": None if dynamic else sizes,
-        "dynamic-batch": ",".join(map(str, first.batches)) if dynamic else None,
-        "gpu-arch": ",".join(first.targets) or None,
+        "precisions": tuple(dict.fromkeys(item.precision for item in engines)),
+        "batches": () if dynamic else tuple(dict.fromkeys(item.batches[1] for item in engines)),
+        "dynamic_batch": first.batches if dynamic else None,
+        "gpu_archs": tuple(first.targets),
         "dla": first.options.get("dla"),
-        "optimization-level": first.options.get("optimization_level"),
+        "optimization_level": first.options.get("optimization_level"),
     }
-    return _line("engine", options, str(folder))
+    return _line("engine", *words(BuildOptions, values), str(folder))
 
 
 def _is_dynamic(item: EngineRecord) -> bool:
     return item.batches[0] != item.batches[2]
 
 
-def _line(command: str, options: Mapping[str, object], *words: str) -> str:
-    given = [w for k, v in options.items() if v is not None for w in (f"--{k}", str(v))]
-    return shlex.join(["dmcp-deploy", command, *given, *words])
-
-
-def _unless(value: object, default: object) -> object:
-    return None if value == default else value
+def _line(*given: str) -> str:
+    return shlex.join(["dmcp-deploy", *given])

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+_Value = TypeVar("_Value")
 
 _TICKS = 5
 
@@ -59,9 +62,17 @@ def tight_axis(values: Sequence[float], show: Callable[[float], str] = number) -
     return Axis(low, high, tuple(i * step for i in inner), show)
 
 
+def spread(values: Sequence[_Value], most: int) -> list[_Value]:
+    """Returns at most so many of the values, evenly spread, the first and the last among them."""
+    if len(values) <= most:
+        return list(values)
+    last = len(values) - 1
+    return [values[round(i * last / (most - 1))] for i in range(most)]
+
+
 def _limits(values: Iterable[float], zero: bool) -> tuple[float, float]:
-    found = [*values, *([0.0] if zero else [])] or [0.0]
-    low, high = min(found), max(found)
+    known = [*values, *([0.0] if zero else [])] or [0.0]
+    low, high = min(known), max(known)
     if high - low > 1e-9 * max(abs(low), abs(high)):
         return low, high
     half = abs(high) * 0.05 or 0.5

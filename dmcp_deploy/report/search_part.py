@@ -9,9 +9,8 @@ from operator import mul
 from dmcp_deploy.report.charts import Labels, Series, line_chart
 from dmcp_deploy.report.curves import curve, level, means_note, with_trend
 from dmcp_deploy.report.facts import RunFacts, Search
-from dmcp_deploy.report.lacks import lack_notice
-from dmcp_deploy.report.markup import esc, scroll_box
-from dmcp_deploy.report.scale import percent
+from dmcp_deploy.report.markup import esc, lack_notice, scroll_box
+from dmcp_deploy.report.scale import percent, spread
 from dmcp_deploy.units import format_macs
 
 _STEP = "step"
@@ -34,8 +33,7 @@ def _expected_chart(facts: RunFacts, key: str) -> list[str]:
     share = curve(facts.search_steps, "expected_share")
     if not share:
         return []
-    found = facts.search
-    reached = found.expected_macs if found else None
+    reached = facts.search.expected_macs if facts.search else None
     end = f" It ended at {format_macs(reached)}." if reached else ""
     text = f"Expected multiply-adds as a share of the budget.{end}"
     labels = Labels(f"{key}-expected", "Expected FLOPs", text, _STEP, "E[MACs] / budget")
@@ -56,13 +54,13 @@ def _loss_chart(facts: RunFacts, key: str) -> list[str]:
     return [line_chart(labels, losses)]
 
 
-def _on_the_way(found: Search | None) -> str:
+def _on_the_way(search: Search | None) -> str:
     """Returns the share of its channels that every group was expected to keep, step by step."""
-    if found is None or not found.kept_at:
+    if search is None or not search.kept_at:
         return ""
-    chosen = _spread(range(len(found.kept_at)))
-    head = [str(found.kept_at[place]) for place in chosen]
-    rows = [(name, [shares[place] for place in chosen]) for name, shares in found.kept.items()]
+    chosen = spread(range(len(search.kept_at)), _MOST_COLUMNS)
+    head = [str(search.kept_at[place]) for place in chosen]
+    rows = [(name, [shares[place] for place in chosen]) for name, shares in search.kept.items()]
     return _heats(
         "Channels expected to be kept, through the search",
         "The share of its channels that every group was expected to keep, by step.",
@@ -71,15 +69,15 @@ def _on_the_way(found: Search | None) -> str:
     )
 
 
-def _at_the_end(found: Search) -> str:
+def _at_the_end(search: Search) -> str:
     """Returns the marginal probabilities at the end of the search."""
-    rows = [list(accumulate(row, mul)) for row in found.probabilities]
+    rows = [list(accumulate(row, mul)) for row in search.probabilities]
     return _heats(
         "Probabilities at the end of the search",
         "The probability to keep a group's channels up to each of its steps; the channels before"
         " step 1 are always kept.",
         [str(number) for number in range(1, max(map(len, rows)) + 1)],
-        list(zip(found.groups, rows, strict=True)),
+        list(zip(search.groups, rows, strict=True)),
     )
 
 
@@ -101,14 +99,6 @@ def _heats(
 
 
 def _heat(m: float) -> str:
-    # Where the colour of text has to change for its contrast, in either theme.
+    # On darker shades the text takes another colour, for its contrast in either theme.
     shade = "high" if m > 0.8 else "mid" if m > 0.6 else ""
     return f'<td style="--m:{m:.4f}" class="heat {shade}">{m:.2f}</td>'
-
-
-def _spread(places: Sequence[int]) -> list[int]:
-    """Returns at most so many places, evenly, the first and the last among them."""
-    if len(places) <= _MOST_COLUMNS:
-        return list(places)
-    last = len(places) - 1
-    return [places[round(i * last / (_MOST_COLUMNS - 1))] for i in range(_MOST_COLUMNS)]

@@ -19,9 +19,8 @@ from dmcp_deploy.report.charts import (
 )
 from dmcp_deploy.report.curves import curve, level, means_note, thinned, with_trend
 from dmcp_deploy.report.facts import RunFacts
-from dmcp_deploy.report.lacks import lack_notice
 from dmcp_deploy.report.layers_part import layers_part
-from dmcp_deploy.report.markup import esc, fold, table_html
+from dmcp_deploy.report.markup import esc, fold, lack_notice, section, table_html
 from dmcp_deploy.report.reproduce import recipe_file
 from dmcp_deploy.report.scale import percent
 from dmcp_deploy.report.search_part import search_part
@@ -40,13 +39,10 @@ def run_sections(facts: RunFacts, key: str) -> str:
         ("Layer by layer", layers_part(facts, key)),
         ("Parity and precision", _parity(facts)),
         ("Engines", _engines(facts)),
-        ("Environment", table_html(tables.environment_table(facts), caption=False)),
+        ("Environment", table_html(tables.environment_table(facts))),
         ("How to reproduce", _reproduce(facts)),
     ]
-    return tiles(facts) + "".join(
-        f'<section aria-label="{esc(title)}"><h3>{esc(title)}</h3>{body}</section>'
-        for title, body in parts
-    )
+    return tiles(facts) + "".join(section(*part) for part in parts)
 
 
 def tiles(facts: RunFacts) -> str:
@@ -79,9 +75,10 @@ def _tiles(facts: RunFacts) -> Iterator[tuple[str, str, str, str]]:
     if bench is not None:
         batch = bench.batches[0]
         first, *others = bench.at_batch(batch)
-        for item, found in zip(others[:1], compare(bench, batch), strict=False):
-            note = f"{found.latency_ratio:.2f} of {first.name}'s time: {found.verdict}"
-            yield f"Latency, batch {batch}", f"{item.median_ms:.2f} ms", note, ""
+        if others:
+            second = compare(bench, batch)[0]
+            note = f"{second.latency_ratio:.2f} of {first.name}'s time: {second.verdict}"
+            yield f"Latency, batch {batch}", f"{others[0].median_ms:.2f} ms", note, ""
         full = f" of {format_macs(first.params)}" if others else ""
         yield "Parameters", format_macs((others or [first])[0].params), full.strip(), ""
     elif plan is not None:
@@ -136,7 +133,7 @@ def _training(facts: RunFacts, key: str) -> str:
         labels = Labels(f"{key}-top1", "Accuracy", text, _STEP, "top-1")
         lines = with_trend("training batches", top1)
         charts.append(line_chart(labels, lines, levels, percent))
-    table = table_html(tables.accuracy_table(facts)) if facts.accuracies else ""
+    table = table_html(tables.accuracy_table(facts), caption=True) if facts.accuracies else ""
     lost = sum(not math.isfinite(step.get("loss", 0.0)) for step in steps)
     if lost:
         table += f'<p class="notice">{lost} steps reported a loss that is no finite number.</p>'
@@ -147,7 +144,7 @@ def _latency(facts: RunFacts, key: str) -> str:
     if facts.bench is None:
         return lack_notice(facts, "bench")
     charts = _latency_chart(facts.bench, key) + _rounds_chart(facts.bench, key)
-    table = table_html(tables.bench_table(facts.bench), caption=False)
+    table = table_html(tables.bench_table(facts.bench))
     return f'<div class="pair">{charts}</div>{table}'
 
 
@@ -160,17 +157,16 @@ def _latency_chart(record: BenchRecord, key: str) -> str:
     points = [Point(first.name, 1.0, 1.0, ("reference of every batch",))]
     for number, batch in enumerate(record.batches):
         base, *others = record.at_batch(batch)
-        for item, found in zip(others, compare(record, batch), strict=True):
+        for item, ratios in zip(others, compare(record, batch), strict=True):
+            low, high = ratios.latency_low, ratios.latency_high
             tip = (
                 f"{item.median_ms:.3f} ms against {base.median_ms:.3f} ms, batch {batch}",
-                f"latency ratio {found.latency_ratio:.3f}"
-                f" [{found.latency_low:.3f}, {found.latency_high:.3f}]",
-                f"FLOPs ratio {found.flops_ratio:.3f}, efficiency {found.efficiency:.3f}",
-                found.verdict,
+                f"latency ratio {ratios.latency_ratio:.3f} [{low:.3f}, {high:.3f}]",
+                f"FLOPs ratio {ratios.flops_ratio:.3f}, efficiency {ratios.efficiency:.3f}",
+                ratios.verdict,
             )
-            ends = (found.latency_low, found.latency_high)
-            place = (found.flops_ratio, found.latency_ratio)
-            points.append(Point(item.name, *place, tip, number % COLOURS, *ends))
+            place = (ratios.flops_ratio, ratios.latency_ratio)
+            points.append(Point(item.name, *place, tip, number % COLOURS, low, high))
     ideal = Series("ideal: as much faster as smaller", ((0.0, 0.0), (1.0, 1.0)), 3, "dash")
     labels = Labels(f"{key}-latency", "Latency against FLOPs", text, "FLOPs ratio", "latency ratio")
     groups = [f"batch {batch}" for batch in record.batches]
@@ -179,15 +175,15 @@ def _latency_chart(record: BenchRecord, key: str) -> str:
 
 def _rounds_chart(record: BenchRecord, key: str) -> str:
     batch = record.batches[0]
-    found = record.at_batch(batch)
+    networks = record.at_batch(batch)
     lines = [
         line
-        for number, item in enumerate(found[:COLOURS])
+        for number, item in enumerate(networks[:COLOURS])
         for line in with_trend(item.name, thinned(tuple(enumerate(item.samples_ms))), number)
     ]
     load = record.environment.get("load_average")
     text = f"Every call at batch {batch}, network by network in turn."
-    text += means_note(len(found[0].samples_ms))
+    text += means_note(len(networks[0].samples_ms))
     if load:
         text += f" The machine's load was {load[0]} when it began."
     labels = Labels(f"{key}-rounds", "Latency round by round", text, "round", "ms")
@@ -196,25 +192,25 @@ def _rounds_chart(record: BenchRecord, key: str) -> str:
 
 def _parity(facts: RunFacts) -> str:
     rows = facts.parities or facts.unjudged
-    table = table_html(tables.parity_table(facts), caption=False) if rows else ""
+    table = table_html(tables.parity_table(facts)) if rows else ""
     return table + "".join(lack_notice(facts, part) for part in ("slice", "export", "precisions"))
 
 
 def _engines(facts: RunFacts) -> str:
     if not facts.engines:
         return lack_notice(facts, "engines")
-    return table_html(tables.engines_table(facts.engines), caption=False)
+    return table_html(tables.engines_table(facts.engines))
 
 
 def _reproduce(facts: RunFacts) -> str:
-    commands = "\n".join(map(_command, facts.commands))
+    commands = "\n".join(map(_breakable, facts.commands))
     recipe = fold("recipe.json", f"<pre>{esc(recipe_file(facts.request))}</pre>")
-    asked = fold("Settings and stages", table_html(tables.request_table(facts), caption=False))
+    asked = fold("Settings and stages", table_html(tables.request_table(facts)))
     note = "Save the recipe below as <code>recipe.json</code>, then run:"
     return f"<p>{note}</p><pre>{commands}</pre>{recipe}{asked}"
 
 
-def _command(text: str) -> str:
+def _breakable(text: str) -> str:
     """Returns a command that is broken into lines between its words alone."""
     words = (shlex.quote(word) for word in shlex.split(text))
     return " ".join(f'<span class="word">{esc(word)}</span>' for word in words)

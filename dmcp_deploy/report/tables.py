@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from dmcp_deploy.bench.record import BenchRecord, Measured, compare
+from dmcp_deploy.bench.record import BenchRecord, Comparison, Measured, compared
 from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.report.facts import RunFacts
 from dmcp_deploy.report.markup import Table
@@ -25,7 +25,10 @@ def groups_table(plan: ChannelPlan) -> Table:
 def accuracy_table(facts: RunFacts) -> Table:
     """Returns the accuracies on the validation images."""
     rows = [
-        (item.what, f"{item.top1:.2%}", f"{item.loss:.4f}", str(item.images), str(item.image_size))
+        (
+            *(item.network.value, f"{item.top1:.2%}", f"{item.loss:.4f}"),
+            *(str(item.images), str(item.image_size)),
+        )
         for item in facts.accuracies
     ]
     if facts.majority_share is not None:
@@ -40,15 +43,7 @@ def bench_table(record: BenchRecord) -> Table:
         *("network", "batch", "runtime", "MACs", "params", "median ms", "p99 ms", "images/s"),
         *("FLOPs ratio", "latency ratio", "95% interval", "efficiency", "verdict"),
     )
-    rows: list[tuple[str, ...]] = []
-    for batch in record.batches:
-        first, *others = record.at_batch(batch)
-        rows.append((*_own(first), "1.00", "1.00", "", "1.00", "reference"))
-        for item, found in zip(others, compare(record, batch), strict=True):
-            ratios = (found.flops_ratio, found.latency_ratio)
-            interval = f"{found.latency_low:.3f} to {found.latency_high:.3f}"
-            shown = (*(f"{ratio:.3f}" for ratio in ratios), interval, f"{found.efficiency:.3f}")
-            rows.append((*_own(item), *shown, found.verdict))
+    rows = ((*_measured(item), *_ratios(to_first)) for item, to_first in compared(record))
     return Table("Latency", head, tuple(rows))
 
 
@@ -86,10 +81,9 @@ def environment_table(facts: RunFacts) -> Table:
     """Returns the machine and the libraries of the run, and of its measurement."""
     rows = [("run: versions", brief(facts.versions))]
     if facts.bench is not None:
-        found = facts.bench.environment.items()
         rows += [
             (f"measurement: {name.replace('_', ' ')}", brief(value))
-            for name, value in found
+            for name, value in facts.bench.environment.items()
             if value is not None
         ]
     return Table("Environment", ("of", "value"), tuple(rows))
@@ -103,7 +97,7 @@ def request_table(facts: RunFacts) -> Table:
     return Table("Settings and stages", ("of", "what", "value"), tuple(rows))
 
 
-def _own(item: Measured) -> tuple[str, ...]:
+def _measured(item: Measured) -> tuple[str, ...]:
     return (
         item.name,
         str(item.batch),
@@ -113,6 +107,18 @@ def _own(item: Measured) -> tuple[str, ...]:
         f"{item.median_ms:.3f}",
         f"{item.p99_ms:.3f}",
         f"{item.throughput_per_s:.1f}",
+    )
+
+
+def _ratios(to_first: Comparison | None) -> tuple[str, ...]:
+    if to_first is None:
+        return ("1.00", "1.00", "", "1.00", "reference")
+    return (
+        f"{to_first.flops_ratio:.3f}",
+        f"{to_first.latency_ratio:.3f}",
+        f"{to_first.latency_low:.3f} to {to_first.latency_high:.3f}",
+        f"{to_first.efficiency:.3f}",
+        to_first.verdict,
     )
 
 

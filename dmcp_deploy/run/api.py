@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 from dmcp_deploy.artifact import check_writable
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.extras import is_installed, require
+from dmcp_deploy.options.declare import merged
+from dmcp_deploy.options.export import CALIBRATION_IMAGES, BuildOptions, ExportOptions
+from dmcp_deploy.options.measure import MAX_REGRESS, BenchOptions
+from dmcp_deploy.options.run import Compute, RunOptions
 from dmcp_deploy.progress import NO_PROGRESS
 from dmcp_deploy.rundir.directory import RunDir, folder_name
 from dmcp_deploy.rundir.files import artifact_files, named_files, old_and_new, run_files
-from dmcp_deploy.rundir.request import CALIBRATION_IMAGES, BenchOptions, Compute, RunOptions
 from dmcp_deploy.rundir.stages import BENCH
 
 if TYPE_CHECKING:
@@ -32,10 +35,11 @@ def prune(
     flops: str,
     *,
     out: Path | str | None = None,
-    bench_options: Mapping[str, Any] | None = None,
-    engine_options: Mapping[str, Any] | None = None,
+    options: RunOptions | None = None,
+    bench_options: BenchOptions | Mapping[str, Any] | None = None,
+    engine_options: BuildOptions | Mapping[str, Any] | None = None,
     compute: Compute | None = None,
-    **options: Any,
+    **changes: Any,
 ) -> RunDir:
     """Runs the whole chain and returns the run directory; continues a run that lies there.
 
@@ -43,10 +47,11 @@ def prune(
         model: A torchvision name, "timm:NAME" or "package.module:function".
         flops: The budget: "211M", "1.04G" or "50%" of the full network's multiply-adds.
         out: The run directory; "runs/MODEL-FLOPS" by default.
-        bench_options: Fields of `BenchOptions`.
-        engine_options: What `engine` takes, to build TensorRT engines as well; None builds none.
+        options: What else is asked for.
+        bench_options: How to measure, as an object or its fields.
+        engine_options: Which TensorRT engines to build as well; None builds none.
         compute: Device, workers, checkpoints, progress.
-        **options: Fields of `RunOptions`.
+        **changes: Fields of `RunOptions` that differ from `options`: `seed=1, method="autoslim"`.
 
     Raises:
         DmcpError: Something asked for cannot be had; found before any training.
@@ -55,18 +60,19 @@ def prune(
     from dmcp_deploy.run.artifacts import check_runtime
     from dmcp_deploy.training.distributed import is_main
 
-    wanted = BenchOptions(**(bench_options or {}))
-    check_runtime(wanted.runtime)
+    measured = merged(BenchOptions, bench_options)
+    check_runtime(measured.runtime)
     compute = compute or Compute()
-    if engine_options is not None:
-        _check_engine_options(**engine_options)
-    run = search(model, flops, out=out, compute=compute, **options)
+    built = None if engine_options is None else merged(BuildOptions, engine_options)
+    if built is not None:
+        _check_build(built)
+    run = search(model, flops, out=out, options=options, compute=compute, **changes)
     for stage in (slice, train, export):
         stage(run.path, compute=compute)
-    if engine_options is not None:
-        engine(run.path, compute=compute, **engine_options)
-    if is_main() and not run.is_current(BENCH, wanted.to_json()):
-        _bench_run(run, wanted, compute)
+    if built is not None:
+        engine(run.path, options=built, compute=compute)
+    if is_main() and not run.is_current(BENCH, measured.to_json()):
+        _bench_run(run, measured, compute)
     return run
 
 
@@ -75,8 +81,9 @@ def search(
     flops: str,
     *,
     out: Path | str | None = None,
+    options: RunOptions | None = None,
     compute: Compute | None = None,
-    **options: Any,
+    **changes: Any,
 ) -> RunDir:
     """Finds the channel plan of a network for a budget; returns the run directory.
 
@@ -84,8 +91,9 @@ def search(
         model: A torchvision name, "timm:NAME" or "package.module:function".
         flops: The budget: "211M", "1.04G" or "50%" of the full network's multiply-adds.
         out: The run directory; "runs/MODEL-FLOPS" by default.
+        options: What else is asked for.
         compute: Device, workers, checkpoints, progress.
-        **options: Fields of `RunOptions`.
+        **changes: Fields of `RunOptions` that differ from `options`.
 
     Raises:
         DmcpError: Something asked for cannot be had; found before any training.
@@ -96,7 +104,7 @@ def search(
     from dmcp_deploy.run.stages import run_search
 
     compute = _joined(compute)
-    request = make_request(model, flops, RunOptions(**options), compute)
+    request = make_request(model, flops, merged(RunOptions, options, **changes), compute)
     run = RunDir(Path(out) if out is not None else Path("runs") / folder_name(f"{model}-{flops}"))
     run_search(RunContext(run, request, compute))
     return run
@@ -135,24 +143,17 @@ def train(run_dir: Path | str, *, compute: Compute | None = None) -> RunDir:
 def export(
     run_dir: Path | str,
     *,
-    batch: int | None = None,
-    opset: int = 20,
-    original: bool = True,
-    precisions: Sequence[str] = (),
-    calibration: int = CALIBRATION_IMAGES,
+    options: ExportOptions | None = None,
     compute: Compute | None = None,
+    **changes: Any,
 ) -> RunDir:
     """Exports the pruned network of a run, and the full one to compare with, to ONNX.
 
     Args:
         run_dir: The run directory.
-        batch: Images per call; None leaves the batch dynamic.
-        opset: ONNX operator set.
-        original: Whether the full network is exported as well.
-        precisions: Also convert the pruned network to these ("fp16", "bf16", "int8", "fp8") and
-            judge each by the validation images; "fp32" judges the export itself.
-        calibration: Training images that "int8" and "fp8" are calibrated on.
+        options: Which files.
         compute: Device and progress.
+        **changes: Fields of `ExportOptions` that differ from `options`.
 
     Raises:
         DmcpError: The network is not trained yet, or ONNX Runtime computes something else.
@@ -162,22 +163,21 @@ def export(
     from dmcp_deploy.run.context import RunContext
     from dmcp_deploy.run.stages import run_export, run_precisions
 
-    asked = check_precisions(precisions) if precisions else ()
-    check_request(asked, calibration)
+    asked = merged(ExportOptions, options, **changes)
+    precisions = check_precisions(asked.precisions) if asked.precisions else ()
+    check_request(precisions, asked.calibration)
     context = RunContext.resume(Path(run_dir), _joined(compute))
-    run_export(context, batch, opset, original)
-    run_precisions(context, asked, calibration)
+    run_export(context, asked.batch, asked.opset, asked.original)
+    run_precisions(context, precisions, asked.calibration)
     return context.run
 
 
 def engine(
     source: Path | str,
     *,
-    out: Path | str | None = None,
-    calibration: int | None = None,
-    calibration_data: Path | str | None = None,
+    options: BuildOptions | None = None,
     compute: Compute | None = None,
-    **options: Any,
+    **changes: Any,
 ) -> list[Path]:
     """Builds TensorRT engines of an ONNX file, or of a run's pruned network; returns their paths.
 
@@ -187,13 +187,9 @@ def engine(
 
     Args:
         source: An ONNX file, or a run directory.
-        out: Folder of the engines; by default "engines" beside the ONNX file.
-        calibration: Training images of the run that "int8" and "fp8" are calibrated on; None takes
-            what the run has calibrated before, and 64 where there is nothing yet.
-        calibration_data: Calibration images for an ONNX file: float32 [N, C, H, W], as .npy.
+        options: Which engines.
         compute: Device and progress.
-        **options: What `engines.make_engine_request` takes: runtime, precisions, batches,
-            dynamic_batch, gpu_archs, dla, timing_cache and others.
+        **changes: Fields of `BuildOptions` that differ from `options`.
 
     Raises:
         DmcpError: Something asked for cannot be had, or an engine is not in the precision.
@@ -208,23 +204,24 @@ def engine(
         make_engine_request,
     )
 
-    source, folder = Path(source), Path(out) if out is not None else None
-    request, compute = make_engine_request(**options), compute or Compute()
+    asked = merged(BuildOptions, options, **changes)
+    source, folder = Path(source), None if asked.out is None else Path(asked.out)
+    images = None if asked.calibration_data is None else Path(asked.calibration_data)
+    request, compute = make_engine_request(asked), compute or Compute()
     check_machine(request)  # before anything is converted
     if not source.is_dir():
-        images = Path(calibration_data) if calibration_data is not None else None
         return engines_of_file(source, folder, request, images, compute.progress)
-    if calibration_data is not None:
+    if images is not None:
         raise DmcpError(
             f"--calibration-data is for an ONNX file: the run {source} is calibrated on its own"
             " training images (--calibration N)."
         )
-    check_request(request.precisions, _count(calibration))
+    check_request(request.precisions, _count(asked))
     run = RunDir(source)
     check_run(run, request)
     # A board's torch may come without the rest of what training needs.
     if all(map(is_installed, _SEARCH_LIBRARIES)) and not _convert(
-        run, request.precisions, calibration, compute
+        run, request.precisions, asked.calibration, compute
     ):
         return []
     return engines_of_run(run, folder, request, compute.progress)
@@ -232,32 +229,24 @@ def engine(
 
 def bench(
     *artifacts: Path | str,
-    batches: Sequence[int] = (1,),
-    threads: int = 0,
-    seconds: float = 10.0,
-    runtime: str = "onnxruntime",
     save: Path | str | None = None,
+    options: BenchOptions | None = None,
     compute: Compute | None = None,
-    **options: Any,
+    **changes: Any,
 ) -> BenchRecord:
     """Measures ONNX files, engines, or a run's original and pruned network, interleaved.
 
     Args:
         *artifacts: ONNX files, engines or run directories; all are compared with the first network.
-        batches: Images per call.
-        threads: Threads on a CPU, each pinned with a core; 0 leaves both to the runtime.
-        seconds: Measuring time per batch size.
-        runtime: What runs ONNX files: "onnxruntime" or "openvino"; "torch" for run directories;
-            "tensorrt" or "tensorrt-rtx" to build engines first.
         save: Where to write the record; a single run directory keeps its own bench.json.
+        options: How to measure.
         compute: Where to report progress.
-        **options: Further fields of `BenchOptions`, for GPUs: graph, transfers, precision.
+        **changes: Fields of `BenchOptions` that differ from `options`: `batches=(1, 8)`.
 
     Raises:
         DmcpError: A file is missing, or the networks cannot be compared.
     """
-    wanted = BenchOptions(batches, threads, seconds, runtime, **options)
-    compute = compute or Compute()
+    wanted, compute = merged(BenchOptions, options, **changes), compute or Compute()
     if save is not None:
         check_writable(Path(save))
     paths = [Path(artifact) for artifact in artifacts]
@@ -274,10 +263,11 @@ def gate(
     *artifacts: Path | str,
     baseline: Path | str | None = None,
     against: Path | str | None = None,
-    max_regress: str = "5%",
+    max_regress: str = MAX_REGRESS,
     save: Path | str | None = None,
+    options: BenchOptions | None = None,
     compute: Compute | None = None,
-    **options: Any,
+    **changes: Any,
 ) -> GateResult:
     """Returns whether networks got slower: than a stored record says, or than an older artifact.
 
@@ -287,8 +277,9 @@ def gate(
         against: An older artifact, measured now, interleaved with the new one.
         max_regress: The slowdown that is allowed, such as "5%".
         save: Where to write the record of what was measured; a run's own is left as it is.
+        options: How to measure; with `against`, `seconds` is the most, and 4 if there are none.
         compute: Where to report progress.
-        **options: Fields of `BenchOptions`; with `against`, `seconds` is the most, and 4.
+        **changes: Fields of `BenchOptions` that differ from `options`.
 
     Raises:
         NotComparableError: The baseline was measured otherwise, or elsewhere.
@@ -301,20 +292,20 @@ def gate(
     limit, paths = parse_limit(max_regress), [Path(artifact) for artifact in artifacts]
     if (baseline is None) == (against is None):
         raise DmcpError("A gate needs either a baseline or an older artifact to measure against.")
-    if against is not None:
-        options = {"seconds": GATE_SECONDS, **options}
-    wanted, compute = BenchOptions(**options), compute or Compute()
-    how = _how(wanted, compute)
+    if against is not None and options is None:
+        changes = {"seconds": GATE_SECONDS, **changes}
+    wanted, compute = merged(BenchOptions, options, **changes), compute or Compute()
+    progress = compute.progress
     if save is not None:
         check_writable(Path(save))
     if against is not None:
         pair = dict(old_and_new(Path(against), paths))
-        old, new = artifacts_of(pair, wanted, compute.progress).items()
-        result = gate_against(old, new, limit, **how)
+        old, new = artifacts_of(pair, wanted, progress).items()
+        result = gate_against(old, new, limit, wanted, progress=progress)
     else:
         stored = record.BenchRecord.load(Path(str(baseline)))
-        named = artifacts_of(named_files(paths), wanted, compute.progress)
-        result = comparable.gate_baseline(named, stored, limit, **how)
+        named = artifacts_of(named_files(paths), wanted, progress)
+        result = comparable.gate_baseline(named, stored, limit, wanted, progress=progress)
     if save is not None:
         result.record.save(Path(save))
     return result
@@ -344,23 +335,18 @@ def _convert(
     return is_main()
 
 
-def _check_engine_options(
-    *,
-    out: Path | str | None = None,
-    calibration: int | None = None,
-    **options: Any,
-) -> None:
+def _check_build(options: BuildOptions) -> None:
     """Finds what is wrong with an engine's options before hours of training."""
     from dmcp_deploy.export.precisions import check_request
     from dmcp_deploy.run.engines import check_machine, make_engine_request
 
-    request = make_engine_request(**options)
-    check_request(request.precisions, _count(calibration))
+    request = make_engine_request(options)
+    check_request(request.precisions, _count(options))
     check_machine(request)
 
 
-def _count(calibration: int | None) -> int:
-    return CALIBRATION_IMAGES if calibration is None else calibration
+def _count(options: BuildOptions) -> int:
+    return CALIBRATION_IMAGES if options.calibration is None else options.calibration
 
 
 def _joined(compute: Compute | None) -> Compute:
@@ -387,11 +373,4 @@ def _measure(files: Mapping[str, Path], options: BenchOptions, compute: Compute)
     from dmcp_deploy.run.artifacts import artifacts_of
 
     artifacts = artifacts_of(files, options, compute.progress)
-    return measure_artifacts(artifacts, **_how(options, compute))
-
-
-def _how(options: BenchOptions, compute: Compute) -> dict[str, Any]:
-    """Returns how to measure, as the functions of the room take it."""
-    # Engines have their precision by then.
-    asked = {key: value for key, value in vars(options).items() if key != "precision"}
-    return {**asked, "progress": compute.progress}
+    return measure_artifacts(artifacts, options, progress=compute.progress)

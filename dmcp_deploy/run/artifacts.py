@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,10 +11,14 @@ from dmcp_deploy.bench.artifacts import Artifact, EngineSet, FileArtifact, Netwo
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.extras import require
 from dmcp_deploy.machine.cuda.device import open_device
+from dmcp_deploy.machine.processor import adds_int8_in_16_bits
+from dmcp_deploy.onnxgraph.saturation import can_saturate
+from dmcp_deploy.options.export import BuildOptions
+from dmcp_deploy.options.measure import BenchOptions
+from dmcp_deploy.options.run import Compute
 from dmcp_deploy.progress import Progress
-from dmcp_deploy.registry import ENGINE_RUNTIMES, ONNX_RUNTIMES
+from dmcp_deploy.registry import ENGINE_RUNTIMES, NETWORK_RUNTIMES, ONNX_RUNTIMES
 from dmcp_deploy.rundir.files import ORIGINAL, PRUNED, run_files
-from dmcp_deploy.rundir.request import BenchOptions, Compute
 from dmcp_deploy.runtimes.session import is_engine
 from dmcp_deploy.runtimes.trt_flavours import load_flavour
 
@@ -26,18 +31,19 @@ def artifacts_of(
     Args:
         files: Name -> ONNX file, or engine, which is measured as it is in any runtime.
         options: The runtime, batch sizes and precision that are asked for.
-        progress: Told of what is built.
+        progress: Told of what is built, and of files that give wrong answers on this processor.
 
     Raises:
         DmcpError: A file does not fit the runtime, or an engine cannot be built or run here.
     """
     sources = {name: path for name, path in files.items() if not is_engine(path)}
-    if options.runtime == "torch":
-        made = {name: _network(path, options.threads) for name, path in sources.items()}
+    if options.runtime in NETWORK_RUNTIMES:
+        made = {name: _network(path, options) for name, path in sources.items()}
     elif options.runtime in ENGINE_RUNTIMES and sources:
         made = _engines(sources, options, progress)
     else:
         made = {}
+        _warn_of_saturation(sources, progress)
     file = functools.partial(FileArtifact, runtime=options.runtime, threads=options.threads)
     return {name: made.get(name) or file(path) for name, path in files.items()}
 
@@ -54,13 +60,27 @@ def check_runtime(runtime: str) -> None:
         open_device()  # says what is missing; nothing is taken until it is entered
 
 
-def _network(path: Path, threads: int) -> Artifact:
+def _warn_of_saturation(files: Mapping[str, Path], progress: Progress) -> None:
+    if not adds_int8_in_16_bits():
+        return
+    for path in files.values():
+        # What is wrong with a file is told as it is opened.
+        with contextlib.suppress(DmcpError, ValueError):
+            if can_saturate(path):
+                progress.say(
+                    f"{path} can give wrong answers on this processor, which adds up products of"
+                    " INT8 in 16 bits (AVX2 without VNNI), too few for weights of 8 bits; its"
+                    ' latency stands. The preset "cpu" quantises for every processor.'
+                )
+
+
+def _network(path: Path, options: BenchOptions) -> Artifact:
     """Returns the network of a run that a file of it was exported from."""
     folder = path.parent
     if not (folder / "run.json").exists() or path not in run_files(folder).values():
         raise DmcpError(
-            f"{path} is no network of a run, which torch needs: give the run directory, or"
-            f" --runtime {' or '.join(ONNX_RUNTIMES)}."
+            f"{path} is no network of a run, which {options.runtime} needs: give the run"
+            f" directory, or --runtime {' or '.join(ONNX_RUNTIMES)}."
         )
     require("torch", "torchvision", "safetensors", "PIL")
     from dmcp_deploy.run.context import SUPERNET, RunContext
@@ -68,16 +88,16 @@ def _network(path: Path, threads: int) -> Artifact:
 
     context = RunContext.resume(folder, Compute())
     plan = context.plan()
-    image = plan.network.input_shape
+    image, how = plan.network.input_shape, (options.threads, options.runtime)
     if path == run_files(folder)[PRUNED]:
         dense, weights = functools.cache(lambda: load_dense(folder)), folder / "dense.safetensors"
-        return NetworkArtifact(weights, dense, image, plan.macs, threads)
+        return NetworkArtifact(weights, dense, image, plan.macs, *how)
     assert path == run_files(folder)[ORIGINAL], path
-    whole = functools.cache(lambda: searched_network(context).model)
+    full = functools.cache(lambda: searched_network(context).model)
     searched = context.run.file(SUPERNET)
     # Without a search on weights its own are random, and the plan alone says what it is.
     weights = searched if searched.exists() else context.run.file("plan.json")
-    return NetworkArtifact(weights, whole, image, plan.full_macs, threads)
+    return NetworkArtifact(weights, full, image, plan.full_macs, *how)
 
 
 def _engines(
@@ -87,7 +107,7 @@ def _engines(
     check_runtime(options.runtime)
     from dmcp_deploy.run.engines import FOLDER, check_static, make_engine_request, static_engines
 
-    request = make_engine_request(options.runtime, batches=options.batches)
+    request = make_engine_request(BuildOptions(options.runtime, batches=options.batches))
     folders = {name: path.parent / FOLDER for name, path in sources.items()}
     precisions = {
         name: check_static(path, folders[name], options.precision, request)

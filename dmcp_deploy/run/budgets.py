@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dmcp_deploy.options.declare import merged
+from dmcp_deploy.options.run import Compute, RunOptions
 from dmcp_deploy.rundir.directory import SHARED, RunDir, folder_name
-from dmcp_deploy.rundir.request import Compute, RunOptions
 from dmcp_deploy.units import parse_budget
 
 
@@ -30,8 +31,9 @@ def for_each_budget(
     flops: str,
     *,
     out: Path | str | None = None,
+    options: RunOptions | None = None,
     compute: Compute | None = None,
-    **options: Any,
+    **changes: Any,
 ) -> list[RunDir]:
     """Returns the runs of `api.prune` or `search` for several budgets.
 
@@ -39,46 +41,42 @@ def for_each_budget(
     and taken over by the others: each ends bit for bit where a run of its own would.
 
     Args:
-        stage: `api.prune` or `api.search`.
+        stage: `api.search`, or `api.prune` with what it takes besides.
         model: As for the stage.
         flops: Budgets such as "300M,211M".
         out: A folder for the run directories, which are named after the budgets; by default
             "runs/MODEL-FLOPS". A single budget's run is `out` itself.
+        options: As for the stage.
         compute: As for the stage.
-        **options: As for the stage.
+        **changes: As for the stage.
 
     Raises:
         DmcpError: Something asked for cannot be had, for any of the budgets; found before any
             training.
     """
-    budgets = parse_budgets(flops)
+    budgets, asked = parse_budgets(flops), merged(RunOptions, options, **changes)
     if len(budgets) == 1:
-        return [stage(model, flops, out=out, compute=compute, **options)]
+        return [stage(model, flops, out=out, options=asked, compute=compute)]
     compute = compute or Compute()
-    asked = {key: value for key, value in options.items() if key not in _NO_RUN_OPTIONS}
     check_budgets(model, budgets, asked, compute)
     folder = Path(out) if out is not None else Path("runs") / folder_name(f"{model}-{flops}")
     runs: list[RunDir] = []
     for budget in budgets:
-        runs.append(stage(model, budget, out=folder / budget, compute=compute, **options))
+        runs.append(stage(model, budget, out=folder / budget, options=asked, compute=compute))
         if compute.supernet is None and runs[0].file(SHARED).exists():
             compute = replace(compute, supernet=runs[0].path)
     return runs
 
 
-#: What `api.prune` takes beside the fields of `RunOptions`.
-_NO_RUN_OPTIONS = {"bench_options", "engine_options"}
-
-
 def check_budgets(
-    model: str, budgets: Sequence[str], options: Mapping[str, Any], compute: Compute
+    model: str, budgets: Sequence[str], options: RunOptions, compute: Compute
 ) -> None:
     """Finds what is wrong with network, data, recipe and budgets before any training.
 
     Args:
         model: The network's name.
         budgets: The budgets as text.
-        options: Fields of `RunOptions`.
+        options: What else is asked for.
         compute: Device and progress.
 
     Raises:
@@ -89,7 +87,7 @@ def check_budgets(
     from dmcp_deploy.search.run import plan_problem
     from dmcp_deploy.training.recipe import recipe_from_json
 
-    request = make_request(model, budgets[0], RunOptions(**options), compute)
+    request = make_request(model, budgets[0], options, compute)
     network = build_network(request.network, request.seed)
     recipe = recipe_from_json(dict(request.recipe))
     for budget in budgets:

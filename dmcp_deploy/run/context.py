@@ -11,10 +11,11 @@ from typing import Any
 
 from dmcp_deploy.data.seeds import step_seed
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.options.run import Compute
 from dmcp_deploy.plan import ChannelPlan, NetworkSpec
 from dmcp_deploy.run.data import RunData, open_run_data
 from dmcp_deploy.rundir.directory import RunDir
-from dmcp_deploy.rundir.request import Compute, RunRequest
+from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.rundir.stages import Stage
 from dmcp_deploy.training.distributed import is_main, wait_for_all
 from dmcp_deploy.training.loop import LoopSettings

@@ -16,7 +16,8 @@ from dmcp_deploy.data.loader import eval_batches, train_batches
 from dmcp_deploy.data.seeds import step_seed
 from dmcp_deploy.data.types import Batch, ImageData, crops_of_views
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.rundir.request import Compute, RunRequest
+from dmcp_deploy.options.run import Compute
+from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.training.distributed import rank, world_size
 from dmcp_deploy.training.recipe import Recipe, Schedule
 

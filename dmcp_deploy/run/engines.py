@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from dmcp_deploy.artifact import check_writable, digest_file
 from dmcp_deploy.errors import DmcpError
@@ -30,6 +29,8 @@ from dmcp_deploy.export.precisions import (
 from dmcp_deploy.extras import is_installed
 from dmcp_deploy.onnxgraph.cost import onnx_cost
 from dmcp_deploy.onnxgraph.file import OnnxFile, inspect_onnx, require_fp32
+from dmcp_deploy.options.declare import shared_fields
+from dmcp_deploy.options.export import BuildOptions, TargetOptions
 from dmcp_deploy.progress import Progress
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.rundir.stages import Stage
@@ -52,29 +53,17 @@ class EngineRequest:
     builds: tuple[EngineOptions, ...]
 
 
-def make_engine_request(
-    runtime: str = "auto",
-    precisions: Sequence[str] = ("fp16",),
-    batches: Sequence[int] = (1,),
-    dynamic_batch: Sequence[int] | None = None,
-    **options: Any,
-) -> EngineRequest:
+def make_engine_request(options: BuildOptions) -> EngineRequest:
     """Returns a request: a static engine for every batch size, or one for a range of them.
-
-    Args:
-        runtime: "tensorrt", "tensorrt-rtx", or "auto" for the one installed here.
-        precisions: Of "fp32", "fp16", "bf16", "int8", "fp8".
-        batches: Batch sizes of the static engines.
-        dynamic_batch: Smallest, best and largest batch of one engine, in place of `batches`.
-        **options: Further fields of `EngineOptions`.
 
     Raises:
         DmcpError: A value is not understood, or no TensorRT is installed.
     """
-    runtime = installed_runtime() if runtime == "auto" else runtime
-    ranges = _batch_ranges(batches, dynamic_batch)
-    builds = [EngineOptions(runtime, batches=sizes, **options) for sizes in dict.fromkeys(ranges)]
-    return EngineRequest(check_precisions(precisions), tuple(builds))
+    runtime = installed_runtime() if options.runtime == "auto" else options.runtime
+    ranges = _batch_ranges(options.batches, options.dynamic_batch)
+    target = shared_fields(TargetOptions, options)
+    builds = [EngineOptions(runtime, sizes, **target) for sizes in dict.fromkeys(ranges)]
+    return EngineRequest(check_precisions(options.precisions), tuple(builds))
 
 
 def installed_runtime() -> str:
@@ -240,7 +229,8 @@ def _file_of_run(run: RunDir, precision: str) -> Path:
     """Returns a run's network in a precision, if it is that of the network that lies there now."""
     source = run.file("model.onnx")
     file = precision_path(source, run.path, precision)
-    made = run.stages().get(Stage.precision(precision), {}).get("inputs", {}).get(source.name)
+    record = run.stages().get(Stage.precision(precision))
+    made = None if record is None else record.inputs.get(source.name)
     remedy = f"run dmcp-deploy export {run.path} --precision {precision} where torch and the data"
     if not file.exists():
         raise DmcpError(f"{run.path} has no {file.name} yet: {remedy} are.")

@@ -8,18 +8,23 @@ from typing import Any
 
 from dmcp_deploy.bench.layers.measure import measure_layers
 from dmcp_deploy.bench.layers.record import LayersRecord
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.options.declare import merged
+from dmcp_deploy.options.measure import BenchOptions
+from dmcp_deploy.options.run import Compute
 from dmcp_deploy.run.artifacts import artifacts_of
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.rundir.files import named_files
-from dmcp_deploy.rundir.request import BenchOptions, Compute
 from dmcp_deploy.rundir.stages import LAYERS
+from dmcp_deploy.runtimes.profile import check_profiler
 
 RECORD = "layers.json"
 
 
 def bench_layers(
-    *artifacts: Path | str, compute: Compute | None = None, **options: Any
+    *artifacts: Path | str,
+    options: BenchOptions | None = None,
+    compute: Compute | None = None,
+    **changes: Any,
 ) -> LayersRecord:
     """Profiles the layers of ONNX files, engines, or a run's original and pruned network.
 
@@ -27,14 +32,15 @@ def bench_layers(
 
     Args:
         *artifacts: ONNX files, engines or run directories; all are compared with the first network.
+        options: How to measure; of the batch sizes the first counts.
         compute: Where to report progress.
-        **options: Fields of `BenchOptions`; of the batch sizes the first counts.
+        **changes: Fields of `BenchOptions` that differ from `options`.
 
     Raises:
         DmcpError: A file is missing, its runtime has no profiler, or the networks cannot be
             compared.
     """
-    wanted, compute = BenchOptions(**options), compute or Compute()
+    wanted, compute = merged(BenchOptions, options, **changes), compute or Compute()
     check_profiler(wanted.runtime)
     paths = [Path(artifact) for artifact in artifacts]
     files = named_files(paths)
@@ -49,25 +55,6 @@ def bench_layers(
     return record
 
 
-def check_profiler(runtime: str) -> None:
-    """Checks that a runtime tells what its kernels take.
-
-    Raises:
-        DmcpError: It does not.
-    """
-    if runtime == "torch":
-        raise DmcpError(
-            "--layers reads a runtime's own profiler, which torch has none of here: choose another"
-            " --runtime."
-        )
-
-
 def _measure(files: Mapping[str, Path], options: BenchOptions, compute: Compute) -> LayersRecord:
-    return measure_layers(
-        artifacts_of(files, options, compute.progress),
-        batch=options.batches[0],
-        threads=options.threads,
-        runtime=options.runtime,
-        seconds=options.seconds,
-        progress=compute.progress,
-    )
+    artifacts = artifacts_of(files, options, compute.progress)
+    return measure_layers(artifacts, options, progress=compute.progress)

@@ -58,13 +58,13 @@ def searched_network(context: RunContext) -> Network:
     Raises:
         DmcpError: They are missing or damaged.
     """
-    record = context.run.stages().get(SEARCH, {"outputs": {}})
-    if SUPERNET not in record["outputs"]:
+    record = context.run.stages().get(SEARCH)
+    if record is None or SUPERNET not in record.outputs:
         return first_network(context)
     path = context.run.file(SUPERNET)
     if not path.exists():
         raise DmcpError(f"{path} is missing: run search again with the same settings.")
-    if digest_file(path) != record["outputs"][SUPERNET]:
+    if digest_file(path) != record.outputs[SUPERNET]:
         raise DmcpError(
             f"{path} is damaged, the search has written another file: delete it and run search"
             " again with the same settings, which goes on from its last checkpoint."

@@ -111,7 +111,7 @@ def _describe(network: Network, count: int, align: int, seed: int) -> ProbeSet:
 def _begin(probes: ProbeSet, folder: Path) -> None:
     """Notes what the probes are, or checks that those that lie there are the same."""
     if (folder / FILE).exists():
-        if ProbeSet.load(folder).to_json() != probes.to_json():
+        if ProbeSet.load(folder) != probes:
             raise DmcpError(
                 f"{folder} holds other probe networks (model, number, alignment or seed): choose"
                 " another folder, or delete that one."

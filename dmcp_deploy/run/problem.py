@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.run.context import RunContext
 from dmcp_deploy.search.problem import SearchProblem
@@ -20,9 +18,8 @@ def search_problem(context: RunContext, network: Network) -> SearchProblem:
     Raises:
         DmcpError: The budget cannot be reached.
     """
-    request, compute = context.request, context.compute
     cost, space, grid, budget_macs = plan_problem(
-        network, context.budget, request.align, context.recipe
+        network, context.budget, context.request.align, context.recipe
     )
     return SearchProblem(
         network=network,
@@ -32,17 +29,8 @@ def search_problem(context: RunContext, network: Network) -> SearchProblem:
         budget_macs=budget_macs,
         data=context.data.images,
         recipe=context.recipe,
-        seed=request.seed,
-        folder=context.run.path,
-        sampling=request.sampling,
+        request=context.request,
+        compute=context.compute,
         precision=context.precision,
-        token=request.token(),
-        shared_token=request.shared().token(),
-        supernet=None if compute.supernet is None else Path(compute.supernet),
-        pretrained=request.weights is not None,
-        max_steps=request.max_steps,
-        workers=compute.workers,
-        checkpoint_s=compute.checkpoint_s,
-        tensorboard=compute.tensorboard,
-        progress=compute.progress,
+        folder=context.run.path,
     )

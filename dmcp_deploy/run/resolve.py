@@ -7,9 +7,11 @@ from pathlib import Path
 
 from dmcp_deploy.artifact import digest_file
 from dmcp_deploy.data.datasets import open_data
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
+from dmcp_deploy.options.declare import shared_fields
+from dmcp_deploy.options.run import Compute, RunOptions, RunSettings
 from dmcp_deploy.plan import NetworkSpec
-from dmcp_deploy.rundir.request import DEFAULT_ALIGN, Compute, RunOptions, RunRequest
+from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.training.precision import choose_precision
 from dmcp_deploy.training.recipe import Recipe, load_recipe, recipe_to_json
 from dmcp_deploy.units import parse_budget
@@ -30,24 +32,18 @@ def make_request(model: str, flops: str, options: RunOptions, compute: Compute) 
     default = " (the default: no --data was given)" if options.data is None else ""
     compute.progress.say(f"Data: {data.note}{default}")
     side = options.input_size
+    filled_in = {
+        "data": data.name,
+        "weights": weights,
+        "precision": "bf16" if precision.bf16 else "fp32",
+    }
     return RunRequest(
+        **{**shared_fields(RunSettings, options), **filled_in},
         network=NetworkSpec(model, options.width_mult, len(data.classes), (3, side, side)),
         budget=flops,
-        method=options.method,
-        sampling=options.sampling,
-        align=DEFAULT_ALIGN if options.align is None else options.align,
-        data=data.name,
         data_digest=data.digest,
-        weights=weights,
         weights_digest=weights_digest,
         recipe=recipe_to_json(recipe),
-        seed=options.seed,
-        init=options.init,
-        distill=options.distill,
-        precision="bf16" if precision.bf16 else "fp32",
-        max_steps=options.max_steps,
-        sync_bn=options.sync_bn,
-        augment_on=options.augment_on,
     )
 
 
@@ -75,4 +71,4 @@ def _weights(source: str | None) -> tuple[str | None, str | None]:
     try:
         return str(path), digest_file(path)
     except OSError as err:
-        raise DmcpError(f"Cannot read {path}: {err.strerror or err}.") from err
+        raise DmcpError(f"Cannot read {path}: {reason_of(err)}.") from err

@@ -21,6 +21,7 @@ from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.network.supernet import Supernet
 from dmcp_deploy.onnxgraph.cost import onnx_cost
+from dmcp_deploy.options.export import CALIBRATION_IMAGES
 from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.run.checks import check_pictures, check_training
 from dmcp_deploy.run.context import SUPERNET, RunContext
@@ -29,7 +30,6 @@ from dmcp_deploy.run.evaluation import evaluate, logits, recalibrate
 from dmcp_deploy.run.networks import first_network, load_dense, random_network, searched_network
 from dmcp_deploy.run.problem import search_problem
 from dmcp_deploy.rundir.directory import RunDir
-from dmcp_deploy.rundir.request import CALIBRATION_IMAGES
 from dmcp_deploy.rundir.stages import EXPORT, SEARCH, SLICE, TRAIN, Stage
 from dmcp_deploy.runtimes.onnxruntime import OnnxSession
 from dmcp_deploy.search.problem import SearchProblem
@@ -41,6 +41,8 @@ from dmcp_deploy.training.loop import run_loop
 from dmcp_deploy.training.weights import save_weights
 from dmcp_deploy.units import format_macs
 
+#: Of the largest logit, in FP32. ONNX Runtime multiplies norms into weights and adds in an order of
+#: its own, with errors of some 1e-6; what an export gets wrong shows in the logits' first digits.
 ONNX_TOLERANCE = 1e-4
 
 
@@ -170,7 +172,7 @@ def _is_searched(context: RunContext) -> bool:
     record = context.run.stages().get(SEARCH)
     if record is None:
         return False
-    return all(context.run.file(name).exists() for name in ("plan.json", *record["outputs"]))
+    return all(context.run.file(name).exists() for name in ("plan.json", *record.outputs))
 
 
 def _search(context: RunContext, problem: SearchProblem) -> None:

@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+from dmcp_deploy.bench.columns import format_table
+from dmcp_deploy.bench.record import BenchRecord
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.plan import ChannelPlan
+from dmcp_deploy.report.facts import Accuracy, Forms, Parity
+from dmcp_deploy.report.gather import accuracies, parities, unjudged
 from dmcp_deploy.rundir.directory import RunDir
-from dmcp_deploy.rundir.stages import ENGINE, EXPORT, PRECISION, SEARCH, SLICE, TRAIN
+from dmcp_deploy.rundir.stages import ENGINE, PRECISION, TRAIN, Stage
+from dmcp_deploy.runtimes.engine_record import EngineRecord
 from dmcp_deploy.units import format_macs
+
+#: The proofs that are told, and how.
+_PROOFS = {
+    Forms.SLICED: "supernet = sliced network",
+    Forms.PRUNED: "ONNX Runtime = torch",
+}
 
 
 def summarize(run: RunDir) -> str:
-    """Returns what a run has reached so far: budget, equality, accuracy, latency."""
-    lines = [_budget(run), *_accuracies(run), *_proofs(run), *precision_lines(run)]
-    lines += [_engine(run.file(name)) for name in _engines(run)]
+    """Returns what a run has reached so far: budget, accuracy, equality, latency."""
+    figures = {stage: run.figures(stage) for stage in run.stages()}
+    lines = [_budget(run), *map(_accuracy_line, accuracies(figures))]
+    if "majority_share" in (train := figures.get(TRAIN, {})):
+        lines.append(f"top-1 {train['majority_share']:7.2%}  always the most frequent class")
+    lines += [
+        f"{_PROOFS[item.forms]} to {item.max_rel:.1e}"
+        for item in parities(figures)
+        if item.forms in _PROOFS
+    ]
+    lines += precision_lines(run)
+    lines += [_engine_line(run.file(stage.subject)) for stage in _current(run, ENGINE)]
     if run.file("bench.json").exists():
-        from dmcp_deploy.bench.columns import format_table
-        from dmcp_deploy.bench.record import BenchRecord
-
         lines += ["", format_table(BenchRecord.load(run.file("bench.json")))]
     return "\n".join(lines)
 
@@ -29,44 +45,26 @@ def precision_lines(run: RunDir) -> list[str]:
 
     What was said of an ONNX file that another one has replaced is left out.
     """
-    stages = [stage for stage in run.stages() if stage.kind == PRECISION]
-    return [
-        _precision(stage.subject, run.figures(stage)) for stage in stages if run.is_current(stage)
-    ]
+    lines: list[str] = []
+    for stage in _current(run, PRECISION):
+        figures = {stage: run.figures(stage)}
+        lines += map(_judged_line, parities(figures))
+        lines += [f"{name}: {reason}" for name, reason in unjudged(figures).items()]
+    return lines
 
 
 def engine_line(path: Path) -> str:
-    """Returns an engine in one line: where it lies, its layers, its bytes."""
-    from dmcp_deploy.runtimes.engine_record import EngineRecord
-
+    """Returns an engine in one line: where it lies, its size, its layers, its weights."""
     record = EngineRecord.load(path)
     layers = ", ".join(f"{count} {name}" for name, count in record.layer_precisions.items())
     weights = "" if record.weight_bytes is None else f", {record.weight_bytes / 1e6:.2f} MB weights"
-    return f"{path}: layers {layers}{weights}, built in {record.build_s:.1f} s"
+    size = f"{record.engine_bytes / 1e6:.2f} MB"
+    return f"{path}: {size}, layers {layers}{weights}, built in {record.build_s:.1f} s"
 
 
-def _precision(name: str, figures: dict[str, Any]) -> str:
-    if "parity" not in figures:
-        return f"{name}: {figures.get('unchecked', 'not judged')}"
-    parity = figures["parity"]
-    return (
-        f"top-1 {figures['top1']:7.2%} in {name} on {figures['images']} images;"
-        f" {parity['snr_db']:.1f} dB from the trained network, same answer on"
-        f" {parity['top1_agreement']:.2%}"
-    )
-
-
-def _engine(path: Path) -> str:
-    try:
-        return engine_line(path)
-    except DmcpError as err:
-        return str(err)
-
-
-def _engines(run: RunDir) -> list[str]:
-    """Returns the engines that were built of what lies in the run now."""
-    stages = [stage for stage in run.stages() if stage.kind == ENGINE]
-    return [stage.subject for stage in stages if run.is_current(stage)]
+def _current(run: RunDir, kind: str) -> list[Stage]:
+    """Returns the stages of a kind that were done on what lies in the run now."""
+    return [stage for stage in run.stages() if stage.kind == kind and run.is_current(stage)]
 
 
 def _budget(run: RunDir) -> str:
@@ -79,31 +77,21 @@ def _budget(run: RunDir) -> str:
     return f"{text}, {share:.2%} of the budget {format_macs(plan.budget_macs)}"
 
 
-def _accuracies(run: RunDir) -> list[str]:
-    train = run.figures(TRAIN)
-    found = [
-        ("full network after the search", run.figures(SEARCH).get("full_accuracy")),
-        ("pruned, before its training", run.figures(SLICE).get("accuracy")),
-        ("pruned, trained", train.get("accuracy")),
-        ("pruned, trained, at the deployed size", train.get("deployed_accuracy")),
-    ]
-    lines = [f"top-1 {_top1(accuracy)}  {what}" for what, accuracy in found if accuracy]
-    if "majority_share" in train:
-        lines.append(f"top-1 {train['majority_share']:7.2%}  always the most frequent class")
-    return lines
+def _accuracy_line(item: Accuracy) -> str:
+    where = f"at {item.image_size} px on {item.images} images"
+    return f"top-1 {item.top1:7.2%} {where}  {item.network.value}"
 
 
-def _top1(accuracy: dict[str, Any]) -> str:
-    size, images = accuracy["image_size"], accuracy["images"]
-    return f"{accuracy['top1']:7.2%} at {size} px on {images} images"
+def _judged_line(item: Parity) -> str:
+    return (
+        f"top-1 {item.top1:7.2%} in {item.precision} on {item.images} images;"
+        f" {item.snr_db:.1f} dB from the trained network, same answer on"
+        f" {item.top1_agreement:.2%}"
+    )
 
 
-def _proofs(run: RunDir) -> list[str]:
-    lines = []
-    sliced = run.figures(SLICE).get("parity")
-    if sliced:
-        lines.append(f"supernet = sliced network to {sliced['max_rel']:.1e}")
-    exported = run.figures(EXPORT).get("model")
-    if exported:
-        lines.append(f"ONNX Runtime = torch to {exported['parity']['max_rel']:.1e}")
-    return lines
+def _engine_line(path: Path) -> str:
+    try:
+        return engine_line(path)
+    except DmcpError as err:
+        return str(err)

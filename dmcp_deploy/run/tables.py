@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dmcp_deploy.artifact import check_writable
 from dmcp_deploy.bench.tables.make import make_table
 from dmcp_deploy.bench.tables.measure import measure_probes
 from dmcp_deploy.bench.tables.predict import Prediction, Predictor
 from dmcp_deploy.bench.tables.probes import FILE, ProbeSet
-from dmcp_deploy.bench.tables.table import LatencyTable, Setting
+from dmcp_deploy.bench.tables.table import LatencyTable
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.extras import require
+from dmcp_deploy.options.declare import check, merged
+from dmcp_deploy.options.measure import PROBES, BenchOptions, ProbeOptions, Setting
+from dmcp_deploy.options.run import Compute
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.published.plan_text import find_plan
-from dmcp_deploy.registry import ENGINE_RUNTIMES, ONNX_RUNTIMES, PRECISIONS, choose
+from dmcp_deploy.registry import ENGINE_RUNTIMES, ONNX_RUNTIMES
 from dmcp_deploy.run.artifacts import artifacts_of, check_runtime
-from dmcp_deploy.rundir.request import DEFAULT_ALIGN, BenchOptions, Compute
+from dmcp_deploy.runtimes.profile import check_profiler
 
 if TYPE_CHECKING:
     from dmcp_deploy.bench.artifacts import Artifact
-
-PROBES = 16
 
 
 def table_probes(
@@ -30,12 +31,9 @@ def table_probes(
     out: Path | str,
     *,
     count: int = PROBES,
-    width_mult: float = 1.0,
-    input_size: int = 224,
-    classes: int = 1000,
-    align: int | None = None,
-    seed: int = 0,
+    options: ProbeOptions | None = None,
     compute: Compute | None = None,
+    **changes: Any,
 ) -> ProbeSet:
     """Writes the probe networks of a model as ONNX files; goes on where a killed call stopped.
 
@@ -43,12 +41,9 @@ def table_probes(
         model: A torchvision name, "timm:NAME" or "package.module:function".
         out: The folder of the files.
         count: How many networks, the full one included.
-        width_mult: The full network's width multiplier.
-        input_size: Side of the input in pixels.
-        classes: Length of the logits.
-        align: Widths are multiples of this where a group is larger; None is 8.
-        seed: The seed of the widths.
+        options: Their size, alignment and seed.
         compute: Where to report progress.
+        **changes: Fields of `ProbeOptions` that differ from `options`.
 
     Raises:
         DmcpError: A library is missing, the model is unknown, a number is out of range, or the
@@ -57,12 +52,14 @@ def table_probes(
     require("torch", "torchvision", "onnx", "onnxscript")
     from dmcp_deploy.run.probes import make_probes
 
+    asked = merged(ProbeOptions, options, **changes)
+    side = asked.input_size
     return make_probes(
-        NetworkSpec(model, width_mult, classes, (3, input_size, input_size)),
+        NetworkSpec(model, asked.width_mult, asked.classes, (3, side, side)),
         Path(out),
         count=count,
-        align=DEFAULT_ALIGN if align is None else align,
-        seed=seed,
+        align=asked.align,
+        seed=asked.seed,
         progress=(compute or Compute()).progress,
     )
 
@@ -71,11 +68,9 @@ def table_build(
     probes: Path | str,
     out: Path | str,
     *,
-    runtime: str = "onnxruntime",
-    precision: str = "fp32",
-    threads: int = 0,
-    batch: int = 1,
+    options: Setting | None = None,
     compute: Compute | None = None,
+    **changes: Any,
 ) -> LatencyTable:
     """Measures probe networks and writes their latency table; needs no torch.
 
@@ -84,19 +79,17 @@ def table_build(
     Args:
         probes: The folder that `table_probes` has written.
         out: The table to write.
-        runtime: "onnxruntime" or "openvino"; "tensorrt" and "tensorrt-rtx" run engines, which are
-            built first, one a probe.
-        precision: What engines compute in; elsewhere "fp32", as the probes are.
-        threads: Threads on a CPU; 0 leaves the number to the runtime.
-        batch: Images per call.
+        options: How to measure.
         compute: Where to report progress.
+        **changes: Fields of `Setting` that differ from `options`.
 
     Raises:
         DmcpError: The probes or the runtime are not there, or what lies beside the table is of
             another measurement.
     """
     folder, out, progress = Path(probes), Path(out), (compute or Compute()).progress
-    setting = check_setting(runtime, precision, threads, batch)
+    setting = merged(Setting, options, **changes)
+    check_setting(setting)
     known = ProbeSet.load(folder)
     files = known.files(folder)
     check_writable(out)
@@ -129,23 +122,21 @@ def table_predict(table: Path | str | LatencyTable, *artifacts: Path | str) -> l
     return [_predict(predictor, Path(artifact)) for artifact in artifacts]
 
 
-def check_setting(runtime: str, precision: str, threads: int, batch: int) -> Setting:
-    """Returns how a table is to be measured.
+def check_setting(setting: Setting) -> None:
+    """Checks how a table is to be measured.
 
     Raises:
         DmcpError: A value is unknown or out of range, or the runtime is not there.
     """
-    choose("--runtime", runtime, (*ONNX_RUNTIMES, *ENGINE_RUNTIMES))
-    choose("--precision", precision, PRECISIONS)
-    if runtime in ONNX_RUNTIMES and precision != "fp32":
+    check(setting)
+    if setting.runtime in ONNX_RUNTIMES and setting.precision != "fp32":
         raise DmcpError(
-            f"--precision {precision} is for engines (--runtime {' or '.join(ENGINE_RUNTIMES)}):"
-            f" {runtime} runs the probe networks in the fp32 that they are in."
+            f"--precision {setting.precision} is for engines (--runtime"
+            f" {' or '.join(ENGINE_RUNTIMES)}): {setting.runtime} runs the probe networks in the"
+            " fp32 that they are in."
         )
-    setting = Setting(runtime, precision, threads, batch)
-    _options(setting)  # says which number is out of range
-    check_runtime(runtime)
-    return setting
+    check_profiler(setting.runtime)
+    check_runtime(setting.runtime)
 
 
 def probes_beside(out: Path) -> Path:

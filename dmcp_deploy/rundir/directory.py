@@ -6,12 +6,20 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dmcp_deploy import __version__
-from dmcp_deploy.artifact import digest_file, read_artifact, write_artifact
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.artifact import (
+    decode,
+    digest_file,
+    encode,
+    read_artifact,
+    well_formed,
+    write_artifact,
+)
+from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.rundir.stages import Stage
 
@@ -23,8 +31,22 @@ KEPT = "kept/"
 #: The state of a search behind the steps that do not depend on the budget.
 SHARED = "checkpoints/search-shared.safetensors"
 
-#: What a stage's record holds.
-_RECORD = {"seconds", "inputs", "outputs", "figures"}
+
+@dataclass(frozen=True)
+class StageRecord:
+    """What is known of a stage that is done.
+
+    Attributes:
+        seconds: How long it took, since it was last continued.
+        inputs: File that it read -> digest.
+        outputs: File that it wrote -> digest.
+        figures: What it found.
+    """
+
+    seconds: float
+    inputs: Mapping[str, str | None]
+    outputs: Mapping[str, str | None]
+    figures: Mapping[str, Any]
 
 
 class RunDir:
@@ -48,7 +70,7 @@ class RunDir:
             begun = self.file("run.json").exists()
             foreign = not begun and self.path.is_dir() and any(map(_is_whole, self.path.iterdir()))
         except OSError as err:
-            raise DmcpError(f"Cannot read {self.path}: {err.strerror or err}.") from err
+            raise DmcpError(f"Cannot read {self.path}: {reason_of(err)}.") from err
         if foreign:
             raise DmcpError(f"{self.path} holds files, and no run: choose another --out.")
         found = self.request().difference(request) if begun else None
@@ -94,24 +116,18 @@ class RunDir:
             DmcpError: There is no run here, or its run.json is damaged.
         """
         content = self._read()
-        try:
+        with well_formed(str(self.file("run.json"))):
             return RunRequest.from_json(content["request"])
-        except (KeyError, TypeError, ValueError) as err:
-            raise DmcpError(f"{self.file('run.json')} lacks or misstates {err}.") from err
 
-    def stages(self) -> dict[Stage, Any]:
-        """Returns stage -> its record (seconds, inputs, outputs, figures), for the stages done.
+    def stages(self) -> dict[Stage, StageRecord]:
+        """Returns stage -> its record, for the stages done.
 
         Raises:
             DmcpError: There is no run here, or its run.json is damaged.
         """
         stages = self._read().get("stages")
-        whole = isinstance(stages, dict) and all(
-            isinstance(record, dict) and record.keys() >= _RECORD for record in stages.values()
-        )
-        if not whole:
-            raise DmcpError(f"{self.file('run.json')} lacks or misstates its stages.")
-        return {Stage(name): record for name, record in (stages or {}).items()}
+        with well_formed(str(self.file("run.json"))):
+            return decode(dict[Stage, StageRecord], stages, "stages")
 
     def is_current(self, stage: Stage, asked: Mapping[str, Any] | None = None) -> bool:
         """Returns whether a stage is done, on the inputs that lie here now, its outputs whole.
@@ -121,9 +137,9 @@ class RunDir:
             asked: What its figures must say that it was asked for; None for anything.
         """
         record = self.stages().get(stage)
-        if record is None or (asked is not None and record["figures"].get("asked") != asked):
+        if record is None or (asked is not None and record.figures.get("asked") != asked):
             return False
-        named = {**record["inputs"], **record["outputs"]}
+        named = {**record.inputs, **record.outputs}
         return all(self._digest(name) == digest for name, digest in named.items())
 
     @contextmanager
@@ -136,17 +152,14 @@ class RunDir:
         started = time.monotonic()
         yield figures
         after = {file: self._digest(file) for file in outputs if self.file(file).exists()}
-        record = {
-            "seconds": round(time.monotonic() - started, 2),
-            "inputs": before,
-            "outputs": after,
-            "figures": figures,
-        }
+        seconds = round(time.monotonic() - started, 2)
+        record = StageRecord(seconds, before, after, figures)
         self._write(self.request(), {**self.stages(), name: record})
 
     def figures(self, stage: Stage) -> dict[str, Any]:
         """Returns the figures of a stage that is done, else an empty dictionary."""
-        return dict(self.stages().get(stage, {}).get("figures", {}))
+        record = self.stages().get(stage)
+        return dict(record.figures) if record is not None else {}
 
     def _digest(self, name: str) -> str | None:
         path = self.file(name)
@@ -159,11 +172,11 @@ class RunDir:
             raise DmcpError(f"{self.path} holds no run (no run.json): start one with search.")
         return read_artifact(self.file("run.json"), KIND)
 
-    def _write(self, request: RunRequest, stages: Mapping[Stage, Any]) -> None:
+    def _write(self, request: RunRequest, stages: Mapping[Stage, StageRecord]) -> None:
         content = {
             "request": request.to_json(),
             "versions": _versions(),
-            "stages": dict(stages),
+            "stages": encode(stages),
         }
         write_artifact(self.file("run.json"), KIND, content)
 

@@ -16,6 +16,7 @@ from dmcp_deploy.extras import is_installed, missing_library
 from dmcp_deploy.machine.board import Board, read_board, read_power_mode
 from dmcp_deploy.machine.child import ask_python
 from dmcp_deploy.machine.environment import read_environment
+from dmcp_deploy.machine.processor import adds_int8_in_16_bits
 from dmcp_deploy.runtimes.trt_flavours import FLAVOURS, Flavour
 from dmcp_deploy.units import format_bytes
 
@@ -53,7 +54,7 @@ def examine(root: Path = Path("/"), timeout_s: float = 60.0) -> tuple[Finding, .
     is a finding like any other; torch is not imported at all.
 
     Args:
-        root: The folder in which etc/ and proc/ lie, for what a Jetson writes there.
+        root: The folder in which etc/ and proc/ lie, for the processor and what a Jetson writes.
         timeout_s: The longest time for each library.
     """
     board = read_board(root)
@@ -62,6 +63,7 @@ def examine(root: Path = Path("/"), timeout_s: float = 60.0) -> tuple[Finding, .
         *_gpu(timeout_s),
         *(_flavour(flavour, board, timeout_s) for flavour in FLAVOURS.values()),
         *(_cpu_runtime(name, timeout_s) for name in _CPU_RUNTIMES),
+        *_int8(root),
         *map(_library, _LIBRARIES),
         *_torch_cuda(),
     ]
@@ -144,18 +146,27 @@ _CPU_RUNTIMES = {
 
 
 def _cpu_runtime(name: str, timeout_s: float) -> Finding:
-    if not _is_found(name):
+    if not is_installed(name):
         return Finding(CPU, name, MISSING, "not installed", _install(name, "to run ONNX files"))
-    found = ask_python(_CPU_RUNTIMES[name], timeout_s)
-    if "problem" in found:
+    answer = ask_python(_CPU_RUNTIMES[name], timeout_s)
+    if "problem" in answer:
         remedy = f"pip install --force-reinstall {name}"
-        return Finding(CPU, name, BROKEN, found["problem"], remedy)
-    version, *offers = found["values"]
+        return Finding(CPU, name, BROKEN, answer["problem"], remedy)
+    version, *offers = answer["values"]
     return Finding(CPU, name, OK, f"{version.partition('-')[0]} ({', '.join(offers)})")
 
 
+def _int8(root: Path) -> Iterator[Finding]:
+    if adds_int8_in_16_bits(root):
+        remedy = (
+            'run files that were quantised with the preset "cpu": others can give wrong answers'
+            " here, in ONNX Runtime and in OpenVINO"
+        )
+        yield Finding(CPU, "INT8", NOTE, "added up in 16 bits: AVX2 without VNNI", remedy)
+
+
 def _flavour(flavour: Flavour, board: Board | None, timeout_s: float) -> Finding:
-    if not _is_found(flavour.module):
+    if not is_installed(flavour.module):
         remedy = flavour.install
         if board is not None and flavour.name == "tensorrt":
             remedy = (
@@ -163,14 +174,14 @@ def _flavour(flavour: Flavour, board: Board | None, timeout_s: float) -> Finding
                 " with --system-site-packages"
             )
         return Finding(TENSORRT, flavour.module, MISSING, "not installed", remedy)
-    found = ask_python(
+    answer = ask_python(
         "from dmcp_deploy.runtimes.trt_flavours import load_flavour\n"
         f"say(load_flavour({flavour.name!r}).version)",
         timeout_s,
     )
-    if "problem" in found:
-        return Finding(TENSORRT, flavour.module, BROKEN, found["problem"])
-    return Finding(TENSORRT, flavour.module, OK, found["values"][0])
+    if "problem" in answer:
+        return Finding(TENSORRT, flavour.module, BROKEN, answer["problem"])
+    return Finding(TENSORRT, flavour.module, OK, answer["values"][0])
 
 
 _PROBE_DEVICES = """
@@ -181,11 +192,11 @@ say(dataclasses.asdict(probe_devices()))
 
 
 def _gpu(timeout_s: float) -> Iterator[Finding]:
-    found = ask_python(_PROBE_DEVICES, timeout_s)
-    report = found.get("values", [{}])[0]
+    answer = ask_python(_PROBE_DEVICES, timeout_s)
+    report = answer.get("values", [{}])[0]
     driver = report.get("driver")
     if driver is None:
-        problem = found.get("problem") or report["problem"]
+        problem = answer.get("problem") or report["problem"]
         yield Finding(GPU, "driver", MISSING, problem)
     else:
         cuda = ".".join(map(str, driver["cuda_version"]))
@@ -244,8 +255,8 @@ def _torch_cuda() -> Iterator[Finding]:
         text = path.read_text(encoding="utf-8")
     except (metadata.PackageNotFoundError, OSError):
         return
-    if found := re.search(r"^cuda\b.*= '([\d.]+)'", text, re.MULTILINE):
-        yield Finding(LIBRARIES, "CUDA in torch", OK, found[1])
+    if version := re.search(r"^cuda\b.*= '([\d.]+)'", text, re.MULTILINE):
+        yield Finding(LIBRARIES, "CUDA in torch", OK, version[1])
     else:
         remedy = "install torch as pytorch.org says for CUDA: to search and train on a GPU"
         yield Finding(LIBRARIES, "CUDA in torch", MISSING, "built without it", remedy)
@@ -285,10 +296,3 @@ def _install(name: str, purpose: str) -> str:
     problem = missing_library(name)
     command = str(problem).partition("run ")[2].rstrip(".") if problem else f"pip install {name}"
     return f"{command}: {purpose}"
-
-
-def _is_found(module: str) -> bool:
-    try:
-        return is_installed(module)
-    except (ImportError, ValueError):  # a module that another one has put in its place
-        return False

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dmcp_deploy.artifact import digest_file, read_artifact, write_artifact
+from dmcp_deploy.artifact import LATER, digest_file, encode, load_artifact, write_artifact
 from dmcp_deploy.errors import DmcpError
 
 KIND = "engine"
@@ -67,12 +66,12 @@ class EngineRecord:
     activation_bytes: int | None
     build_s: float
     warnings: tuple[str, ...]
-    onnx_weights: tuple[str, ...] = ()
+    onnx_weights: tuple[str, ...] = field(default=(), metadata=LATER)
 
     def save(self, engine: Path) -> Path:
         """Writes the sidecar of an engine; returns its path."""
         path = sidecar_path(engine)
-        write_artifact(path, KIND, dataclasses.asdict(self))
+        write_artifact(path, KIND, encode(self))
         return path
 
     @classmethod
@@ -90,28 +89,13 @@ class EngineRecord:
                 f"{engine} has no sidecar {sidecar_path(engine).name}: copy that file beside it,"
                 " or build the engine with dmcp-deploy engine."
             )
-        record = cls._from_json(sidecar_path(engine))
+        record = load_artifact(sidecar_path(engine), KIND, cls, remedy=": build the engine again")
         if record.engine_digest != digest_file(engine):
             raise DmcpError(
                 f"{engine} is not the engine its sidecar tells of (another digest): copy both"
                 " files anew, or build it again."
             )
         return record
-
-    @classmethod
-    def _from_json(cls, path: Path) -> EngineRecord:
-        content = read_artifact(path, KIND)
-        try:
-            fields = {name: content[name] for name in _REQUIRED}
-            fields["onnx_weights"] = content.get("onnx_weights", [])
-            for name in ("targets", "input_shape", "batches", "layers", "warnings", "onnx_weights"):
-                fields[name] = tuple(fields[name])
-            return cls(**fields)
-        except (KeyError, TypeError) as err:
-            raise DmcpError(f"{path} lacks or misstates {err}: build the engine again.") from err
-
-
-_REQUIRED = [f.name for f in dataclasses.fields(EngineRecord) if f.name != "onnx_weights"]
 
 
 def sidecar_path(engine: Path) -> Path:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
 
 from dmcp_deploy.errors import DmcpError
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
 
 #: (N, C, H, W); None where the file leaves the axis open.
 ImageShape = tuple[int | None, int | None, int | None, int | None]

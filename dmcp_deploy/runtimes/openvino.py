@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import functools
+import math
+import os
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.machine.caller_cores import CallerCores
+import numpy as np
+import numpy.typing as npt
+
+from dmcp_deploy.errors import DmcpError, reason_of
+from dmcp_deploy.machine.affinity import CallerCores
 from dmcp_deploy.registry import choose
 from dmcp_deploy.runtimes.interface import (
     ImageShape,
@@ -21,10 +26,7 @@ from dmcp_deploy.runtimes.interface import (
     other_interface,
     unloadable,
 )
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+from dmcp_deploy.runtimes.profile_names import Kernel
 
 #: What this package calls a precision -> what OpenVINO calls it.
 PRECISIONS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
@@ -33,6 +35,49 @@ _NAMES = {**{theirs: ours for ours, theirs in PRECISIONS.items()}, "i8": "int8",
 
 #: Kinds of layer that multiply; the others only move data or are fused.
 _MULTIPLYING = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}
+
+#: OpenVINO's profile holds means over all runs of a loaded network, in whole microseconds. The mean
+#: of the last runs follows from two of them, and the more runs came before, the less exactly: with
+#: 3 before and 5 counted, to half a microsecond.
+WARM_UPS = 3
+RUNS_PER_LOAD = 5
+
+_HALF_US = 0.5
+
+
+def open_session(path: Path, threads: int) -> OpenVinoSession:
+    """Returns an ONNX file loaded for running (see `session.Runtime`)."""
+    return OpenVinoSession(path, threads)
+
+
+def profile(path: Path, images: npt.NDArray[np.float32], threads: int, runs: int) -> list[Kernel]:
+    """Returns the kernels of an ONNX file, each with its mean of `RUNS_PER_LOAD` runs a load.
+
+    Raises:
+        DmcpError: The file is absent or does not fit, or the library is missing.
+    """
+    loads = [_load_means(path, images, threads) for _ in range(math.ceil(runs / RUNS_PER_LOAD))]
+    kernels = []
+    # Kernels without a name of their own are named anew in each load; their order is the same.
+    for means in zip(*loads, strict=True):
+        first = means[0][1]
+        if any(mean.mean_us for pair in means for mean in pair):
+            samples = tuple(mean_after(early.mean_us, late.mean_us) for early, late in means)
+            kernels.append(Kernel(first.name, first.kind, first.parts, samples))
+    return kernels
+
+
+def mean_after(early_us: float, late_us: float) -> float:
+    """Returns the mean in milliseconds of the runs between two means over all runs.
+
+    Args:
+        early_us: Mean after the warm-up, in microseconds, rounded down.
+        late_us: Mean after all runs, likewise.
+    """
+    early = (early_us + _HALF_US) * WARM_UPS
+    late = (late_us + _HALF_US) * (WARM_UPS + RUNS_PER_LOAD)
+    # Of a short kernel the means, rounded down, may leave nothing or less.
+    return max((late - early) / RUNS_PER_LOAD, _HALF_US) / 1e3
 
 
 @dataclass(frozen=True)
@@ -98,12 +143,7 @@ class OpenVinoSession:
         """Returns the session."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        err: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         """Frees the network."""
         self._request = self._compiled = None
         self._give_back_cores()
@@ -122,20 +162,20 @@ class OpenVinoSession:
     def executed_precision(self) -> str:
         """The precision that the compiled network computes in, Q/DQ layers apart."""
         assert self._compiled is not None, "the session is closed"
-        found = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-        return _NAMES.get(found, str(found))
+        name = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        return _NAMES.get(name, str(name))
 
     @property
     def layer_precisions(self) -> dict[str, int]:
         """Precision -> how many of the convolution and linear layers are computed in it."""
         assert self._compiled is not None, "the session is closed"
         layers = (layer.get_rt_info() for layer in self._compiled.get_runtime_model().get_ops())
-        found = (
+        names = (
             info["runtimePrecision"].astype(str)
             for info in layers
             if info["layerType"].astype(str) in _MULTIPLYING
         )
-        return dict(Counter(_NAMES.get(name, name) for name in found))
+        return dict(Counter(_NAMES.get(name, name) for name in names))
 
     def kernel_means(self) -> list[KernelMean]:
         """Returns all kernels, in order of execution; the session was opened to profile."""
@@ -167,24 +207,36 @@ class OpenVinoSession:
             # Images are read where they lie; without this every run would copy them first.
             outputs = self._request.infer([images], share_inputs=True)
         except RuntimeError as err:
-            raise misfit(self.path, images, self._shape, _reason(err)) from err
+            raise misfit(self.path, images, self._shape, reason_of(err, _NOISE)) from err
         logits: npt.NDArray[np.float32] = next(iter(outputs.values()))
         return logits
 
 
-def _library() -> ModuleType:
+def _load_means(
+    path: Path, images: npt.NDArray[np.float32], threads: int
+) -> list[tuple[KernelMean, KernelMean]]:
+    """Returns the kernels of one load, with their means after the warm-up and after all runs."""
+    with OpenVinoSession(path, threads, profile=True) as session:
+        for _ in range(WARM_UPS):
+            session.run(images)
+        before = session.kernel_means()
+        for _ in range(RUNS_PER_LOAD):
+            session.run(images)
+        return list(zip(before, session.kernel_means(), strict=True))
+
+
+def _library() -> Any:
     try:
         import openvino
         import openvino.frontend
     except (ImportError, OSError) as err:
         raise DmcpError(
-            f"OpenVINO cannot be loaded ({err}): pip install dmcp-deploy[openvino]."
+            f"OpenVINO cannot be loaded ({reason_of(err)}): pip install dmcp-deploy[openvino]."
         ) from err
-    library: ModuleType = openvino
-    return library
+    return openvino
 
 
-def _read(ov: ModuleType, path: Path) -> Any:
+def _read(ov: Any, path: Path) -> Any:
     """Returns the network as OpenVINO reads it.
 
     The ONNX front end is asked for by name: `read_model` would try every format on a file that is
@@ -195,13 +247,13 @@ def _read(ov: ModuleType, path: Path) -> Any:
         front_end = ov.frontend.FrontEndManager().load_by_framework("onnx")
         model = front_end.convert(front_end.load(str(path)))
     except _read_errors(ov) as err:
-        raise unloadable(path, _reason(err)) from err
+        raise unloadable(path, reason_of(err, _NOISE)) from err
     if not model.inputs and not model.outputs:
         raise unloadable(path, "it holds no network")
     return model
 
 
-def _read_errors(ov: ModuleType) -> tuple[type[Exception], ...]:
+def _read_errors(ov: Any) -> tuple[type[Exception], ...]:
     """Returns what reading a file raises: the front ends' exceptions have no base of their own."""
     return (
         RuntimeError,
@@ -210,6 +262,7 @@ def _read_errors(ov: ModuleType) -> tuple[type[Exception], ...]:
         ov.frontend.NotImplementedFailure,
         ov.frontend.OpConversionFailure,
         ov.frontend.OpValidationFailure,
+        UnicodeDecodeError,
     )
 
 
@@ -229,7 +282,7 @@ def _compile(model: Any, session: OpenVinoSession, profile: bool) -> Any:
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
         "PERF_COUNT": profile,
-        # Left out, some processors compute in BF16 or FP16 without a word.
+        # Without it, some processors would compute in BF16 or FP16.
         "INFERENCE_PRECISION_HINT": PRECISIONS[session.precision],
     }
     if session.threads:
@@ -238,7 +291,7 @@ def _compile(model: Any, session: OpenVinoSession, profile: bool) -> Any:
         return _core().compile_model(model, "CPU", options)
     except RuntimeError as err:
         raise DmcpError(
-            f"OpenVINO cannot compile {session.path} for the CPU: {_reason(err)}."
+            f"OpenVINO cannot compile {session.path} for the CPU: {reason_of(err, _NOISE)}."
         ) from err
 
 
@@ -250,14 +303,12 @@ def _core() -> Any:
     Of two that do not go in the reverse order of their coming, the thread is left with a stack
     that is freed: the next signal then kills the process.
     """
-    return _library().Core()
+    library = _library()
+    # It holds back the kernels alone: OpenVINO would go on to choose BF16 ones, and crash in them.
+    if limit := os.environ.get("ONEDNN_MAX_CPU_ISA"):
+        os.environ.setdefault("OV_CPU_MAX_ISA", limit.upper())
+    return library.Core()
 
 
-def _reason(err: Exception) -> str:
-    """Returns what an exception says, without the places in OpenVINO's own sources."""
-    lines = [line.strip() for line in str(err).splitlines()]
-    told = [line for line in lines if line and not line.startswith(_PLACES)]
-    return " ".join(told)[:300].rstrip(" .:") or type(err).__name__
-
-
-_PLACES = ("Exception from ", "Check '", "FrontEnd API failed")
+#: Places in OpenVINO's own sources, and what announces the next line.
+_NOISE = re.compile(r".*:$|Loading input model$|Model wasn't fully converted")

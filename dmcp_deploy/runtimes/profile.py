@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
 
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.onnxgraph.names import load_onnx
-from dmcp_deploy.registry import ONNX_RUNTIMES, choose
-from dmcp_deploy.runtimes.profile_names import Kernel, layers_of_kernels
-from dmcp_deploy.runtimes.session import is_engine
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+from dmcp_deploy.onnxgraph.load import load_onnx
+from dmcp_deploy.registry import ENGINE_MODULE, NETWORK_RUNTIMES, ONNX_RUNTIMES
+from dmcp_deploy.runtimes.engine_checks import source_onnx
+from dmcp_deploy.runtimes.profile_names import layers_of_kernels
+from dmcp_deploy.runtimes.session import is_engine, runtime_of
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,11 @@ class KernelTime:
     Attributes:
         name: The runtime's name for it.
         kind: The runtime's type of it.
-        layer: The layer that it computes (see `onnx_names.layer_nodes`), what is fused with it
-            included; None for what is no convolution or linear layer: reorders, pools, additions.
+        layer: The layer that it computes (see `onnxgraph.names.layer_nodes`), what is fused with
+            it included; None for what is no convolution or linear layer: reorders, pools,
+            additions.
         samples_ms: Its time in every run. OpenVINO tells only means over all runs, so there each
-            is the mean of `profile_openvino.RUNS_PER_LOAD` runs of a load of its own.
+            is the mean of `openvino.RUNS_PER_LOAD` runs of a load of its own.
     """
 
     name: str
@@ -51,38 +52,50 @@ def profile_layers(
     Args:
         path: An ONNX file, or an engine with its sidecar and the ONNX file that it was built from.
         images: [N, C, H, W], float32.
-        runtime: What runs an ONNX file: "onnxruntime" or "openvino".
+        runtime: One of `registry.ONNX_RUNTIMES`, for an ONNX file.
         threads: Threads on a CPU; 0 leaves the number to the runtime.
         runs: Runs that are counted; a few before them are dropped.
 
     Raises:
-        DmcpError: The artifact or the runtime is not there, they do not fit, or the number of
-            runs is below 1.
+        DmcpError: The artifact or the runtime is not there, they do not fit, the runtime has no
+            profiler, or the number of runs is below 1.
     """
     path = Path(path)
     if runs < 1:
         raise DmcpError(f"The number of profiled runs is {runs} and must be 1 or more.")
-    found, source = _profile(path, images, runtime, threads, runs)
-    layers = layers_of_kernels([kernel for kernel, _ in found], load_onnx(source).graph)
+    module, source = runtime_of(path, runtime), layers_file(path)
+    if not hasattr(module, "profile"):
+        raise _no_profiler(runtime)
+    kernels = module.profile(path, images, threads, runs)
+    layers = layers_of_kernels(kernels, load_onnx(source).graph)
     return tuple(
-        KernelTime(kernel.name, kernel.kind, layer, samples)
-        for (kernel, samples), layer in zip(found, layers, strict=True)
+        KernelTime(kernel.name, kernel.kind, layer, kernel.samples_ms)
+        for kernel, layer in zip(kernels, layers, strict=True)
     )
 
 
-def _profile(
-    path: Path, images: npt.NDArray[np.float32], runtime: str, threads: int, runs: int
-) -> tuple[list[tuple[Kernel, tuple[float, ...]]], Path]:
-    """Returns the kernels with their samples, and the ONNX file that they are of."""
-    if is_engine(path):
-        from dmcp_deploy.runtimes.profile_tensorrt import profile_engine, source_onnx
+def check_profiler(runtime: str) -> None:
+    """Checks that a runtime, one of `registry.BENCH_RUNTIMES`, tells what its kernels take.
 
-        source = source_onnx(path)
-        return profile_engine(path, images, runs), source
-    if choose("--runtime", runtime, ONNX_RUNTIMES) == "openvino":
-        from dmcp_deploy.runtimes.profile_openvino import profile_openvino
+    Raises:
+        DmcpError: It does not.
+    """
+    module = ONNX_RUNTIMES.get(runtime, ENGINE_MODULE)
+    if runtime in NETWORK_RUNTIMES or not hasattr(importlib.import_module(module), "profile"):
+        raise _no_profiler(runtime)
 
-        return profile_openvino(path, images, threads, runs), path
-    from dmcp_deploy.runtimes.profile_onnxruntime import profile_onnxruntime
 
-    return profile_onnxruntime(path, images, threads, runs), path
+def layers_file(path: Path) -> Path:
+    """Returns the ONNX file that tells an artifact's layers.
+
+    Raises:
+        DmcpError: It is that of an engine, and not there.
+    """
+    return source_onnx(path) if is_engine(path) else path
+
+
+def _no_profiler(runtime: str) -> DmcpError:
+    return DmcpError(
+        f"--layers reads a runtime's own profiler, which {runtime} has none of here: choose another"
+        " --runtime."
+    )

@@ -30,11 +30,13 @@ class Kernel:
         kind: The runtime's type of it; "" where it tells none.
         parts: Names of the operators, or of their outputs, that it is fused of, as far as the
             runtime tells them.
+        samples_ms: Its time in every run (see `profile.KernelTime`).
     """
 
     name: str
     kind: str
     parts: tuple[str, ...]
+    samples_ms: tuple[float, ...] = ()
 
 
 def layers_of_kernels(kernels: Sequence[Kernel], graph: GraphProto) -> list[str | None]:
@@ -45,19 +47,19 @@ def layers_of_kernels(kernels: Sequence[Kernel], graph: GraphProto) -> list[str 
     gets the nearest layer before that, which no other kernel has.
     """
     lookup = _Lookup(graph)
-    nodes = [lookup.nodes_of(kernel) for kernel in kernels]
-    found = [lookup.first_layer(own) for own in nodes]
-    left = {name for name in lookup.names if name not in found}
+    operators = [lookup.nodes_of(kernel) for kernel in kernels]
+    layers = [lookup.first_layer(nodes) for nodes in operators]
+    left = {name for name in lookup.names if name not in layers}
     changed = True
     while changed:
         changed = False
-        for index, own in enumerate(nodes):
-            before = lookup.before(own, left) if found[index] is None else set()
+        for index, nodes in enumerate(operators):
+            before = lookup.before(nodes, left) if layers[index] is None else set()
             if len(before) == 1:
-                (found[index],) = before
+                (layers[index],) = before
                 left -= before
                 changed = True
-    return found
+    return layers
 
 
 class _Lookup:
@@ -67,7 +69,7 @@ class _Lookup:
         self._producers = producers_of(graph)
         self._by_name = dict(self._producers)
         for index, node in enumerate(graph.node):
-            # ONNX Runtime calls an operator without a name so.
+            # What ONNX Runtime calls an operator without a name.
             self._by_name[node.name or f"{node.op_type}_{index}"] = node
         self._layers = {node.output[0]: name for node, name in layer_nodes(graph)}
         self.names = list(self._layers.values())
@@ -76,8 +78,8 @@ class _Lookup:
         """Returns the operators that a kernel is fused of; none if it does not multiply."""
         if kernel.kind and not _MULTIPLYING.search(kernel.kind):
             return []
-        found = (self._find(part) for part in (*kernel.parts, kernel.name))
-        return [node for node in found if node is not None]
+        nodes = (self._find(part) for part in (*kernel.parts, kernel.name))
+        return [node for node in nodes if node is not None]
 
     def first_layer(self, nodes: Sequence[NodeProto]) -> str | None:
         """Returns the name of the first layer among operators; None if there is none."""
@@ -85,29 +87,27 @@ class _Lookup:
 
     def before(self, nodes: Sequence[NodeProto], wanted: set[str]) -> set[str]:
         """Returns those of the wanted layers from which a path without a layer leads here."""
-        found: set[str] = set()
+        layers: set[str] = set()
         # A product of two activations is fused with no layer.
         ahead = [node for node in nodes if node.op_type not in PRODUCTS]
         seen = {node.output[0] for node in ahead}
         while ahead:
-            for source in self._sources(ahead.pop()):
+            inputs = ahead.pop().input
+            for source in (self._producers[name] for name in inputs if name in self._producers):
                 layer = self._layer(source)
                 if layer is None and source.output[0] not in seen:
                     seen.add(source.output[0])
                     ahead.append(source)
                 elif layer in wanted:
-                    found.add(str(layer))
-        return found
+                    layers.add(str(layer))
+        return layers
 
     def _layer(self, node: NodeProto) -> str | None:
         return self._layers.get(node.output[0])
 
-    def _sources(self, node: NodeProto) -> list[NodeProto]:
-        return [self._producers[name] for name in node.input if name in self._producers]
-
     def _find(self, part: str) -> NodeProto | None:
-        found = (self._by_name.get(name) for name in _spellings(part))
-        return next((node for node in found if node is not None), None)
+        known = (name for name in _spellings(part) if name in self._by_name)
+        return next((self._by_name[name] for name in known), None)
 
 
 def _spellings(part: str) -> Iterator[str]:

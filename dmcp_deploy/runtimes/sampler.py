@@ -6,22 +6,20 @@ import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
 
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.machine.cuda.device import Device
 from dmcp_deploy.runtimes.session import Session
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from dmcp_deploy.machine.cuda.device import Device
 
 #: The time of a call on the host, whose memory the images and the logits lie in.
 WALL = "wall"
 #: The GPU's own time between two CUDA events: images and logits stay on the device.
 EVENTS = "events"
-#: The same of a CUDA graph.
+#: The same of work that was recorded as a CUDA graph.
 EVENTS_GRAPH = "events+graph"
 #: The time of a call on the host that copies images to the GPU and logits from it.
 WALL_TRANSFERS = "wall with transfers"

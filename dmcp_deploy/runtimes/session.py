@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol, cast
 
-from dmcp_deploy.registry import ONNX_RUNTIMES, choose
+import numpy as np
+import numpy.typing as npt
+
+from dmcp_deploy.registry import ENGINE_MODULE, ONNX_RUNTIMES, choose
 from dmcp_deploy.runtimes.interface import ImageShape
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+from dmcp_deploy.runtimes.profile_names import Kernel
 
 ENGINE_SUFFIX = ".engine"
 
@@ -24,12 +24,7 @@ class Session(Protocol):
     def __enter__(self) -> Session:
         """Returns the session."""
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        err: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         """Frees the network."""
 
     @property
@@ -44,9 +39,59 @@ class Session(Protocol):
         """Returns the logits [N, classes] of images [N, C, H, W], both float32."""
 
 
+class Runtime(Protocol):
+    """What a module that the registry names for a runtime offers.
+
+    `profile` may be missing: the runtime then measures whole networks, and no single layers.
+    """
+
+    def open_session(self, path: Path, threads: int) -> Session:
+        """Returns a file loaded for running.
+
+        Args:
+            path: The file.
+            threads: Threads on a CPU; 0 leaves the number to the runtime.
+
+        Raises:
+            DmcpError: The file or the runtime is not there, or they do not fit.
+        """
+
+    def profile(
+        self, path: Path, images: npt.NDArray[np.float32], threads: int, runs: int
+    ) -> list[Kernel]:
+        """Returns the kernels of a file with their samples, in order of execution.
+
+        Args:
+            path: The file.
+            images: [N, C, H, W].
+            threads: Threads on a CPU; 0 leaves the number to the runtime.
+            runs: Runs that are counted; a few before them are dropped.
+
+        Raises:
+            DmcpError: The file or the runtime is not there, or they do not fit.
+        """
+
+
 def is_engine(path: Path) -> bool:
     """Returns whether a file is a TensorRT engine, by its name."""
     return path.suffix == ENGINE_SUFFIX
+
+
+def runtime_of(path: Path, runtime: str) -> Runtime:
+    """Returns the module that runs a file.
+
+    Args:
+        path: An ONNX file, or an engine, which tells its own runtime.
+        runtime: One of `registry.ONNX_RUNTIMES`, for an ONNX file.
+
+    Raises:
+        DmcpError: The runtime is unknown.
+    """
+    if is_engine(path):
+        module = ENGINE_MODULE
+    else:
+        module = ONNX_RUNTIMES[choose("--runtime", runtime, ONNX_RUNTIMES)]
+    return cast("Runtime", importlib.import_module(module))
 
 
 def open_session(path: Path, runtime: str = "onnxruntime", threads: int = 0) -> Session:
@@ -60,14 +105,4 @@ def open_session(path: Path, runtime: str = "onnxruntime", threads: int = 0) -> 
     Raises:
         DmcpError: The artifact or the runtime is not there, or they do not fit.
     """
-    if is_engine(path):
-        from dmcp_deploy.runtimes.tensorrt import EngineSession
-
-        return EngineSession(path)
-    if choose("--runtime", runtime, ONNX_RUNTIMES) == "openvino":
-        from dmcp_deploy.runtimes.openvino import OpenVinoSession
-
-        return OpenVinoSession(path, threads)
-    from dmcp_deploy.runtimes.onnxruntime import OnnxSession
-
-    return OnnxSession(path, threads)
+    return runtime_of(path, runtime).open_session(path, threads)

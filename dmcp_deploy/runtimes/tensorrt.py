@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar, cast
 
-from dmcp_deploy.artifact import digest_files
+import numpy as np
+import numpy.typing as npt
+
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.machine.cuda.device import Device, DeviceBuffer, open_device
 from dmcp_deploy.machine.cuda.driver import CudaError
+from dmcp_deploy.runtimes.engine_checks import check_gpu, check_onnx_unchanged, check_version
 from dmcp_deploy.runtimes.engine_record import EngineRecord
+from dmcp_deploy.runtimes.profile_names import Kernel
 from dmcp_deploy.runtimes.sampler import (
     EVENTS_GRAPH,
     WALL_TRANSFERS,
@@ -22,22 +26,44 @@ from dmcp_deploy.runtimes.sampler import (
     by_events,
     by_wall,
 )
-from dmcp_deploy.runtimes.trt_api import ICudaEngine, IExecutionContext, IProfiler
-from dmcp_deploy.runtimes.trt_flavours import (
-    TURING,
-    Loaded,
-    Message,
-    find_flavour,
-    load_flavour,
-    reasons,
-)
+from dmcp_deploy.runtimes.trt_api import ICudaEngine, IExecutionContext, IProfiler, TensorRT
+from dmcp_deploy.runtimes.trt_flavours import Loaded, Message, load_flavour, reasons
 from dmcp_deploy.units import format_bytes
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+_Result = TypeVar("_Result")
 
-_Made = TypeVar("_Made")
+#: In a profile: the first runs load kernels, and clocks rise.
+WARM_UPS = 10
+
+#: What joins the names of the operators that a layer is fused of.
+_JOINT = re.compile(r" \+ | \|\| ")
+
+
+def open_session(path: Path, threads: int = 0) -> EngineSession:
+    """Returns an engine loaded for running (see `session.Runtime`); threads are for CPUs alone."""
+    return EngineSession(path)
+
+
+def profile(path: Path, images: npt.NDArray[np.float32], threads: int, runs: int) -> list[Kernel]:
+    """Returns the kernels of an engine, each with one sample a run.
+
+    Raises:
+        DmcpError: The engine does not run here, or not on these images.
+    """
+    samples: dict[str, list[float]] = {}
+    with EngineSession(path) as session:
+        kinds = {layer["name"]: layer["kind"] for layer in session.record.layers}
+        run_ms: dict[str, float] = {}
+        session.profile_with(_profiler(load_flavour(session.record.runtime).trt, run_ms))
+        for run in range(WARM_UPS + runs):
+            run_ms.clear()
+            session.run(images)
+            for name, time_ms in run_ms.items() if run >= WARM_UPS else ():
+                samples.setdefault(name, []).append(time_ms)
+    return [
+        Kernel(name, kinds.get(name, ""), tuple(_JOINT.split(name)), tuple(kernel_ms))
+        for name, kernel_ms in samples.items()
+    ]
 
 
 class EngineSession:
@@ -70,8 +96,9 @@ class EngineSession:
             self._device: Device = stack.enter_context(open_device(binding, ordinal))
             stack.callback(self._drop)
             check_gpu(self.path, self.record, self._device)
-            self._engine = self._load()
-            self._context = self._made(self._engine.create_execution_context(), "make a context")
+            self._engine = load_engine(self._loaded, self.path.read_bytes(), str(self.path))
+            context = self._engine.create_execution_context()
+            self._context = self._checked(context, "make a context")
             self._input, self._output = _tensor_names(self._loaded, self._engine, self.path)
             self._stack = stack.pop_all()
 
@@ -79,18 +106,13 @@ class EngineSession:
         """Returns the session."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        err: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         """Frees the engine, then all device memory."""
-        self._stack.__exit__(kind, err, traceback)
+        self._stack.__exit__(*error)
 
     def _drop(self) -> None:
         """Lets go of what TensorRT holds, which must go before the CUDA context does."""
-        # A context must outlive its work; whatever failed there, leaving the device tells it.
+        # A context must outlive its work. What failed in that work is raised on leaving the device.
         with suppress(CudaError):
             self._device.synchronize()
         self._buffers.clear()
@@ -198,10 +220,7 @@ class EngineSession:
                 raise self._failed(f"take a buffer for {name}")
         return buffers
 
-    def _load(self) -> ICudaEngine:
-        return load_engine(self._loaded, self.path.read_bytes(), str(self.path))
-
-    def _made(self, result: _Made | None, what: str) -> _Made:
+    def _checked(self, result: _Result | None, what: str) -> _Result:
         if result is None:
             raise self._failed(what)
         return result
@@ -232,10 +251,10 @@ def load_engine(loaded: Loaded, engine: bytes, name: str) -> ICudaEngine:
     """
     with loaded.log.collecting() as messages:
         runtime = loaded.trt.Runtime(loaded.log.logger)
-        found = None if runtime is None else runtime.deserialize_cuda_engine(engine)
-        if found is None:
+        loaded_engine = None if runtime is None else runtime.deserialize_cuda_engine(engine)
+        if loaded_engine is None:
             raise DmcpError(_not_loaded(loaded, name, messages))
-    return found
+    return loaded_engine
 
 
 def inspect_engine(loaded: Loaded, engine: bytes, messages: Sequence[Message]) -> str:
@@ -244,77 +263,26 @@ def inspect_engine(loaded: Loaded, engine: bytes, messages: Sequence[Message]) -
     Raises:
         DmcpError: The engine does not load.
     """
-    found = load_engine(loaded, engine, "the engine just built")
-    inspector, context = found.create_engine_inspector(), found.create_execution_context()
+    on_gpu = load_engine(loaded, engine, "the engine just built")
+    inspector, context = on_gpu.create_engine_inspector(), on_gpu.create_execution_context()
     if inspector is None or context is None:
         raise DmcpError(f"{loaded.flavour.name} cannot inspect its engine: {reasons(messages)}.")
-    _set_best_shapes(loaded, found, context)
-    inspector.execution_context = context  # without one, open shapes hide the types
+    _set_best_shapes(loaded, on_gpu, context)
+    inspector.execution_context = context  # else layers of open shapes show no types
     return inspector.get_engine_information(loaded.trt.LayerInformationFormat.JSON)
 
 
-def check_onnx_unchanged(path: Path, record: EngineRecord) -> None:
-    """Checks that the ONNX file an engine came from, if it lies beside it, is still the same.
+def _profiler(trt: TensorRT, run_ms: dict[str, float]) -> IProfiler:
+    """Returns a profiler that adds each layer's milliseconds to what its name has already."""
 
-    Raises:
-        DmcpError: It has changed.
-    """
-    found = source_files(path, record)
-    # Another network of that name may lie in the one folder while the right one is in the other.
-    if found and all(digest_files(group) != record.onnx_digest for group in found):
-        raise DmcpError(
-            f"{found[0][0]} has changed since {path} was built from it: build the engine again."
-        )
+    class Profiler(trt.IProfiler):  # type: ignore[misc, name-defined]  # it carries no types
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
 
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            run_ms[layer_name] = run_ms.get(layer_name, 0.0) + ms
 
-def source_files(path: Path, record: EngineRecord) -> list[list[Path]]:
-    """Returns what may be the ONNX file of an engine, with its weights: beside it, or above."""
-    folders = path.absolute().parents[:2]
-    groups = [[folder / name for name in (record.onnx, *record.onnx_weights)] for folder in folders]
-    return [group for group in groups if all(file.is_file() for file in group)]
-
-
-def check_version(path: Path, record: EngineRecord, version: str) -> None:
-    """Checks that an engine meets the version of TensorRT that built it.
-
-    Raises:
-        DmcpError: It was built by another one.
-    """
-    if record.runtime_version != version:
-        raise DmcpError(
-            f"{path} was built by {record.runtime} {record.runtime_version}, and {version} is"
-            " installed here: engines run in the version that built them; build it again."
-        )
-
-
-def check_gpu(path: Path, record: EngineRecord, device: Device) -> None:
-    """Checks that an engine was built for a GPU.
-
-    Raises:
-        DmcpError: It was built on, or for, another one.
-    """
-    here, capability = device.name, device.compute_capability
-    built_on = record.gpu
-    if built_on is not None and built_on["name"] != here:
-        raise DmcpError(
-            f"{path} was built on {built_on['name']}, and this is {here}: an engine runs on the"
-            " GPU that built it; build it again from the ONNX file."
-        )
-    if built_on is not None:
-        return
-    arch = f"sm{capability[0]}{capability[1]}"
-    supported = find_flavour(record.runtime).targets
-    if arch not in supported:
-        raise DmcpError(
-            f"{record.runtime} runs on {', '.join(supported)}, and {here} is {arch}: build the"
-            " engine there with --runtime tensorrt."
-        )
-    if arch not in (record.targets or set(supported) - {TURING}):
-        built_for = ", ".join(record.targets) or "Ampere and newer"
-        raise DmcpError(
-            f"{path} was built for {built_for}, and {here} is {arch}: build it with"
-            f" --gpu-arch {arch}."
-        )
+    return cast("IProfiler", Profiler())
 
 
 def _tensor_names(loaded: Loaded, engine: ICudaEngine, path: Path) -> tuple[str, str]:

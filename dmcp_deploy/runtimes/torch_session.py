@@ -6,13 +6,14 @@ import copy
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.registry import choose
 from dmcp_deploy.runtimes.interface import ImageShape, check_threads, misfit
 from dmcp_deploy.runtimes.sampler import (
@@ -24,12 +25,15 @@ from dmcp_deploy.runtimes.sampler import (
     by_wall,
 )
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
 _TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _GRAPH_WARMUPS = 3
+
+
+def open_network(
+    network: nn.Module, path: Path, image: tuple[int, int, int], threads: int
+) -> TorchSession:
+    """Returns a copy of a network, on CUDA where there is any (see `TorchSession`)."""
+    return TorchSession(network, path, image, threads)
 
 
 class TorchSession:
@@ -78,12 +82,7 @@ class TorchSession:
             torch.set_num_threads(self.threads)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        err: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         """Frees the network and sets the number of threads to what it was."""
         self._network = None
         if self.threads:
@@ -111,9 +110,9 @@ class TorchSession:
         try:
             logits = self._logits(self._moved(images)).float().cpu()
         except RuntimeError as err:
-            raise misfit(self.path, images, wanted, _first_line(err)) from err
-        found: npt.NDArray[np.float32] = logits.numpy()
-        return found
+            raise misfit(self.path, images, wanted, reason_of(err)) from err
+        array: npt.NDArray[np.float32] = logits.numpy()
+        return array
 
     def sampler(self, images: npt.NDArray[np.float32], clock: Clock) -> Sampler:
         """Returns how runs on images [N, C, H, W] are timed: on CUDA eager unless asked otherwise.
@@ -123,7 +122,7 @@ class TorchSession:
         Raises:
             DmcpError: The clock is for CUDA, and this is none; or there is no room on the GPU.
         """
-        self.run(images)  # what fails, fails in a sentence
+        self.run(images)  # a failure is told in a sentence here
         if self.device == "cpu":
             given = self._moved(images)
             return by_wall(lambda: self._logits(given))
@@ -138,7 +137,7 @@ class TorchSession:
         try:
             return network.to(self.device, self._type, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
         except torch.OutOfMemoryError as err:
-            raise DmcpError(f"{self.path} has no room on the GPU ({_first_line(err)}).") from err
+            raise DmcpError(f"{self.path} has no room on the GPU ({reason_of(err)}).") from err
 
     def _moved(self, images: npt.NDArray[np.float32]) -> Tensor:
         given = torch.from_numpy(images)
@@ -189,8 +188,3 @@ def _device(asked: str) -> str:
     if asked == "cuda" and not torch.cuda.is_available():
         raise DmcpError("torch finds no CUDA device here: dmcp-deploy doctor shows why.")
     return asked
-
-
-def _first_line(err: Exception) -> str:
-    lines = str(err).strip().splitlines() or [type(err).__name__]
-    return lines[0][:200].rstrip(" .:")

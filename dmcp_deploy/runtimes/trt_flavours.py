@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.registry import choose
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ TURING = "sm75"
 
 #: Messages that a machine without a GPU gets after every other error.
 _NOISE = re.compile(r"catchCudaError|CUDA initialization failure|Unable to determine GPU memory")
-#: The one verbose message that is kept: a board's build writes hundreds of thousands.
+#: How the one verbose message begins that is kept, of hundreds of thousands in a build.
 _LAYERS = "Layers:"
 #: Messages kept outside of `collecting`, where a session may live for long.
 _LATEST = 100
@@ -183,25 +183,25 @@ def _imported(flavour: Flavour) -> TensorRT:
         return cast("TensorRT", importlib.import_module(flavour.module))
     except ModuleNotFoundError as err:
         if err.name != flavour.module:
-            raise DmcpError(_broken(flavour, err)) from err
+            raise DmcpError(_broken(flavour, reason_of(err))) from err
         raise DmcpError(
             f"{flavour.module} is not installed here: {flavour.install};"
             " dmcp-deploy doctor shows what this machine has."
         ) from err
     except (ImportError, OSError) as err:
-        raise DmcpError(_broken(flavour, err)) from err
+        raise DmcpError(_broken(flavour, reason_of(err))) from err
 
 
-def _broken(flavour: Flavour, err: object) -> str:
+def _broken(flavour: Flavour, problem: str) -> str:
     return (
-        f"{flavour.module} is installed and cannot be loaded ({err}): mend that installation;"
+        f"{flavour.module} is installed and cannot be loaded ({problem}): mend that installation;"
         f" {flavour.install}."
     )
 
 
 def _check_version(flavour: Flavour, version: str) -> None:
-    found = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    if flavour.lowest <= found < flavour.below:
+    installed = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if flavour.lowest <= installed < flavour.below:
         return
     lowest, below = (".".join(map(str, v)) for v in (flavour.lowest, flavour.below))
     raise DmcpError(

@@ -9,19 +9,20 @@ from torch import Tensor, nn
 
 from dmcp_deploy.network.cost import Cost
 from dmcp_deploy.search import markov
+from dmcp_deploy.search.budget_loss import largest_move
 from dmcp_deploy.search.space import SearchSpace
-from dmcp_deploy.training.checkpoint import load_optimizer, optimizer_tensors
 from dmcp_deploy.training.distributed import add_up, world_size
-from dmcp_deploy.training.optimizer import set_lr
+from dmcp_deploy.training.task import load_optimizer, optimizer_tensors, set_lr
 
-BAND = (0.95, 1.0)  # of the budget: where the expected MACs should lie
 _HALVINGS = 60  # enough for any step whose loss is finite
-_APPROACH = 0.25  # of its distance from the band's middle: the most E[MACs] may move in a step
-_LEAST_MOVE = 0.01  # of the budget: a move that is always allowed
 
 
 class Architecture:
-    """The alphas of all groups, with the expected cost they imply and their optimiser."""
+    """The alphas of all groups, with the expected cost they imply and their optimiser.
+
+    Attributes:
+        alphas: One parameter for each step of each group, float64 [groups, K], on the CPU.
+    """
 
     def __init__(
         self,
@@ -34,8 +35,8 @@ class Architecture:
         """Starts at alpha = 0 everywhere: at the full network for "exp" transitions."""
         self._cost, self._budget_macs, self._transition = cost, budget_macs, transition
         self._device = device
-        # All this is small and asked for by the host, so it stays there: a step then waits for
-        # the device once, for the gates' gradient.
+        # These tensors are small and Python reads them in every step, so they stay on the CPU: a
+        # step then waits for the GPU only once, for the gates' gradient.
         self._mask, self._unit_steps = space.mask, space.unit_steps
         self._minimum = torch.from_numpy(space.minimum).double()
         self._step = torch.from_numpy(space.step).double()
@@ -62,10 +63,7 @@ class Architecture:
     def move(self, loss: Tensor, lr: float) -> float:
         """Moves the alphas against the gradient of a loss; returns E[MACs] / budget before.
 
-        Momentum and a gradient that grows towards the budget make the expected MACs shoot far
-        below it, from where the budget loss hardly pulls them back. So a step is halved until
-        it changes them by at most a quarter of their distance from the band (or 1% of the
-        budget, if that is more).
+        The step is halved until it changes that by at most `budget_loss.largest_move`.
         """
         (gradient,) = torch.autograd.grad(loss, [self.alphas])
         if world_size() > 1:
@@ -97,24 +95,8 @@ class Architecture:
         return float(self.expected_macs()) / self._budget_macs
 
     def _shorten(self, before: Tensor, share: float) -> None:
-        allowed = max(_LEAST_MOVE, _APPROACH * abs(share - sum(BAND) / 2))
         for _ in range(_HALVINGS):
-            if abs(self._share() - share) <= allowed:
+            if abs(self._share() - share) <= largest_move(share):
                 return
             self.alphas.copy_((before + self.alphas) / 2)
             self._optimizer.state[self.alphas]["momentum_buffer"].mul_(0.5)
-
-
-def budget_loss(expected_macs: Tensor, budget_macs: int) -> Tensor:
-    """Returns DMCP's log-l1 budget loss, relative to the budget.
-
-    Zero where the expected MACs E lie in [0.95, 1) of the budget T; log(|E - T| / T) below that
-    band, log(|E - 0.95 T| / T) at or above it. Relative to T, value and gradient are the same
-    for a budget of 1M as of 4G; the band keeps the gradient bounded.
-    """
-    share = expected_macs / budget_macs
-    if float(share.detach()) >= BAND[1]:
-        return torch.log(share - BAND[0])
-    if float(share.detach()) >= BAND[0]:
-        return share * 0.0
-    return torch.log(1.0 - share)

@@ -14,7 +14,8 @@ from torch import Tensor
 from dmcp_deploy.data.types import Batch
 from dmcp_deploy.rundir.directory import KEPT
 from dmcp_deploy.search import markov
-from dmcp_deploy.search.architecture import Architecture, budget_loss
+from dmcp_deploy.search.architecture import Architecture
+from dmcp_deploy.search.budget_loss import budget_loss
 from dmcp_deploy.search.fit import fit_widths
 from dmcp_deploy.search.problem import SearchProblem, SearchResult
 from dmcp_deploy.search.sampling import best_draw
@@ -138,7 +139,7 @@ def _read_plan(problem: SearchProblem, task: DmcpTask) -> SearchResult:
             for row, n in zip(probabilities.tolist(), problem.space.count, strict=True)
         ],
     }
-    if problem.sampling == "markov":
+    if problem.request.sampling == "markov":
         units, candidates = best_draw(problem, probabilities)
         figures |= {"candidates": candidates, "plans_judged": len(candidates)}
     else:

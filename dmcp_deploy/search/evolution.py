@@ -57,9 +57,9 @@ def evolve(
         waiting = [plan for plan in rules.plans(number, earlier) if plan not in known]
         for first in range(0, len(waiting), at_once):
             plans = waiting[first : first + at_once]
-            found = [Judged(p, number, *f) for p, f in zip(plans, judge(plans), strict=True)]
-            done += found
-            yield found
+            newest = [Judged(p, number, *f) for p, f in zip(plans, judge(plans), strict=True)]
+            done += newest
+            yield newest
 
 
 @dataclass(frozen=True)
@@ -91,15 +91,12 @@ class Evolution:
         seen, plans = {one.plan for one in earlier}, list[Plan]()
         add = partial(self._add, plans, seen)
         if earlier:
-            parents = np.array([one.plan for one in best_of(earlier, self._parents)])
+            best = best_of(earlier, max(_LEAST_PARENTS, self.population // 5))
+            parents = np.array([one.plan for one in best])
             add(self.population // 2, lambda: self._mutant(parents, generator))
             add(self.population, lambda: self._crossover(parents, generator))
-        add(self.population, lambda: drawn(self.values, self._chances(generator)))
+        add(self.population, lambda: drawn(self.values, _chances(len(self.values), generator)))
         return plans
-
-    @property
-    def _parents(self) -> int:
-        return max(_LEAST_PARENTS, self.population // 5)
 
     def _add(
         self, plans: list[Plan], seen: set[Plan], until: int, make: Callable[[], np.ndarray]
@@ -113,27 +110,19 @@ class Evolution:
                 plans.append(plan)
 
     def _mutant(self, parents: np.ndarray, generator: torch.Generator) -> np.ndarray:
-        (parent,) = self._chosen(parents, 1, generator)
-        change, pick = self._chances(generator), self._chances(generator)
+        (parent,) = _pick(parents, 1, generator)
+        change, pick = (_chances(len(self.values), generator) for _ in range(2))
         return mutated(self.values, parent, change, pick)
 
     def _crossover(self, parents: np.ndarray, generator: torch.Generator) -> np.ndarray:
-        first, second = self._chosen(parents, 2, generator)
-        return crossed(first, second, self._chances(generator))
-
-    def _chances(self, generator: torch.Generator) -> np.ndarray:
-        return _chances(len(self.values), generator)
-
-    def _chosen(
-        self, parents: np.ndarray, count: int, generator: torch.Generator
-    ) -> Sequence[np.ndarray]:
-        return list(parents[np.floor(_chances(count, generator) * len(parents)).astype(int)])
+        first, second = _pick(parents, 2, generator)
+        return crossed(first, second, _chances(len(self.values), generator))
 
 
 def drawn(values: Sequence[np.ndarray], chances: np.ndarray) -> np.ndarray:
     """Returns a plan whose genes are drawn by chances in [0, 1), shape [groups]."""
-    pairs = zip(values, chances.tolist(), strict=True)
-    return np.array([own[int(chance * len(own))] for own, chance in pairs], dtype=np.int64)
+    genes = zip(values, chances.tolist(), strict=True)
+    return np.array([v[int(chance * len(v))] for v, chance in genes], dtype=np.int64)
 
 
 def mutated(
@@ -191,6 +180,11 @@ def within_budget(problem: SearchProblem) -> Callable[[np.ndarray], np.ndarray]:
         return units if cost.macs(units) >= least else uniform
 
     return fit
+
+
+def _pick(parents: np.ndarray, count: int, generator: torch.Generator) -> np.ndarray:
+    """Returns parents drawn uniformly, with repetition, shape [count, groups]."""
+    return np.asarray(parents[np.floor(_chances(count, generator) * len(parents)).astype(int)])
 
 
 def _chances(count: int, generator: torch.Generator) -> np.ndarray:

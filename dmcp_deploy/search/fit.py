@@ -85,15 +85,8 @@ def fit_widths(cost: Cost, grid: WidthGrid, wanted: np.ndarray, budget_macs: int
         wanted: Wanted units, real numbers, shape [groups].
         budget_macs: The budget; must be reachable (see `check_reachable`).
     """
-    target = wanted * _largest_scale(cost, grid, wanted, budget_macs)
-    units = _filled(cost, grid, target, grid.nearest(target), budget_macs)
-    reach = 1
-    while cost.macs(units) < LOWEST_SHARE * budget_macs and reach <= _REACH:
-        swapped = _exchange(cost, grid, target, units, budget_macs, reach)
-        units, reach = (units, reach + 1) if swapped is None else (swapped, 1)
-    if cost.macs(units) < LOWEST_SHARE * budget_macs and math.prod(map(len, grid.axes())) <= _FEW:
-        return _best_of_all(cost, grid, target, budget_macs)
-    return units
+    scale = _largest_scale(cost, grid, wanted, budget_macs)
+    return _Fit(cost, grid, budget_macs, wanted * scale).plan()
 
 
 def _largest_scale(cost: Cost, grid: WidthGrid, wanted: np.ndarray, budget_macs: int) -> float:
@@ -107,77 +100,81 @@ def _largest_scale(cost: Cost, grid: WidthGrid, wanted: np.ndarray, budget_macs:
     return low
 
 
-def _filled(
-    cost: Cost, grid: WidthGrid, target: np.ndarray, units: np.ndarray, budget_macs: int
-) -> np.ndarray:
-    """Returns the plan raised step by step, where it lags most behind, as far as steps fit."""
-    while cost.macs(units) < _NEAR_ENOUGH * budget_macs:
-        lag = (target - units) / np.maximum(target, 1)
-        raised = (_raised(units, int(group), grid, 1) for group in np.argsort(-lag, kind="stable"))
-        fitting = (plan for plan in raised if plan is not None and cost.macs(plan) <= budget_macs)
-        better = next(fitting, None)
-        if better is None:
-            break
-        units = better
-    return units
+@dataclass(frozen=True)
+class _Fit:
+    """Plans near a target that meet a budget; plans and target are units, shape [groups]."""
 
+    cost: Cost
+    grid: WidthGrid
+    budget_macs: int
+    target: np.ndarray
 
-def _exchange(
-    cost: Cost,
-    grid: WidthGrid,
-    target: np.ndarray,
-    units: np.ndarray,
-    budget_macs: int,
-    steps: int,
-) -> np.ndarray | None:
-    """Returns a plan with more MACs that raises one group by some steps and lowers another.
+    def plan(self) -> np.ndarray:
+        units, steps = self.fill(self.grid.nearest(self.target)), 1
+        while self.is_low(units) and steps <= _REACH:
+            exchanged = self.exchange(units, steps)
+            units, steps = (units, steps + 1) if exchanged is None else (exchanged, 1)
+        if self.is_low(units) and math.prod(map(len, self.grid.axes())) <= _FEW:
+            return max(map(np.array, itertools.product(*self.grid.axes())), key=self.worth)
+        return units
 
-    What that leaves free is filled. The first plan near enough to the budget is taken, else the
-    best; None if no exchange is any better.
-    """
-    best, best_macs = None, cost.macs(units)
-    for up, down in itertools.permutations(range(len(units)), 2):
-        raised = _raised(units, up, grid, steps)
-        lowered = None if raised is None else _lowered(cost, grid, raised, down, budget_macs)
-        if lowered is None:
-            continue
-        filled = _filled(cost, grid, target, lowered, budget_macs)
-        if (macs := cost.macs(filled)) > best_macs:
-            best, best_macs = filled, macs
-        if best_macs >= LOWEST_SHARE * budget_macs:
-            break
-    return best
+    def is_low(self, units: np.ndarray) -> bool:
+        return self.cost.macs(units) < LOWEST_SHARE * self.budget_macs
 
+    def fill(self, units: np.ndarray) -> np.ndarray:
+        """Returns the plan raised step by step, where it lags most behind, as far as steps fit."""
+        while self.cost.macs(units) < _NEAR_ENOUGH * self.budget_macs:
+            lag = (self.target - units) / np.maximum(self.target, 1)
+            plans = (self.raised(units, int(g), 1) for g in np.argsort(-lag, kind="stable"))
+            fitting = (p for p in plans if p is not None and self.cost.macs(p) <= self.budget_macs)
+            if (better := next(fitting, None)) is None:
+                break
+            units = better
+        return units
 
-def _best_of_all(cost: Cost, grid: WidthGrid, target: np.ndarray, budget_macs: int) -> np.ndarray:
-    """Returns the plan nearest to the target of those in the band, or else nearest below it."""
+    def exchange(self, units: np.ndarray, steps: int) -> np.ndarray | None:
+        """Returns a plan with more MACs that raises one group by some steps and lowers another.
 
-    def worth(plan: np.ndarray) -> tuple[float, float]:
-        macs = cost.macs(plan)
-        reached = min(macs, LOWEST_SHARE * budget_macs) if macs <= budget_macs else -1.0
-        return reached, -float(np.abs(plan - target).sum())
+        What that leaves free is filled. The first plan near enough to the budget is taken, else
+        the best; None if no exchange is any better.
+        """
+        best, best_macs = None, self.cost.macs(units)
+        for up, down in itertools.permutations(range(len(units)), 2):
+            raised = self.raised(units, up, steps)
+            lowered = None if raised is None else self.lowered(raised, down)
+            if lowered is None:
+                continue
+            filled = self.fill(lowered)
+            if (macs := self.cost.macs(filled)) > best_macs:
+                best, best_macs = filled, macs
+            if best_macs >= LOWEST_SHARE * self.budget_macs:
+                break
+        return best
 
-    return max(map(np.array, itertools.product(*grid.axes())), key=worth)
+    def worth(self, plan: np.ndarray) -> tuple[float, float]:
+        """Returns what the best plan has most of: MACs up to the band, then nearness to target."""
+        macs = self.cost.macs(plan)
+        fits = macs <= self.budget_macs
+        reached = min(macs, LOWEST_SHARE * self.budget_macs) if fits else -1.0
+        return reached, -float(np.abs(plan - self.target).sum())
 
-
-def _raised(units: np.ndarray, group: int, grid: WidthGrid, steps: int) -> np.ndarray | None:
-    plan = units.copy()
-    plan[group] += steps * grid.step[group]
-    return plan if plan[group] <= grid.high[group] else None
-
-
-def _lowered(
-    cost: Cost, grid: WidthGrid, units: np.ndarray, group: int, budget_macs: int
-) -> np.ndarray | None:
-    """Returns the plan with one group lowered by as few steps as meet the budget, or None."""
-
-    def lowered(steps: int) -> np.ndarray:
+    def raised(self, units: np.ndarray, group: int, steps: int) -> np.ndarray | None:
         plan = units.copy()
-        plan[group] -= steps * grid.step[group]
-        return plan
+        plan[group] += steps * self.grid.step[group]
+        return plan if plan[group] <= self.grid.high[group] else None
 
-    most = int(units[group] - grid.low[group]) // int(grid.step[group])
-    fewest = bisect_left(
-        range(most + 1), True, key=lambda steps: cost.macs(lowered(steps)) <= budget_macs
-    )
-    return lowered(fewest) if fewest <= most else None
+    def lowered(self, units: np.ndarray, group: int) -> np.ndarray | None:
+        """Returns the plan with one group lowered by as few steps as meet the budget, or None."""
+
+        def lowered(steps: int) -> np.ndarray:
+            plan = units.copy()
+            plan[group] -= steps * self.grid.step[group]
+            return plan
+
+        most = int(units[group] - self.grid.low[group]) // int(self.grid.step[group])
+        fewest = bisect_left(
+            range(most + 1),
+            True,
+            key=lambda steps: self.cost.macs(lowered(steps)) <= self.budget_macs,
+        )
+        return lowered(fewest) if fewest <= most else None

@@ -67,10 +67,10 @@ def slim_down(
         most: The multiply-adds to come down to.
     """
     while macs(units) > most and (plans := steps.slimmer(units)):
-        found = losses(list(plans.values()))
-        best = int(np.argmin(found))
+        plan_losses = losses(list(plans.values()))
+        best = int(np.argmin(plan_losses))
         group, units = list(plans.items())[best]
-        yield Turn(group, int(units[group]), float(found[best]))
+        yield Turn(group, int(units[group]), float(plan_losses[best]))
 
 
 def plans_on_the_way(units: np.ndarray, turns: Iterable[Turn]) -> list[np.ndarray]:
@@ -98,8 +98,8 @@ def plan_within(
         plans: The plans on the way, the widest first.
         budget_macs: The budget; must be reachable (see `check_reachable`).
     """
-    place = next((i for i, p in enumerate(plans) if cost.macs(p) <= budget_macs), None)
-    plan = plans[-1] if place is None else plans[place]
+    place = next((i for i, p in enumerate(plans) if cost.macs(p) <= budget_macs), len(plans) - 1)
+    plan = plans[place]
     if place and cost.macs(plan) < LOWEST_SHARE * budget_macs:
         plan = _shortened(cost, grid, plans[place - 1], plan, budget_macs)
     if LOWEST_SHARE * budget_macs <= cost.macs(plan) <= budget_macs:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-TRANSITIONS = ("exp", "sigmoid")
-
 
 def transition(alphas: Tensor, mask: Tensor, kind: str = "exp") -> Tensor:
     """Returns p_k, the probability to keep step k given step k-1, shape [groups, K], in [0, 1].

@@ -1,39 +1,48 @@
-"""Training of a full network whose least important filters are zeroed on the way."""
+"""FPGM and SFP: the full network is trained, and its least important filters zeroed on the way."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dmcp_deploy.data.loader import steps_per_epoch
 from dmcp_deploy.data.types import Batch
+from dmcp_deploy.network.importance import distance_sum, filter_scores, l2_norm
 from dmcp_deploy.network.masking import bound_gradients, silence, zero_filters
 from dmcp_deploy.search.problem import SearchProblem, SearchResult
-from dmcp_deploy.search.ranking import Scores, best_units, full_recipe, keeps
-from dmcp_deploy.search.steps import run_steps, search_steps
+from dmcp_deploy.search.ranking import Scores, best_units, full_recipe, keeps, search_ranked
+from dmcp_deploy.search.steps import epoch_steps, run_steps, search_steps
 from dmcp_deploy.training.dense import DenseTask
-from dmcp_deploy.training.distributed import world_size
 from dmcp_deploy.training.recipe import Recipe
 
 _PRETRAINED_LR = 0.1  # of the learning rate for random weights
 
 
-def search_masked(problem: SearchProblem, scores: Scores, *, soft: bool) -> SearchResult:
-    """Returns the channels that are kept at the end of a masked training.
+def search_fpgm(problem: SearchProblem) -> SearchResult:
+    """Returns the channels whose filters lie farthest from the others at the uniform width.
 
-    Args:
-        problem: The search.
-        scores: What ranks.
-        soft: See `MaskedTask`.
+    Given weights are ranked as they are. Others are trained; after the first epoch the filters
+    nearest to the geometric median go, and stay at zero.
+    Source: He et al., "Filter Pruning via Geometric Median", CVPR 2019, arXiv 1811.00250.
     """
-    steps = search_steps(problem)
-    task = MaskedTask(problem, steps, scores, soft=soft)
-    run_steps(problem, task, steps)
-    return SearchResult(keeps(problem.network, task.kept), {}, trained=True)
+    scores = partial(filter_scores, measure=distance_sum)
+    if problem.pretrained:
+        return search_ranked(problem, scores)
+    return _search_masked(problem, scores, soft=False)
+
+
+def search_sfp(problem: SearchProblem) -> SearchResult:
+    """Returns the channels of the largest L2 norms at the end of a softly pruned training.
+
+    After every epoch the filters of the smallest norms are zeroed; they are trained on, and the
+    next choice may take others.
+    Source: He et al., "Soft Filter Pruning", IJCAI 2018, arXiv 1808.06866.
+    """
+    return _search_masked(problem, partial(filter_scores, measure=l2_norm), soft=True)
 
 
 class MaskedTask(DenseTask):
@@ -52,7 +61,7 @@ class MaskedTask(DenseTask):
         super().__init__(problem.network.model, _recipe(problem), steps, problem.precision)
         self._problem, self._network, self._scores = problem, problem.network, scores
         self._soft = soft
-        self._epoch_steps = _epoch_steps(problem)
+        self._epoch_steps = epoch_steps(problem)
         self.kept = np.ones(problem.network.unit_count, dtype=bool)
         if soft and problem.pretrained:
             self._choose()
@@ -85,13 +94,16 @@ class MaskedTask(DenseTask):
         return figures
 
     def _choose(self) -> int:
+        """Chooses the units to keep by the weights as they are; returns how many go newly."""
         before, self.kept = self.kept, best_units(self._problem, self._scores(self._network))
         return int(np.count_nonzero(before & ~self.kept))
 
 
-def _epoch_steps(problem: SearchProblem) -> int:
-    assert problem.data is not None
-    return steps_per_epoch(problem.data, problem.recipe.search.batch_size * world_size())
+def _search_masked(problem: SearchProblem, scores: Scores, *, soft: bool) -> SearchResult:
+    steps = search_steps(problem)
+    task = MaskedTask(problem, steps, scores, soft=soft)
+    run_steps(problem, task, steps)
+    return SearchResult(keeps(problem.network, task.kept), {}, trained=True)
 
 
 def _recipe(problem: SearchProblem) -> Recipe:
@@ -99,8 +111,5 @@ def _recipe(problem: SearchProblem) -> Recipe:
     recipe = full_recipe(problem)
     if not problem.pretrained:
         return recipe
-    rates = {name: getattr(recipe.train, name) * _PRETRAINED_LR for name in _RATES}
+    rates = {f: getattr(recipe.train, f) * _PRETRAINED_LR for f in ("lr_start", "lr", "lr_end")}
     return replace(recipe, train=replace(recipe.train, **rates))
-
-
-_RATES = ("lr_start", "lr", "lr_end")

@@ -8,35 +8,29 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import torch
 
-from dmcp_deploy.data.holdout import hold_out
-from dmcp_deploy.data.loader import eval_batches
 from dmcp_deploy.data.seeds import step_seed
 from dmcp_deploy.data.sources import ImageSource
 from dmcp_deploy.data.types import Batch
 from dmcp_deploy.network.slicing import slice_network
-from dmcp_deploy.progress import Bar
-from dmcp_deploy.search.evolution import (
-    Evolution,
-    Judged,
-    Plan,
-    best_of,
-    drawn,
-    evolve,
-    gene_values,
-    within_budget,
-)
+from dmcp_deploy.search import evolution
+from dmcp_deploy.search.evolution import Evolution, Judged, Plan
 from dmcp_deploy.search.problem import SearchProblem, SearchResult
 from dmcp_deploy.search.pruningnet import PruningNet
 from dmcp_deploy.search.ranking import full_recipe
-from dmcp_deploy.search.steps import recalibration_batches, run_steps, search_steps
-from dmcp_deploy.training.checkpoint import Checkpoint, Checkpoints
+from dmcp_deploy.search.saved_rows import SavedRows
+from dmcp_deploy.search.steps import (
+    held_out_batches,
+    recalibration_batches,
+    run_steps,
+    search_steps,
+    without_held_out,
+)
 from dmcp_deploy.training.dense import DenseTask
-from dmcp_deploy.training.distributed import add_up, is_main, rank, world_size
+from dmcp_deploy.training.distributed import add_up, rank, world_size
 from dmcp_deploy.training.evaluate import evaluate, recalibrate
 from dmcp_deploy.training.interrupt import caught_signals
 
@@ -46,15 +40,13 @@ def search(problem: SearchProblem) -> SearchResult:
 
     The network's weights become those that are generated for these widths.
     """
-    assert problem.data is not None
-    rest, held = hold_out(problem.data, problem.recipe.held_out_images, problem.seed)
-    trained = replace(problem, data=rest)
-    steps = search_steps(trained)
-    task = PruningNetTask(trained, steps)
-    run_steps(trained, task, steps, shared=steps)
-    judge = PlanJudge(trained, task.net, held)
-    judged = _evolved(problem, judge)
-    (best,) = best_of(judged, 1)
+    training, held_out = without_held_out(problem)
+    steps = search_steps(training)
+    task = PruningNetTask(training, steps)
+    run_steps(training, task, steps, shared=steps)
+    judge = PlanJudge(training, task.net, held_out)
+    judged = _evolve(problem, judge)
+    (best,) = evolution.best_of(judged, 1)
     units = np.array(best.plan)
     task.net.settle(units, problem.network.model)
     figures = {
@@ -78,10 +70,11 @@ class PruningNetTask(DenseTask):
     def __init__(self, problem: SearchProblem, steps: int) -> None:
         """Prepares `steps` steps of the recipe's search schedule."""
         self.net = PruningNet(
-            problem.network, problem.space, pretrained=problem.pretrained, seed=problem.seed
+            problem.network, problem.space, pretrained=problem.pretrained, seed=problem.request.seed
         )
         super().__init__(self.net, full_recipe(problem), steps, problem.precision)
-        self._seed, self._values = problem.seed, gene_values(problem.space, problem.grid)
+        self._seed = problem.request.seed
+        self._values = evolution.gene_values(problem.space, problem.grid)
 
     def step(self, step: int, batch: Batch) -> Mapping[str, float]:
         """Does one step at widths of its own, the same in every process."""
@@ -92,7 +85,7 @@ class PruningNetTask(DenseTask):
         """Returns the random units [groups] of a step, each gene drawn uniformly."""
         generator = torch.Generator().manual_seed(step_seed(self._seed, step, "widths"))
         chances = torch.rand(len(self._values), generator=generator, dtype=torch.float64)
-        return drawn(self._values, chances.numpy())
+        return evolution.drawn(self._values, chances.numpy())
 
 
 class PlanJudge:
@@ -105,32 +98,29 @@ class PlanJudge:
         images: How many images are looked at.
     """
 
-    def __init__(self, problem: SearchProblem, net: PruningNet, held: ImageSource) -> None:
+    def __init__(self, problem: SearchProblem, net: PruningNet, held_out: ImageSource) -> None:
         """Prepares the images, which are held in memory.
 
         Args:
             problem: The search, its data without the images held out.
             net: What generates the weights.
-            held: The images held out.
+            held_out: The images held out.
         """
         self._problem, self._net = problem, net
         self._network = replace(problem.network, model=copy.deepcopy(problem.network.model))
-        size = min(problem.recipe.search.batch_size, len(held))
-        count = problem.cap_batches(len(held) // size)
-        self.images = count * size
-        batches = partial(eval_batches, held, image_size=problem.image_size, batch_size=size)
-        self._held = [batch for batch, _ in zip(batches(), range(count), strict=False)]
+        batches, self.images = held_out_batches(problem, held_out)
+        self._held = list(batches)
         self._recalibration = list(recalibration_batches(problem))
 
     def __call__(self, plans: Sequence[Plan]) -> list[tuple[float, float]]:
         """Returns the loss of each plan, and its accuracy in [0, 1]."""
-        found = torch.zeros(len(plans), 2, dtype=torch.float64)
+        figures = torch.zeros(len(plans), 2, dtype=torch.float64)
         for place in range(rank(), len(plans), world_size()):
-            found[place] = torch.tensor(self._judged(np.array(plans[place])), dtype=torch.float64)
-        loss, top1 = add_up(found.to(self._problem.precision.device)).T.tolist()
+            figures[place] = torch.tensor(self._judge(np.array(plans[place])), dtype=torch.float64)
+        loss, top1 = add_up(figures.to(self._problem.precision.device)).T.tolist()
         return list(zip(loss, top1, strict=True))
 
-    def _judged(self, units: np.ndarray) -> tuple[float, float]:
+    def _judge(self, units: np.ndarray) -> tuple[float, float]:
         precision = self._problem.precision
         self._net.settle(units, self._network.model)
         dense = slice_network(self._network, self._problem.space.widths(units))
@@ -144,7 +134,7 @@ def generations_report(judged: Sequence[Judged]) -> list[Mapping[str, object]]:
     report: list[Mapping[str, object]] = []
     for number in sorted({one.generation for one in judged}):
         losses = [one.loss for one in judged if one.generation == number]
-        (best,) = best_of([one for one in judged if one.generation <= number], 1)
+        (best,) = evolution.best_of([one for one in judged if one.generation <= number], 1)
         report.append(
             {
                 "generation": number,
@@ -157,58 +147,34 @@ def generations_report(judged: Sequence[Judged]) -> list[Mapping[str, object]]:
     return report
 
 
-def _evolved(problem: SearchProblem, judge: PlanJudge) -> list[Judged]:
+def _evolve(problem: SearchProblem, judge: PlanJudge) -> list[Judged]:
     """Returns all plans that evolution judges, going on after those that were judged before.
 
     They are saved as soon as they are judged. In a trial there are at most `max_steps`
     generations, of as many plans.
     """
-    path = problem.folder / "checkpoints" / "evolution.safetensors"
     rules = evolution_rules(problem)
-    checkpoints = Checkpoints(path, problem.token, problem.progress)
-    judged = _read(checkpoints.load())
+    saved = SavedRows(problem, "evolution", Judged)
     total = rules.population * rules.generations
     with (
         caught_signals() as signals,
-        problem.progress.task("evolution", total, done=len(judged), unit="plan") as bar,
+        problem.compute.progress.task("evolution", total, done=len(saved.rows), unit="plan") as bar,
     ):
-        for found in evolve(rules, judge, judged, at_once=world_size()):
-            judged += found
-            if is_main():
-                checkpoints.save(len(judged), _columns(judged))
+        for newest in evolution.evolve(rules, judge, saved.rows, at_once=world_size()):
+            saved.add(newest)
             signals.heed_together()
-            _show(bar, judged, len(found))
-    return judged
+            (best,) = evolution.best_of(saved.rows, 1)
+            for plan in newest:
+                bar.advance(generation=plan.generation, loss=best.loss, top1=best.top1)
+    return saved.rows
 
 
 def evolution_rules(problem: SearchProblem) -> Evolution:
     """Returns how the generations of a search come about."""
     return Evolution(
-        values=gene_values(problem.space, problem.grid),
-        fit=within_budget(problem),
+        values=evolution.gene_values(problem.space, problem.grid),
+        fit=evolution.within_budget(problem),
         population=problem.cap(problem.recipe.population),
         generations=problem.cap(problem.recipe.generations),
-        seed=problem.seed,
+        seed=problem.request.seed,
     )
-
-
-def _show(bar: Bar, judged: Sequence[Judged], plans: int) -> None:
-    (best,) = best_of(judged, 1)
-    for _ in range(plans):
-        bar.advance(generation=judged[-1].generation, loss=best.loss, top1=best.top1)
-
-
-def _columns(judged: Sequence[Judged]) -> dict[str, torch.Tensor]:
-    return {
-        "plan": torch.tensor([one.plan for one in judged], dtype=torch.int64),
-        "generation": torch.tensor([one.generation for one in judged], dtype=torch.int64),
-        "loss": torch.tensor([one.loss for one in judged], dtype=torch.float64),
-        "top1": torch.tensor([one.top1 for one in judged], dtype=torch.float64),
-    }
-
-
-def _read(saved: Checkpoint | None) -> list[Judged]:
-    if saved is None:
-        return []
-    columns = [saved.tensors[name].tolist() for name in ("plan", "generation", "loss", "top1")]
-    return [Judged(tuple(plan), *rest) for plan, *rest in zip(*columns, strict=True)]

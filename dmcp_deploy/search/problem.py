@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from dmcp_deploy.data.types import ImageData
 from dmcp_deploy.network.cost import Cost
 from dmcp_deploy.network.graph import Network
+from dmcp_deploy.options.run import Compute
 from dmcp_deploy.plan import Keep
-from dmcp_deploy.progress import NO_PROGRESS, Progress
 from dmcp_deploy.rundir.directory import SHARED
+from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.search.fit import WidthGrid, fit_widths
 from dmcp_deploy.search.space import SearchSpace
 from dmcp_deploy.training.loop import LoopSettings, SharedPart
@@ -28,7 +29,7 @@ _STEPS_PER_BATCH = 10
 
 @dataclass(frozen=True)
 class SearchProblem:
-    """One search: a network, its cost, a budget, data and a seed.
+    """One search: a network, its cost, a budget, data and what was asked of the run.
 
     Attributes:
         network: The full network; a method trains its weights in place.
@@ -38,19 +39,10 @@ class SearchProblem:
         budget_macs: The budget in multiply-adds for one image.
         data: Images; None for methods that look at none.
         recipe: Steps, learning rates, batch size.
-        seed: The seed of all randomness.
-        folder: Where checkpoints and metrics go.
-        sampling: How DMCP reads a plan from its probabilities: "expected" or "markov".
+        request: What was asked for: the seed of all randomness, `max_steps`, `sampling`.
+        compute: How it is computed: workers, checkpoints, progress.
         precision: Device and arithmetic.
-        token: What identifies the run for its checkpoints.
-        shared_token: What identifies the steps that runs for other budgets have in common with it.
-        supernet: The directory of such a run, to take its steps over; None trains anew.
-        pretrained: Whether the network's weights were given, not random.
-        max_steps: Most steps of any loop; None for no limit.
-        workers: Processes that load images.
-        checkpoint_s: Seconds between checkpoints.
-        tensorboard: Whether to write TensorBoard files.
-        progress: Where to report.
+        folder: Where checkpoints and metrics go.
     """
 
     network: Network
@@ -60,19 +52,15 @@ class SearchProblem:
     budget_macs: int
     data: ImageData | None
     recipe: Recipe
-    seed: int
-    folder: Path
-    sampling: str
+    request: RunRequest
+    compute: Compute
     precision: Precision
-    token: str
-    shared_token: str = ""
-    supernet: Path | None = None
-    pretrained: bool = False
-    max_steps: int | None = None
-    workers: int = 0
-    checkpoint_s: float = 60.0
-    tensorboard: bool = False
-    progress: Progress = NO_PROGRESS
+    folder: Path
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the network's weights were given, not random."""
+        return self.request.weights is not None
 
     @property
     def image_size(self) -> int:
@@ -81,7 +69,7 @@ class SearchProblem:
 
     def cap(self, steps: int) -> int:
         """Returns a number of steps within the limit, at least 1."""
-        return max(1, steps if self.max_steps is None else min(steps, self.max_steps))
+        return max(1, min(steps, self.request.max_steps or steps))
 
     def cap_batches(self, batches: int) -> int:
         """Returns how many of the batches that judge plans are looked at, at least 1.
@@ -105,24 +93,26 @@ class SearchProblem:
         """
         part = None
         if shared:
-            given = None if self.supernet is None else self.supernet / SHARED
-            part = SharedPart(shared, self.shared_token, self.folder / SHARED, given)
+            lender = self.compute.supernet
+            given = None if lender is None else Path(lender) / SHARED
+            token = self.request.shared().token()
+            part = SharedPart(shared, token, self.folder / SHARED, given)
         return LoopSettings(
             title=name,
             steps=steps,
-            seed=self.seed,
-            token=self.token,
+            seed=self.request.seed,
+            token=self.request.token(),
             checkpoint=self.folder / "checkpoints" / f"{name}.safetensors",
             metrics=self.folder / "metrics" / f"{name}.jsonl",
-            checkpoint_s=self.checkpoint_s,
-            tensorboard=self.tensorboard,
+            checkpoint_s=self.compute.checkpoint_s,
+            tensorboard=self.compute.tensorboard,
             shared=part,
         )
 
     def progress_over(self, items: Iterable[_T], title: str) -> Iterator[_T]:
         """Yields items and reports each as done when the next one is asked for."""
         waiting = list(items)
-        with self.progress.task(title, len(waiting)) as bar:
+        with self.compute.progress.task(title, len(waiting)) as bar:
             for item in waiting:
                 yield item
                 bar.advance()
@@ -152,8 +142,5 @@ def channel_counts(widths: Mapping[str, int | Keep]) -> dict[str, int]:
     return {name: w.width if isinstance(w, Keep) else int(w) for name, w in widths.items()}
 
 
-class Method(Protocol):
-    """A search method: a module with this function."""
-
-    def search(self, problem: SearchProblem) -> SearchResult:
-        """Returns widths that meet the problem's budget."""
+#: A search method: returns widths that meet the problem's budget.
+Method = Callable[[SearchProblem], SearchResult]

@@ -45,7 +45,7 @@ class PruningNet(nn.Module):
         super().__init__()
         self.supernet = Supernet(network)
         self.units = space.full
-        self._full = space.full
+        self._space = space
         self._parts = _parts(network)
         random = torch.Generator().manual_seed(step_seed(seed, 0, "generators"))
         spread = 0.0 if pretrained else 1.0
@@ -56,7 +56,7 @@ class PruningNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns the logits [N, classes] of images [N, C, H, W] at `units`."""
-        keeps = _keeps(self.supernet.network, self.units)
+        keeps = self._space.widths(self.units)
         # In full precision: what is generated is a sum of many small parts.
         with torch.autocast(images.device.type, enabled=False):
             weights = {f"model.{k}": w for k, w in self.weights(self.units).items()}
@@ -65,12 +65,12 @@ class PruningNet(nn.Module):
 
     def weights(self, units: np.ndarray) -> dict[str, Tensor]:
         """Returns the weights generated for units [groups] kept, whole layers, by their names."""
-        shares = units / self._full
+        shares = units / self._space.full
         generated = {}
         for part, generator in zip(self._parts, self.generators, strict=True):
-            own = self.supernet.model.get_parameter(part.name)
-            code = torch.tensor(shares[list(part.groups)], dtype=own.dtype, device=own.device)
-            generated[part.name] = generator(own, code)
+            base = self.supernet.model.get_parameter(part.name)
+            code = torch.tensor(shares[list(part.groups)], dtype=base.dtype, device=base.device)
+            generated[part.name] = generator(base, code)
         return generated
 
     @torch.no_grad()
@@ -97,30 +97,30 @@ class Generator(nn.Module):
     about the same rate.
     """
 
-    def __init__(self, own: Tensor, inputs: int, spread: float, random: torch.Generator) -> None:
+    def __init__(self, base: Tensor, inputs: int, spread: float, random: torch.Generator) -> None:
         """Prepares a generator.
 
         Args:
-            own: The network's own weights of the layer.
+            base: The network's own weights of the layer.
             inputs: Widths that it is told.
-            spread: Deviation of what is added to the own weights at first, in theirs.
-            random: The source of its own first weights.
+            spread: Deviation of what is added to the base at first, in the base's deviations.
+            random: The source of the generator's first weights.
         """
         super().__init__()
-        hidden = hidden_size(own.numel())
+        hidden = hidden_size(base.numel())
         scale = math.sqrt(2 / (inputs + 1))
-        self.code = nn.Parameter(scale * _normal((hidden, inputs), random))
-        self.code_bias = nn.Parameter(scale * _normal((hidden,), random))
-        deviation = spread * float(own.detach().std(correction=0))
-        first = torch.zeros(own.numel(), hidden)
+        self.code = nn.Parameter(scale * torch.randn(hidden, inputs, generator=random))
+        self.code_bias = nn.Parameter(scale * torch.randn(hidden, generator=random))
+        deviation = spread * float(base.detach().std(correction=0))
+        first = torch.zeros(base.numel(), hidden)
         if deviation:
             first.normal_(0.0, deviation, generator=random)
         self.weight = nn.Parameter(first)
 
-    def forward(self, own: Tensor, code: Tensor) -> Tensor:
-        """Returns the layer's weights, shaped as its own, for shares of widths [inputs]."""
+    def forward(self, base: Tensor, code: Tensor) -> Tensor:
+        """Returns the layer's weights, shaped as the base, for shares of widths [inputs]."""
         hidden = F.relu(F.linear(code, self.code, self.code_bias))
-        return own + (self.weight @ (hidden / math.sqrt(len(hidden)))).view(own.shape)
+        return base + (self.weight @ (hidden / math.sqrt(len(hidden)))).view(base.shape)
 
 
 def hidden_size(numbers: int) -> int:
@@ -151,14 +151,5 @@ def _parts(network: Network) -> list[_Part]:
 def _groups(layer: Layer, owners: np.ndarray) -> tuple[int, ...]:
     """Returns the prunable groups along a layer's weight, those that it reads first."""
     cuts = sorted(layer.cuts.get("weight", ()), key=lambda cut: -cut[0])
-    found = [owners[units[units >= 0]] for _, units in cuts]
-    return tuple(dict.fromkeys(int(group) for own in found for group in own))
-
-
-def _keeps(network: Network, units: np.ndarray) -> dict[str, int]:
-    pairs = zip(network.prunable, units.tolist(), strict=True)
-    return {group.name: count * group.unit for group, count in pairs}
-
-
-def _normal(shape: tuple[int, ...], random: torch.Generator) -> Tensor:
-    return torch.randn(shape, generator=random)
+    groups = (group for _, units in cuts for group in owners[units[units >= 0]])
+    return tuple(dict.fromkeys(map(int, groups)))

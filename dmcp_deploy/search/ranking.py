@@ -18,7 +18,7 @@ from dmcp_deploy.training.recipe import Recipe
 Scores = Callable[[Network], np.ndarray]
 
 
-def search_by(
+def search_ranked(
     problem: SearchProblem, scores: Scores, task: type[DenseTask] = DenseTask
 ) -> SearchResult:
     """Returns the most important channels of every group at the uniform width.
@@ -28,7 +28,7 @@ def search_by(
 
     Args:
         problem: The search.
-        scores: What ranks.
+        scores: Returns the importance of every unit of a network, shape [units].
         task: How the full network is trained.
     """
     train_full(problem, task)
@@ -37,17 +37,12 @@ def search_by(
 
 
 def train_full(problem: SearchProblem, task: type[DenseTask] = DenseTask) -> None:
-    """Trains the full network by the recipe's search schedule; given weights stay as they are.
-
-    Args:
-        problem: The search.
-        task: How it is trained.
-    """
+    """Trains the full network by the recipe's search schedule; given weights stay as they are."""
     if problem.pretrained:
         return
     steps = search_steps(problem)
-    model, recipe = problem.network.model, full_recipe(problem)
-    run_steps(problem, task(model, recipe, steps, problem.precision), steps, shared=steps)
+    training = task(problem.network.model, full_recipe(problem), steps, problem.precision)
+    run_steps(problem, training, steps, shared=steps)
 
 
 def full_recipe(problem: SearchProblem) -> Recipe:
@@ -75,8 +70,8 @@ def top_units(network: Network, scores: np.ndarray, counts: np.ndarray) -> np.nd
     """
     kept = np.zeros(len(scores), dtype=bool)
     for group, count in zip(network.prunable, counts, strict=True):
-        own = scores[group.first : group.first + group.units]
-        kept[group.first + np.argsort(-own, kind="stable")[:count]] = True
+        group_scores = scores[group.first : group.first + group.units]
+        kept[group.first + np.argsort(-group_scores, kind="stable")[:count]] = True
     return kept
 
 

@@ -11,12 +11,7 @@ from dmcp_deploy.network.graph import Network
 from dmcp_deploy.plan import ChannelPlan, Keep
 from dmcp_deploy.registry import METHODS, near_matches
 from dmcp_deploy.search.fit import WidthGrid, check_reachable, width_grid
-from dmcp_deploy.search.problem import (
-    Method,
-    SearchProblem,
-    SearchResult,
-    channel_counts,
-)
+from dmcp_deploy.search.problem import Method, SearchProblem, SearchResult, channel_counts
 from dmcp_deploy.search.space import SearchSpace, search_space
 from dmcp_deploy.training.recipe import Recipe
 from dmcp_deploy.units import Budget
@@ -33,7 +28,9 @@ def find_method(name: str) -> Method:
             f"There is no search method {name!r}: choose one of {', '.join(METHODS)}"
             f"{near_matches(name, METHODS)}"
         )
-    return importlib.import_module(METHODS[name])
+    module, _, function = METHODS[name].partition(":")
+    method: Method = getattr(importlib.import_module(module), function or "search")
+    return method
 
 
 def plan_problem(
@@ -60,7 +57,7 @@ def search_plan(
     method: str, problem: SearchProblem, align: int
 ) -> tuple[ChannelPlan, SearchResult]:
     """Returns the plan a method finds, and what else it reports."""
-    result = find_method(method).search(problem)
+    result = find_method(method)(problem)
     plan = make_plan(problem, result.widths, method, align)
     assert plan.macs <= problem.budget_macs
     return plan, result
@@ -71,16 +68,16 @@ def make_plan(
 ) -> ChannelPlan:
     """Returns the plan that keeps given widths; pinned groups stay whole."""
     counts = channel_counts(widths)
-    whole = {g.name: Keep(g.size, counts.get(g.name, g.size)) for g in problem.network.groups}
-    chosen = {name: keep for name, keep in widths.items() if isinstance(keep, Keep)}
+    groups = {g.name: Keep(g.size, counts.get(g.name, g.size)) for g in problem.network.groups}
+    groups |= {name: keep for name, keep in widths.items() if isinstance(keep, Keep)}
     return ChannelPlan(
         network=problem.network.spec,
-        groups=whole | chosen,
+        groups=groups,
         macs=problem.cost.macs_at(counts),
         full_macs=problem.cost.full_macs,
         params=problem.cost.params(counts),
         budget_macs=problem.budget_macs,
         method=method,
         align=align,
-        seed=problem.seed,
+        seed=problem.request.seed,
     )

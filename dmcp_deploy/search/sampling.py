@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from dmcp_deploy.data.loader import train_batches
 from dmcp_deploy.data.seeds import step_seed
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.search import markov
 from dmcp_deploy.search.fit import fit_widths
 from dmcp_deploy.search.problem import SearchProblem
-from dmcp_deploy.training.distributed import rank, world_size
+from dmcp_deploy.search.steps import training_batches
 from dmcp_deploy.training.evaluate import evaluate, recalibrate
 
 _DRAWS = 2000  # per search: about 2% fall within 1% of the budget once E[MACs] has converged
@@ -53,7 +50,7 @@ def best_draw(
 
 def nearest_draws(problem: SearchProblem, probabilities: Tensor) -> list[np.ndarray]:
     """Returns the draws nearest to the budget, units [groups] each, the nearest first."""
-    generator = torch.Generator().manual_seed(step_seed(problem.seed, 0, "draws"))
+    generator = torch.Generator().manual_seed(step_seed(problem.request.seed, 0, "draws"))
     seen: dict[bytes, tuple[int, np.ndarray]] = {}
     for _ in range(_DRAWS):
         units = problem.space.units(markov.sample_steps(probabilities, generator).numpy())
@@ -68,20 +65,9 @@ def supernet_loss(problem: SearchProblem, units: np.ndarray) -> float:
 
     Processes share the images, and all get the same loss.
     """
-    assert problem.data is not None
     dense = slice_network(problem.network, problem.space.widths(units))
-    batches = partial(
-        train_batches,
-        problem.data,
-        image_size=problem.image_size,
-        batch_size=problem.recipe.search.batch_size,
-        start_step=0,
-        workers=problem.workers,
-        rank=rank(),
-        world=world_size(),
-    )
-    seed = step_seed(problem.seed, 0, "recalibration")
-    steps = problem.recipe.recalibration_batches
-    recalibrate(dense, batches(seed=seed, steps=steps), problem.precision, shared=True)
-    images = batches(seed=seed + 1, steps=_SCORE_BATCHES, augment=False)
+    seed = step_seed(problem.request.seed, 0, "recalibration")
+    images = training_batches(problem, seed, problem.recipe.recalibration_batches)
+    recalibrate(dense, images, problem.precision, shared=True)
+    images = training_batches(problem, seed + 1, _SCORE_BATCHES, augment=False)
     return evaluate(dense, images, problem.precision, shared=True).loss

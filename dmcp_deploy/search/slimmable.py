@@ -13,10 +13,9 @@ from dmcp_deploy.data.seeds import step_seed
 from dmcp_deploy.data.types import Batch
 from dmcp_deploy.network.supernet import Supernet
 from dmcp_deploy.search.problem import SearchProblem
-from dmcp_deploy.training.checkpoint import load_optimizer, optimizer_tensors
 from dmcp_deploy.training.distributed import average_gradients
-from dmcp_deploy.training.optimizer import set_lr, weight_optimizer
 from dmcp_deploy.training.sandwich import read_figures, sandwich_gradients
+from dmcp_deploy.training.task import TrainedWeights
 
 #: The name of the digest of drawn widths among a task's tensors.
 DRAWN = "drawn"
@@ -34,24 +33,23 @@ class SharedWeights:
 
     def __init__(self, problem: SearchProblem, steps: int) -> None:
         """Prepares `steps` steps of the recipe's schedule on a problem's network."""
-        self._problem, self._steps = problem, steps
+        self._problem = problem
         self.model = problem.precision.place(problem.network.model).train()
         self.supernet = Supernet(problem.network).train()
-        self._optimizer = weight_optimizer(self.model, problem.recipe.search)
+        self._weights = TrainedWeights(self.model, problem.recipe.search, steps)
         self._drawn = 0
 
     def step(self, step: int, batch: Batch, draw: Draw | None = None) -> dict[str, float]:
         """Does one step; returns "loss" of the full network and "distill" of the narrow ones."""
         recipe, precision = self._problem.recipe, self._problem.precision
-        set_lr(self._optimizer, recipe.search.lr_at(step, self._steps))
-        self._optimizer.zero_grad(set_to_none=True)
+        self._weights.start(step)
         networks = self.networks(step, draw)
         self._drawn = zlib.crc32(np.concatenate(networks).tobytes(), self._drawn)
         narrow = [self._problem.space.widths(units) for units in networks]
         moved = precision.move(batch)
         losses = sandwich_gradients(self.supernet, moved, narrow, recipe.label_smoothing, precision)
         average_gradients(self.model.parameters(), losses.values())
-        self._optimizer.step()
+        self._weights.move()
         return read_figures(losses)
 
     def networks(self, step: int, draw: Draw | None = None) -> list[np.ndarray]:
@@ -64,7 +62,9 @@ class SharedWeights:
             step: The step.
             draw: What draws a random network; None draws each group's width uniformly.
         """
-        generator = torch.Generator().manual_seed(step_seed(self._problem.seed, step, "widths"))
+        generator = torch.Generator().manual_seed(
+            step_seed(self._problem.request.seed, step, "widths")
+        )
         networks = [self._problem.space.minimum]
         for place in range(self._problem.recipe.random_networks):
             chance = torch.rand(1, generator=generator).item()
@@ -77,13 +77,9 @@ class SharedWeights:
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns weights and momenta, and a digest of all widths that were drawn so far."""
-        weights = {f"model.{name}": t for name, t in self.model.state_dict().items()}
-        drawn = {DRAWN: torch.tensor(self._drawn)}
-        return {**weights, **optimizer_tensors(self._optimizer, "optimizer"), **drawn}
+        return {**self._weights.tensors(), DRAWN: torch.tensor(self._drawn)}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Restores weights and momenta."""
-        own = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-        self.model.load_state_dict(own)
-        load_optimizer(self._optimizer, tensors, "optimizer")
-        self._drawn = int(tensors.get(DRAWN, 0))  # checkpoints of old lack it
+        self._weights.load(tensors)
+        self._drawn = int(tensors.get(DRAWN, 0))  # older checkpoints lack it

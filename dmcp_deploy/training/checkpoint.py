@@ -8,7 +8,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -167,37 +166,7 @@ def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Returns the SHA-256 of named tensors, their types and shapes, as "sha256:<hex>"."""
     sha = hashlib.sha256()
     for name in sorted(tensors):
-        own = tensors[name].detach().cpu().contiguous()
-        sha.update(f"{name} {own.dtype} {tuple(own.shape)}\n".encode())
-        sha.update(own.reshape(-1).view(torch.uint8).numpy().data)
+        tensor = tensors[name].detach().cpu().contiguous()
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return f"sha256:{sha.hexdigest()}"
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
-    """Returns an optimiser's state as named tensors."""
-    state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
-    return {
-        f"{prefix}.{index}.{key}": value
-        for index, values in state.items()
-        for key, value in values.items()
-        if isinstance(value, Tensor)
-    }
-
-
-def load_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], prefix: str
-) -> None:
-    """Restores what `optimizer_tensors` returned."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith(f"{prefix}."):
-            index, key = name.removeprefix(f"{prefix}.").split(".", 1)
-            # Files hold rows in order; in the parameter's own order of memory (channels last) the
-            # next step runs through the same code and rounds alike.
-            # Adam's count of steps has a shape of its own.
-            own = parameters[int(index)]
-            alike = torch.empty_like(own if own.shape == value.shape else value)
-            state.setdefault(int(index), {})[key] = alike.copy_(value)
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dmcp_deploy.errors import DmcpError, LostPeerError
+from dmcp_deploy.errors import DmcpError, LostPeerError, reason_of
+from dmcp_deploy.machine.launched import is_launched
 
 #: How long a process waits for the others within a step. One that has died is noticed by torchrun
 #: at once; this is for one that hangs, and must be longer than the slowest batch takes to load.
@@ -55,12 +56,12 @@ def join_torchrun(device: str = "auto") -> None:
     Raises:
         DmcpError: There are more processes than GPUs, or all are asked to take the same one.
     """
-    if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
+    if not is_launched():
         return
     if not dist.is_initialized():
         on_gpu = device != "cpu" and torch.cuda.is_available()
         if on_gpu:
-            torch.cuda.set_device(_own_gpu(device))
+            torch.cuda.set_device(_gpu_number(device))
         backend, meeting = "nccl" if on_gpu else "gloo", _meeting()
         with _talking():
             dist.init_process_group(backend, timeout=STEP_TIMEOUT, **meeting)
@@ -81,8 +82,7 @@ def any_says(*flags: bool) -> tuple[bool, ...]:
     if world_size() == 1:
         return flags
     said = torch.tensor(flags, dtype=torch.uint8)
-    with _talking():
-        dist.all_reduce(said, dist.ReduceOp.MAX, _Host.group)
+    _all_reduce(said, dist.ReduceOp.MAX, _Host.group)
     return tuple(map(bool, said.tolist()))
 
 
@@ -90,8 +90,7 @@ def add_up(values: Tensor) -> Tensor:
     """Returns the sum of a tensor over the processes, the same on each of them."""
     total = values.clone()
     if world_size() > 1:
-        with _talking():
-            dist.all_reduce(total)
+        _all_reduce(total)
     return total
 
 
@@ -104,8 +103,8 @@ def from_first(values: Tensor) -> Tensor:
     """Returns the first process's tensor on each of them."""
     if world_size() == 1:
         return values
-    own = values.contiguous()
-    return add_up(own if is_main() else torch.zeros_like(own))
+    values = values.contiguous()
+    return add_up(values if is_main() else torch.zeros_like(values))
 
 
 @torch.no_grad()
@@ -128,8 +127,7 @@ def average_gradients(parameters: Iterable[nn.Parameter], also: Iterable[Tensor]
                 parameter.grad = torch.zeros_like(parameter)
             averaged.append(parameter.grad)
     flat = torch.cat([tensor.flatten() for tensor in averaged])
-    with _talking():
-        dist.all_reduce(flat)
+    _all_reduce(flat)
     flat /= world_size()
     parts = torch.split(flat, [tensor.numel() for tensor in averaged])
     for tensor, part in zip(averaged, parts, strict=True):
@@ -148,11 +146,10 @@ def check_alike(tensors: Mapping[str, Tensor], when: str) -> None:
     """
     if world_size() == 1:
         return
-    own = torch.stack([digest(tensor) for tensor in tensors.values()])
+    digests = torch.stack([digest(tensor) for tensor in tensors.values()])
     # The largest of ~x is ~(the smallest x): one reduction finds both ends.
-    ends = torch.cat([own, ~own])
-    with _talking():
-        dist.all_reduce(ends, dist.ReduceOp.MAX, _Host.group)
+    ends = torch.cat([digests, ~digests])
+    _all_reduce(ends, dist.ReduceOp.MAX, _Host.group)
     most, inverted = ends.chunk(2)
     differ = [name for name, same in zip(tensors, most == ~inverted, strict=True) if not same]
     if differ:
@@ -194,40 +191,46 @@ def _meeting() -> dict[str, Any]:
     Raises:
         DmcpError: There are several machines, whose torchruns count restarts of their own.
     """
-    found = os.environ
-    restarts = found.get("TORCHELASTIC_MAX_RESTARTS", "0")
-    if found.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or restarts == "0":
+    env = os.environ
+    restarts = env.get("TORCHELASTIC_MAX_RESTARTS", "0")
+    if env.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or restarts == "0":
         return {}
-    if found.get("GROUP_WORLD_SIZE", "1") != "1":
+    if env.get("GROUP_WORLD_SIZE", "1") != "1":
         raise DmcpError(
             f"torchrun may restart {restarts} times here, and on several machines its processes"
             " would wait for those before them: set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for every"
             " torchrun, or --max-restarts 0."
         )
-    host, port, world = found["MASTER_ADDR"], int(found["MASTER_PORT"]), int(found["WORLD_SIZE"])
+    host, port, world = env["MASTER_ADDR"], int(env["MASTER_PORT"]), int(env["WORLD_SIZE"])
     with _talking():
         store = dist.TCPStore(  # type: ignore[attr-defined]
             host, port, world, is_master=False, timeout=STEP_TIMEOUT
         )
-    prefix = f"dmcp-deploy/{found['TORCHELASTIC_RESTART_COUNT']}"
-    own = dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
-    return {"store": own, "rank": int(found["RANK"]), "world_size": world}
+    prefix = f"dmcp-deploy/{env['TORCHELASTIC_RESTART_COUNT']}"
+    restart_store = dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
+    return {"store": restart_store, "rank": int(env["RANK"]), "world_size": world}
 
 
-def _own_gpu(device: str) -> int:
-    own, found = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if own >= found:
+def _gpu_number(device: str) -> int:
+    """Returns the number of the GPU that this process takes for itself."""
+    local_rank, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if local_rank >= gpus:
         raise DmcpError(
-            f"torchrun has started {max(local, own + 1)} processes on this machine, and torch finds"
-            f" {found} CUDA devices: start at most that many, or take --device cpu."
+            f"torchrun has started {max(processes, local_rank + 1)} processes on this machine, and"
+            f" torch finds {gpus} CUDA devices: start at most that many, or take --device cpu."
         )
-    if ":" in device and local > 1:
+    if ":" in device and processes > 1:
         raise DmcpError(
-            f"--device {device} would be shared by {local} processes: leave it out, and each takes"
-            " a GPU of its own (CUDA_VISIBLE_DEVICES chooses among them)."
+            f"--device {device} would be shared by {processes} processes: leave it out, and each"
+            " takes a GPU of its own (CUDA_VISIBLE_DEVICES chooses among them)."
         )
-    return own
+    return local_rank
+
+
+def _all_reduce(tensor: Tensor, *operation_and_group: Any) -> None:
+    with _talking():
+        dist.all_reduce(tensor, *operation_and_group)
 
 
 @contextmanager
@@ -236,6 +239,6 @@ def _talking() -> Iterator[None]:
         yield
     except RuntimeError as err:  # the base of all that torch.distributed raises
         raise LostPeerError(
-            f"Another process of this run has gone or does not answer ({err}): the same command"
-            " continues from the last checkpoint."
+            f"Another process of this run has gone or does not answer ({reason_of(err)}): the same"
+            " command continues from the last checkpoint."
         ) from err

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmcp_deploy.data.types import Batch
+from dmcp_deploy.network.trace import evaluating
 from dmcp_deploy.training.distributed import add_up
 from dmcp_deploy.training.precision import Precision
 
@@ -55,7 +56,7 @@ def recalibrate(
     """
     precision = precision if shared else precision.alone()
     norms, count = _batch_norms(model), 0
-    with _evaluating(model), _cumulative(norms):
+    with evaluating(model), _cumulative(norms):
         for batch in batches:
             with precision.autocast():
                 model(precision.move(batch).images)
@@ -77,10 +78,10 @@ def evaluate(
         shared: Whether these are one process's share, and all processes' images count, each once.
             However they are shared, the sums are the same but for the last digits of the loss.
     """
-    # Right ones and their losses are added up where they are: no batch waits for the one before.
+    # The sums stay on the device, so that no batch waits for the result of the one before.
     sums = torch.zeros(2, dtype=torch.float64, device=precision.device)
     images = sides = 0
-    with _evaluating(model):
+    with evaluating(model):
         for batch in batches:
             moved = precision.move(batch)
             with precision.autocast():
@@ -90,17 +91,17 @@ def evaluate(
             sums += torch.stack([right.double(), loss.double()])
             images += len(moved.labels)
             sides += len(moved.labels) * moved.images.shape[-1]
-    whole = torch.cat([sums, sums.new_tensor([images, sides])])
-    found = (add_up(whole) if shared else whole).tolist()
-    count = max(1, int(found[2]))
-    return Accuracy(found[0] / count, found[1] / count, int(found[2]), round(found[3] / count))
+    sums = torch.cat([sums, sums.new_tensor([images, sides])])
+    hits, loss_sum, images, sides = (add_up(sums) if shared else sums).tolist()
+    count = max(1, int(images))
+    return Accuracy(hits / count, loss_sum / count, int(images), round(sides / count))
 
 
 def running_statistics(model: nn.Module) -> list[Tensor]:
     """Returns the running means and variances of a model's batch norms."""
-    tracked = (norm for norm in _batch_norms(model) if norm.running_mean is not None)
-    found = [(norm.running_mean, norm.running_var) for norm in tracked]
-    return [tensor for pair in found for tensor in pair if tensor is not None]
+    norms = _batch_norms(model)
+    statistics = [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var)]
+    return [tensor for tensor in statistics if tensor is not None]
 
 
 @contextmanager
@@ -109,7 +110,7 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
 
     Every module is put back into its own mode at the end.
     """
-    with _evaluating(model):
+    with evaluating(model):
         for norm in _batch_norms(model):
             norm.train()
         yield
@@ -123,23 +124,11 @@ def _average(statistics: list[Tensor], count: int, precision: Precision) -> None
     """Replaces each process's averages over `count` batches by those over all batches."""
     if not statistics:
         return
-    own = torch.cat([values.flatten() for values in statistics]).to(torch.float64)
-    total = add_up(torch.cat([own * count, own.new_tensor([count])]))
+    flat = torch.cat([values.flatten() for values in statistics]).to(torch.float64)
+    total = add_up(torch.cat([flat * count, flat.new_tensor([count])]))
     means = torch.split(total[:-1] / total[-1], [values.numel() for values in statistics])
     for values, mean in zip(statistics, means, strict=True):
         values.copy_(mean.view_as(values))
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Puts a model into evaluation mode, and every module back into its own at the end."""
-    modes = [module.training for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in zip(model.modules(), modes, strict=True):
-            module.training = mode
 
 
 @contextmanager

@@ -7,10 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from dmcp_deploy.data.seeds import step_seed
 from dmcp_deploy.data.types import Batch
@@ -21,23 +19,11 @@ from dmcp_deploy.training.checkpoint import Checkpoint, Checkpoints
 from dmcp_deploy.training.distributed import any_says, check_alike, is_main, rank, world_size
 from dmcp_deploy.training.interrupt import caught_signals
 from dmcp_deploy.training.metrics import Metrics
+from dmcp_deploy.training.task import Task
 
-#: How the names of tensors begin that are the same in all processes: weights, probabilities,
-#: and the digest of the widths that were drawn.
+#: Beginnings of the names of tensors that must be the same in all processes: weights,
+#: architecture parameters, and the digest of the widths that were drawn.
 _ALIKE = ("model.", "alphas", "drawn")
-
-
-class Task(Protocol):
-    """What a loop repeats: one step, and the state that it changes."""
-
-    def step(self, step: int, batch: Batch) -> Mapping[str, float]:
-        """Does one step and returns its figures; a bar leaves out those named "A/B"."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Returns everything that steps change."""
-
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restores what `tensors` returned."""
 
 
 @dataclass(frozen=True)
@@ -111,14 +97,13 @@ def run_loop(
         Interrupted: SIGTERM or SIGUSR1 has come, nobody else handles it, and all is saved.
     """
     checkpoints = Checkpoints(settings.checkpoint, settings.token, progress)
-    saved = checkpoints.load()
-    how = "resumed"
+    saved, origin = checkpoints.load(), "resumed"
     if saved is None:
-        saved, how = _given(settings.shared), "taken over"
+        saved, origin = _shared_checkpoint(settings.shared), "taken over"
     start = 0 if saved is None else saved.step
     if saved is not None:
         task.load(saved.tensors)
-        progress.say(f"{settings.title}: {how} at step {start} of {settings.steps}")
+        progress.say(f"{settings.title}: {origin} at step {start} of {settings.steps}")
     _check_alike(task, start, settings)
     if start < settings.steps:
         _steps(task, batches(start), start, settings, checkpoints, progress)
@@ -133,23 +118,27 @@ def _steps(
     checkpoints: Checkpoints,
     progress: Progress,
 ) -> None:
+    # Every process draws other random numbers in a step.
+    purpose = "step" if is_main() else f"step of {rank()}"
+    path = settings.metrics if is_main() else None
     saved_at = time.monotonic()
     with (
         freed_memory_kept(),
         caught_signals() as signals,
-        _metrics(settings, start) as metrics,
+        Metrics(path, start, settings.tensorboard) as metrics,
         progress.task(settings.title, settings.steps, done=start) as bar,
     ):
         for step in range(start, settings.steps):
             batch = next(batches)
-            torch.manual_seed(step_seed(settings.seed, step, _purpose()))
+            torch.manual_seed(step_seed(settings.seed, step, purpose))
             figures = task.step(step, batch)
             _check_finite(figures, step, settings.title)
             bar.advance(**{name: value for name, value in figures.items() if "/" not in name})
             metrics.write(step, figures)
             done = step + 1
-            if is_main():
-                _share(task, done, settings.shared)
+            shared = settings.shared
+            if is_main() and shared is not None and done == shared.steps:
+                Checkpoint(done, shared.token, task.tensors()).save(shared.kept)
             late = time.monotonic() - saved_at >= settings.checkpoint_s
             late, stop = any_says(late, signals.waiting)
             if late or stop or done == settings.steps:
@@ -161,24 +150,14 @@ def _steps(
                 signals.heed_together()
 
 
-def _purpose() -> str:
-    """Returns what a step's random numbers are for: in every process they are others."""
-    return "step" if is_main() else f"step of {rank()}"
-
-
 def _check_alike(task: Task, done: int, settings: LoopSettings) -> None:
     """Checks that all processes stand at the same step, with the same weights and draws."""
     if world_size() > 1:
-        own = {name: t for name, t in task.tensors().items() if name.startswith(_ALIKE)}
-        check_alike({"step": torch.tensor(done), **own}, f"{settings.title}, step {done}")
+        alike = {name: t for name, t in task.tensors().items() if name.startswith(_ALIKE)}
+        check_alike({"step": torch.tensor(done), **alike}, f"{settings.title}, step {done}")
 
 
-def _share(task: Task, done: int, shared: SharedPart | None) -> None:
-    if shared is not None and done == shared.steps:
-        Checkpoint(done, shared.token, task.tensors()).save(shared.kept)
-
-
-def _given(shared: SharedPart | None) -> Checkpoint | None:
+def _shared_checkpoint(shared: SharedPart | None) -> Checkpoint | None:
     """Returns the state behind the steps that another run has done; None if none is named.
 
     Raises:
@@ -199,9 +178,3 @@ def _check_finite(figures: Mapping[str, float], step: int, title: str) -> None:
                 f"{title}: {name} is {value} at step {step}, the training has diverged: take a"
                 " recipe with lower learning rates."
             )
-
-
-def _metrics(settings: LoopSettings, start: int) -> Metrics:
-    if not is_main():
-        return Metrics(None)
-    return Metrics(settings.metrics, start, settings.tensorboard)

@@ -6,11 +6,10 @@ import json
 from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from dmcp_deploy.artifact import write_text
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 
 
 class Metrics:
@@ -30,7 +29,7 @@ class Metrics:
         kept = [line for line in _lines(path) if 0 <= _step(line) < from_step]
         write_text(path, "".join(f"{line}\n" for line in kept))
         self._board = _board(path.with_suffix("")) if tensorboard else None
-        # Without a buffer, that every line is there at once, and none is left to write at the end.
+        # Unbuffered: a line is in the file at once, and closing has nothing left to write.
         self._file = path.open("ab", buffering=0)
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
@@ -44,7 +43,7 @@ class Metrics:
             try:
                 self._file.write(f"{json.dumps({'step': step, **rounded})}\n".encode())
             except OSError as err:
-                raise DmcpError(f"Cannot write {self._path}: {err.strerror or err}.") from err
+                raise DmcpError(f"Cannot write {self._path}: {reason_of(err)}.") from err
         if self._board is not None:
             for name, value in figures.items():
                 self._board.add_scalar(name, value, step)
@@ -52,12 +51,7 @@ class Metrics:
     def __enter__(self) -> Metrics:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._file is not None:
             self._file.close()
         if self._board is not None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -31,16 +31,17 @@ class Precision:
     bf16: bool
     sync_bn: bool = False
 
-    def autocast(self) -> AbstractContextManager[object]:
-        """Returns the context in which forward passes run."""
-        contexts: list[AbstractContextManager[object]] = []
-        if self.bf16:
-            contexts.append(torch.autocast(self.device.type, dtype=torch.bfloat16))
-            if self.device.type == "cpu":
-                contexts.append(quick_strided_depthwise())
-        if self.sync_bn:
-            contexts.append(synced_norms())
-        return _all_of(contexts)
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Runs forward passes in its context."""
+        with ExitStack() as stack:
+            if self.bf16:
+                stack.enter_context(torch.autocast(self.device.type, dtype=torch.bfloat16))
+                if self.device.type == "cpu":
+                    stack.enter_context(quick_strided_depthwise())
+            if self.sync_bn:
+                stack.enter_context(synced_norms())
+            yield
 
     def alone(self) -> Precision:
         """Returns the same for passes that other processes do not make at the same time."""
@@ -76,24 +77,15 @@ def choose_precision(device: str = "auto", mode: str = "auto") -> Precision:
         raise DmcpError(f"The device {device!r} is unknown: choose auto, cpu or cuda.") from err
     if chosen.type not in ("cpu", "cuda"):
         raise DmcpError(f"The device {device!r} is not supported: choose auto, cpu or cuda.")
-    found = torch.cuda.device_count()
-    if chosen.type == "cuda" and (chosen.index or 0) >= found:
+    devices = torch.cuda.device_count()
+    if chosen.type == "cuda" and (chosen.index or 0) >= devices:
         raise DmcpError(
-            f"The device {device} was asked for, and torch finds {found} CUDA devices: choose"
+            f"The device {device} was asked for, and torch finds {devices} CUDA devices: choose"
             " cpu, or cuda:N with a smaller N."
         )
-    return Precision(chosen, mode == "bf16" or (mode == "auto" and _computes_bf16(chosen)))
-
-
-@contextmanager
-def _all_of(contexts: Sequence[AbstractContextManager[object]]) -> Iterator[None]:
-    with ExitStack() as stack:
-        for context in contexts:
-            stack.enter_context(context)
-        yield
-
-
-def _computes_bf16(device: torch.device) -> bool:
+    bf16 = mode == "bf16"
     # A CPU computes in FP32 unless asked: many only emulate bf16, and what is computed should not
     # depend on which CPU it is.
-    return device.type == "cuda" and bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if mode == "auto" and chosen.type == "cuda":
+        bf16 = bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return Precision(chosen, bf16)

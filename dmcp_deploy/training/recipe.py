@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from dmcp_deploy.artifact import decode, encode, well_formed
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.options.declare import declared
+from dmcp_deploy.options.run import RunOptions, Target
 from dmcp_deploy.registry import near_matches
 
 TRANSITIONS = ("exp", "sigmoid")
@@ -129,21 +131,18 @@ class Recipe:
     ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("label_smoothing", "alpha_lr", "budget_weight", "random_networks"):
+        for name in ("alpha_lr", "budget_weight", "random_networks"):
             _check(self, name, least=0)
-        _check(self, "label_smoothing", least=0, below=1)
-        _check(self, "architecture_share", least=0, most=1)
-        _check(self, "finish_share", least=0, most=1)
-        _check(self, "ema_decay", least=0, below=1)
-        _check(self, "candidates", least=1)
-        _check(self, "population", least=1)
-        _check(self, "generations", least=1)
-        _check(self, "episodes", least=1)
+        for name in ("label_smoothing", "ema_decay", "min_width"):
+            _check(self, name, least=0, below=1)
+        for name in ("architecture_share", "finish_share"):
+            _check(self, name, least=0, most=1)
+        for name in ("candidates", "population", "generations", "episodes"):
+            _check(self, name, least=1)
+        for name in ("reconstruction_images", "recalibration_batches"):
+            _check(self, name, least=1)
         _check(self, "warmup_episodes", least=1, most=self.episodes)
         _check(self, "held_out_images", least=2)
-        _check(self, "reconstruction_images", least=1)
-        _check(self, "recalibration_batches", least=1)
-        _check(self, "min_width", least=0, below=1)
         _check(self, "width_step", above=0, most=1)
         if self.transition not in TRANSITIONS:
             raise DmcpError(
@@ -191,24 +190,12 @@ RECIPES = {
 }
 
 #: Options of a run that a recipe file may set under "run".
-RUN_OPTIONS = (
-    *("model", "flops", "width_mult", "input_size", "method", "sampling"),
-    *("align", "weights", "init", "distill"),
+RUN_OPTIONS = tuple(
+    item.name for kind in (Target, RunOptions) for item in declared(kind) if item.about.in_recipe
 )
 
 #: Fields that the recipes of older runs lack, with what they stand for there.
 _ADDED: dict[str, Any] = {"ema_decay": 0.0}
-
-#: A field's annotation -> the types that JSON may give it; a bool is no number here.
-_JSON_TYPES: dict[str, tuple[type, ...]] = {
-    "float": (int, float),
-    "int": (int,),
-    "int | None": (int, type(None)),
-    "str": (str,),
-    "Schedule": (Schedule,),
-}
-
-_Part = TypeVar("_Part", Schedule, Recipe)
 
 
 def load_recipe(name: str) -> Recipe:
@@ -247,7 +234,7 @@ def recipe_run(name: str) -> dict[str, Any]:
 
 def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
     """Returns a recipe as JSON values; what older runs lack is left out at its default."""
-    fields = dataclasses.asdict(recipe)
+    fields = encode(recipe)
     return {k: v for k, v in fields.items() if k not in _ADDED or v != _ADDED[k]}
 
 
@@ -279,26 +266,17 @@ def _recipe_from(content: dict[str, Any], path: Path) -> Recipe:
         raise DmcpError(
             f"The recipe {path} starts from {name!r}: its base must be one of {', '.join(RECIPES)}."
         )
-    base = RECIPES[name]
     fields.setdefault("name", path.stem)
-    for key in ("search", "train"):
-        if key in fields:
-            fields[key] = _replaced(getattr(base, key), fields[key], path)
-    return _replaced(base, fields, path)
+    with well_formed(f"The recipe {path}"):
+        return decode(Recipe, _merged(encode(RECIPES[name]), fields, path))
 
 
-def _replaced(base: _Part, fields: Any, path: Path) -> _Part:
+def _merged(base: dict[str, Any], fields: Any, path: Path) -> dict[str, Any]:
+    """Returns a recipe's fields, or those of a part of it, with some of them replaced."""
     if not isinstance(fields, dict):
         raise DmcpError(f"The recipe {path} needs an object in place of {fields!r}.")
-    kinds = {field.name: str(field.type) for field in dataclasses.fields(base)}
-    for key, value in fields.items():
-        if key not in kinds:
-            raise DmcpError(f"The recipe {path} has no field {key!r}{near_matches(key, kinds)}")
-        if type(value) not in _JSON_TYPES[kinds[key]]:
-            raise DmcpError(
-                f"The recipe {path} has {value!r} for {key!r}: a {kinds[key]} is needed."
-            )
-    try:
-        return dataclasses.replace(base, **fields)
-    except DmcpError as err:
-        raise DmcpError(f"The recipe {path} is not valid: {err}") from err
+    for key in fields:
+        if key not in base:
+            raise DmcpError(f"The recipe {path} has no field {key!r}{near_matches(key, base)}")
+    parts = {k: _merged(base[k], v, path) for k, v in fields.items() if isinstance(base[k], dict)}
+    return {**base, **fields, **parts}

@@ -25,9 +25,13 @@ def quick_strided_depthwise() -> AbstractContextManager[object]:
 
 
 def _conv2d(*args: Any, **kwargs: Any) -> Tensor:
-    if not kwargs and _is_strided_depthwise(args):
-        return _convolution(*args)
-    return F.conv2d(*args, **kwargs)
+    if kwargs or not _is_strided_depthwise(args):
+        return F.conv2d(*args, **kwargs)
+    images, weight, bias, *geometry, _ = args
+    dtype = torch.get_autocast_dtype("cpu")
+    geometry = [list(values) for values in geometry]
+    values: Tensor = _Convolution.apply(images.to(dtype), weight.to(dtype), geometry)
+    return values if bias is None else values + bias.to(dtype).view(1, -1, 1, 1)
 
 
 def _is_strided_depthwise(args: Sequence[Any]) -> bool:
@@ -38,26 +42,11 @@ def _is_strided_depthwise(args: Sequence[Any]) -> bool:
     return depthwise and max(stride) > 1 and casting and images.device.type == "cpu"
 
 
-def _convolution(
-    images: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    _groups: int,
-) -> Tensor:
-    dtype = torch.get_autocast_dtype("cpu")
-    geometry = (list(stride), list(padding), list(dilation))
-    values: Tensor = _Convolution.apply(images.to(dtype), weight.to(dtype), geometry)
-    return values if bias is None else values + bias.to(dtype).view(1, -1, 1, 1)
-
-
 class _Convolution(torch.autograd.Function):
+    """The convolution without a bias; `geometry` is its stride, padding and dilation."""
+
     @staticmethod
-    def forward(
-        ctx: Any, images: Tensor, weight: Tensor, geometry: tuple[list[int], ...]
-    ) -> Tensor:
+    def forward(ctx: Any, images: Tensor, weight: Tensor, geometry: list[list[int]]) -> Tensor:
         ctx.save_for_backward(images, weight)
         ctx.geometry = geometry
         rest = (None, *geometry, False, [0, 0], len(weight))

@@ -62,11 +62,11 @@ def _statistics(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     var, mean = torch.var_mean(images.float(), dims, correction=0)
     # In double precision nothing is lost where a variance is small beside its mean.
     mean, var = mean.double(), var.double()
-    own = mean.new_tensor([images.numel() / images.shape[1]])
-    sums = add_up(torch.cat([own * mean, own * (var + mean.square()), own]))
-    count, size = sums[-1], len(mean)
-    mean, square = sums[:size] / count, sums[size:-1] / count
-    return mean.float(), (square - mean.square()).clamp(min=0).float(), count
+    count = mean.new_tensor([images.numel() / images.shape[1]])
+    sums = add_up(torch.cat([count * mean, count * (var + mean.square()), count]))
+    total, size = sums[-1], len(mean)
+    mean, square = sums[:size] / total, sums[size:-1] / total
+    return mean.float(), (square - mean.square()).clamp(min=0).float(), total
 
 
 class _SyncedNorm(torch.autograd.Function):
@@ -97,13 +97,14 @@ class _SyncedNorm(torch.autograd.Function):
         gradient, dims = gradients[0].float(), _reduced(images)
         shape = [1, -1] + [1] * (images.ndim - 2)
         normal = (images.float() - mean.view(shape)) * scale.view(shape)
-        own = torch.stack([gradient.sum(dims), (gradient * normal).sum(dims)])
+        sums = torch.stack([gradient.sum(dims), (gradient * normal).sum(dims)])
+        of_bias, of_weight = sums
         if not ctx.needs_input_grad[0]:
-            return None, own[1], own[0], None, None, None, None
-        shift, slope = (add_up(own.double()) / count).float()
+            return None, of_weight, of_bias, None, None, None, None
+        shift, slope = (add_up(sums.double()) / count).float()
         moved = gradient - shift.view(shape) - normal * slope.view(shape)
         moved = moved * (scale * weight.float()).view(shape)
-        return moved.to(images.dtype), own[1], own[0], None, None, None, None
+        return moved.to(images.dtype), of_weight, of_bias, None, None, None, None
 
 
 def _reduced(images: Tensor) -> list[int]:

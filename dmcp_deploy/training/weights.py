@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dmcp_deploy.artifact import atomic_path
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 
 _DOWNLOAD_TIMEOUT_S = 15.0
 
@@ -46,7 +46,7 @@ def save_tensors(
         try:
             save_file(plain, part, metadata=dict(metadata or {}))
         except SafetensorError as err:
-            raise DmcpError(f"Cannot write {path}: {err}.") from err
+            raise DmcpError(f"Cannot write {path}: {reason_of(err)}.") from err
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -88,12 +88,13 @@ def load_pretrained(model: nn.Module, tensors: Mapping[str, Tensor], source: str
     Raises:
         DmcpError: Another tensor is missing, unknown or of another shape.
     """
-    head = _last_linear(model)
+    layers = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    head = layers[-1] if layers else ""
     skipped = []
-    own = model.state_dict()
+    state = model.state_dict()
     for name, text in _misfits(model, tensors):
-        both = name in tensors and name in own and name.rpartition(".")[0] == head
-        if not (both and tensors[name].shape[1:] == own[name].shape[1:]):
+        both = name in tensors and name in state and name.rpartition(".")[0] == head
+        if not (both and tensors[name].shape[1:] == state[name].shape[1:]):
             raise DmcpError(f"{source} does not fit the network: {text}.")
         skipped.append(name)
     model.load_state_dict({k: v for k, v in tensors.items() if k not in skipped}, strict=False)
@@ -118,8 +119,8 @@ def imagenet_tensors(model_name: str) -> dict[str, Tensor]:
             state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError) as err:
         raise DmcpError(
-            f"The ImageNet weights of {model_name} could not be downloaded ({err}): download"
-            f" {weights.url} elsewhere and pass the file with --weights."
+            f"The ImageNet weights of {model_name} could not be downloaded ({reason_of(err)}):"
+            f" download {weights.url} elsewhere and pass the file with --weights."
         ) from err
     kept = {k: v for k, v in state.items() if not k.startswith(("aux1.", "aux2.", "AuxLogits."))}
     return dict(kept)
@@ -140,7 +141,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return dict(load_file(path))
     except (SafetensorError, OSError, ValueError) as err:
-        raise DmcpError(f"The weights file {path} is damaged ({err}): make it again.") from err
+        raise DmcpError(
+            f"The weights file {path} is damaged ({reason_of(err)}): make it again."
+        ) from err
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
@@ -162,22 +165,17 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 def _reason(err: Exception) -> str:
     """Returns what torch.load complains of, without its advice to run what is in the file."""
     found = re.search(r"Unsupported (global: GLOBAL \S+|operand \d+)", str(err))
-    text = found[0] if found else str(err) or type(err).__name__
-    return re.split(r"\. |\n", text)[0][:120]
+    return found[0] if found else reason_of(err).partition(". ")[0]
 
 
 def _misfits(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[tuple[str, str]]:
-    own = model.state_dict()
-    missing = [(n, f"it lacks {n}") for n in own if n not in tensors and "num_batches" not in n]
-    unknown = [(n, f"the network has no {n}") for n in tensors if n not in own]
+    """Returns name -> what is wrong of all tensors that do not fit, those of other shapes first."""
+    state = model.state_dict()
+    missing = [(n, f"it lacks {n}") for n in state if n not in tensors and "num_batches" not in n]
+    unknown = [(n, f"the network has no {n}") for n in tensors if n not in state]
     wrong = [
-        (n, f"{n} is {list(tensors[n].shape)} where {list(own[n].shape)} is needed")
-        for n in own
-        if n in tensors and own[n].shape != tensors[n].shape
+        (n, f"{n} is {list(tensors[n].shape)} where {list(state[n].shape)} is needed")
+        for n in state
+        if n in tensors and state[n].shape != tensors[n].shape
     ]
     return [*wrong, *missing, *unknown]
-
-
-def _last_linear(model: nn.Module) -> str:
-    names = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    return names[-1] if names else ""

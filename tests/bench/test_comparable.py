@@ -13,6 +13,7 @@ from dmcp_deploy.bench.comparable import NotComparableError, compare_with_baseli
 from dmcp_deploy.bench.measure import measure_artifacts
 from dmcp_deploy.bench.record import BenchRecord, Measured
 from dmcp_deploy.machine.environment import read_environment
+from dmcp_deploy.options.measure import BenchOptions
 from dmcp_deploy.run import api
 
 NET = Measured(
@@ -101,17 +102,15 @@ def test_a_baseline_of_another_gpu_is_refused_before_anything_is_measured() -> N
     here = {key: read_environment()[key] for key in ("machine", "cpu", "cores")}
     elsewhere = record({**here, "gpus": [{"name": "another GPU"}]}, **ENGINE)
     with pytest.raises(NotComparableError, match="GPU was another GPU and is"):
-        gate_baseline(
-            {"model": Path("gone.engine")}, elsewhere, 0.05, batches=[1], threads=1, seconds=600
-        )
+        gate_baseline({"model": Path("gone.engine")}, elsewhere, 0.05, BenchOptions([1], 1, 600))
 
 
 @pytest.mark.slow
 def test_a_record_of_the_same_files_made_here_compares(tmp_path: Path) -> None:
     net = write_tiny_net(tmp_path / "model.onnx", width=32, size=64).path
-    how: dict[str, Any] = {"batches": [1], "threads": 1, "seconds": 0.2}
-    baseline = measure_artifacts({"model": net}, **how)
+    how = BenchOptions([1], 1, 0.2)
+    baseline = measure_artifacts({"model": net}, how)
     baseline.save(tmp_path / "baseline.json")
-    result = api.gate(net, baseline=tmp_path / "baseline.json", max_regress="900%", **how)
+    result = api.gate(net, baseline=tmp_path / "baseline.json", max_regress="900%", options=how)
     assert not result.is_regression
     assert all("Not the same" not in note for note in result.notes)

@@ -26,6 +26,7 @@ from dmcp_deploy.bench.gate import (
 )
 from dmcp_deploy.bench.record import BenchRecord, Measured
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.options.measure import BenchOptions
 
 
 @pytest.mark.parametrize(
@@ -229,7 +230,7 @@ def net(tmp_path_factory):
 
 def test_a_network_of_eight_times_the_width_is_a_regression(net, tmp_path):
     wide = write_tiny_net(tmp_path / "wide.onnx", width=256, size=64).path
-    result = gate_against(("old", net), ("new", wide), 0.05, batches=[1], threads=1, seconds=1.5)
+    result = gate_against(("old", net), ("new", wide), 0.05, BenchOptions([1], 1, 1.5))
     (row,) = result.rows
     assert (row.name, row.batch, row.decision.verdict) == ("new", 1, "regression")
     assert row.now_ms > row.before_ms
@@ -240,7 +241,7 @@ def test_a_network_of_eight_times_the_width_is_a_regression(net, tmp_path):
 
 def test_what_cannot_compare_is_found_before_the_measurement(net):
     with pytest.raises(NotComparableError, match="networks was model and is net"):
-        gate_baseline({"net": net}, BASELINE, 0.05, batches=[1, 8], threads=1, seconds=600)
+        gate_baseline({"net": net}, BASELINE, 0.05, BenchOptions([1, 8], 1, 600))
 
 
 @pytest.mark.parametrize(

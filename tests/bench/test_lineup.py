@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from dmcp_deploy.bench.gate import gate_against
 from dmcp_deploy.bench.lineup import Lineup
 from dmcp_deploy.bench.measure import measure_artifacts
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.options.measure import BenchOptions
 from dmcp_deploy.runtimes.sampler import Clock
 
 
@@ -23,7 +25,7 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_record_tells_what_the_file_is(net: Path) -> None:
-    (found,) = measure_artifacts({"net": net}, batches=[1], threads=1, seconds=0.1).measured
+    (found,) = measure_artifacts({"net": net}, BenchOptions([1], 1, 0.1)).measured
     assert (found.precision, found.timing) == ("fp32", "wall")
     assert found.file_bytes == net.stat().st_size
     assert found.weight_bytes == 4 * found.params
@@ -51,14 +53,14 @@ def test_measured_work_is_pinned_if_threads_are_asked_for(
             return images
 
     monkeypatch.setattr(FileArtifact, "open", lambda self: Watched())
-    how = {"batches": [1], "threads": threads}
-    record = measure_artifacts({"net": net}, **how, seconds=0.02, warmup_s=0.0)  # type: ignore[arg-type]
+    how = BenchOptions([1], threads, 0.02)
+    record = measure_artifacts({"net": net}, how, warmup_s=0.0)
     assert set(seen) == {threads or len(before)}
     cores = record.environment["pinned_cores"]
     assert (cores is None) == (threads == 0)
     assert os.sched_getaffinity(0) == before
     seen.clear()
-    result = gate_against(("old", net), ("new", net), 0.05, **how, seconds=0.1)  # type: ignore[arg-type]
+    result = gate_against(("old", net), ("new", net), 0.05, replace(how, seconds=0.1))
     assert set(seen) == {threads or len(before)}
     assert result.record.environment["pinned_cores"] == cores
 
@@ -66,8 +68,8 @@ def test_measured_work_is_pinned_if_threads_are_asked_for(
 @pytest.mark.slow
 def test_the_state_before_and_after_is_recorded(net: Path) -> None:
     for record in (
-        measure_artifacts({"net": net}, batches=[1], threads=1, seconds=0.1),
-        gate_against(("a", net), ("b", net), 0.5, batches=[1], threads=1, seconds=0.1).record,
+        measure_artifacts({"net": net}, BenchOptions([1], 1, 0.1)),
+        gate_against(("a", net), ("b", net), 0.5, BenchOptions([1], 1, 0.1)).record,
     ):
         for name in ("before", "after"):
             assert len(record.environment[name]["load_average"]) == 3
@@ -92,8 +94,8 @@ def test_every_batch_has_a_file_of_its_own_where_there_are_several(tmp_path: Pat
         for batch in (1, 4)
     }
     record = measure_artifacts(
-        {"net": EngineSet(files)}, batches=[1, 4], threads=0, seconds=0.1, warmup_s=0.0
+        {"net": EngineSet(files)}, BenchOptions([1, 4], 0, 0.1), warmup_s=0.0
     )
     assert [(item.batch, item.path) for item in record.measured] == [(1, "b1.onnx"), (4, "b4.onnx")]
     with pytest.raises(DmcpError, match="no engine for batch 2, only for 1, 4"):
-        measure_artifacts({"net": EngineSet(files)}, batches=[2], threads=1, seconds=60)
+        measure_artifacts({"net": EngineSet(files)}, BenchOptions([2], 1, 60))

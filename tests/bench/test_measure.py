@@ -12,6 +12,7 @@ from dmcp_deploy.artifact import digest_file
 from dmcp_deploy.bench.measure import measure_artifacts
 from dmcp_deploy.bench.record import BenchRecord, compare
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.options.measure import BenchOptions
 
 WITHOUT_TORCH = """
 import json, sys
@@ -26,10 +27,11 @@ sys.meta_path.insert(0, NoTorch())
 from dmcp_deploy.bench.measure import measure_artifacts
 from dmcp_deploy.bench.columns import format_table
 from dmcp_deploy.bench.record import compare
+from dmcp_deploy.options.measure import BenchOptions
 
 wide, narrow, out = map(Path, sys.argv[1:])
 nets = {"wide": wide, "narrow": narrow}
-record = measure_artifacts(nets, batches=[1], threads=1, seconds=0.2, warmup_s=0.1)
+record = measure_artifacts(nets, BenchOptions([1], 1, 0.2), warmup_s=0.1)
 record.save(out)
 assert not any(name.split(".")[0] == "torch" for name in sys.modules)
 print(format_table(record))
@@ -46,7 +48,7 @@ def nets(tmp_path_factory):
 
 def test_every_network_is_measured_at_every_batch_in_the_same_rounds(nets):
     paths = {name: net.path for name, net in nets.items()}
-    record = measure_artifacts(paths, batches=[1, 4], threads=1, seconds=0.4, warmup_s=0.1)
+    record = measure_artifacts(paths, BenchOptions([1, 4], 1, 0.4), warmup_s=0.1)
     found = [(item.name, item.batch) for item in record.measured]
     assert found == [("wide", 1), ("narrow", 1), ("wide", 4), ("narrow", 4)]
     for item in record.measured:
@@ -61,7 +63,7 @@ def test_every_network_is_measured_at_every_batch_in_the_same_rounds(nets):
 
 def test_an_eighth_of_the_width_is_measured_as_faster(nets):
     paths = {name: net.path for name, net in nets.items()}
-    record = measure_artifacts(paths, batches=[8], threads=1, seconds=0.8, warmup_s=0.1)
+    record = measure_artifacts(paths, BenchOptions([8], 1, 0.8), warmup_s=0.1)
     (found,) = compare(record, 8)
     assert found.flops_ratio == pytest.approx(nets["narrow"].macs / nets["wide"].macs)
     assert found.latency_high < 0.9
@@ -70,7 +72,7 @@ def test_an_eighth_of_the_width_is_measured_as_faster(nets):
 
 def test_a_network_is_not_faster_than_itself(nets):
     paths = {"first": nets["wide"].path, "second": nets["wide"].path}
-    record = measure_artifacts(paths, batches=[8], threads=1, seconds=1.2, warmup_s=0.2)
+    record = measure_artifacts(paths, BenchOptions([8], 1, 1.2), warmup_s=0.2)
     (found,) = compare(record, 8)
     assert found.flops_ratio == 1.0
     assert 0.8 < found.latency_ratio < 1.25
@@ -92,25 +94,23 @@ def test_bench_runs_where_torch_cannot_be_imported(nets, tmp_path):
 
 def test_a_fixed_batch_is_measured_at_that_batch_alone(tmp_path):
     net = write_tiny_net(tmp_path / "fixed.onnx", batch=2)
-    record = measure_artifacts(
-        {"fixed": net.path}, batches=[2, 2], threads=1, seconds=0.05, warmup_s=0.0
-    )
+    record = measure_artifacts({"fixed": net.path}, BenchOptions([2, 2], 1, 0.05), warmup_s=0.0)
     assert [item.batch for item in record.measured] == [2]
     with pytest.raises(DmcpError, match=r"fixed .* has the fixed batch size 2 .* measured at 1"):
-        measure_artifacts({"fixed": net.path}, batches=[2, 1], threads=1, seconds=60)
+        measure_artifacts({"fixed": net.path}, BenchOptions([2, 1], 1, 60))
 
 
 def test_networks_with_different_inputs_are_refused(nets, tmp_path):
     other = write_tiny_net(tmp_path / "small.onnx", size=32)
     paths = {"wide": nets["wide"].path, "small": other.path}
     with pytest.raises(DmcpError, match=r"wide takes images of .*64, 64.* small of .*32, 32"):
-        measure_artifacts(paths, batches=[1], threads=1, seconds=60)
+        measure_artifacts(paths, BenchOptions([1], 1, 60))
 
 
 def test_an_open_image_size_and_a_network_without_layers_are_refused(tmp_path):
     net = write_tiny_net(tmp_path / "any.onnx", size="side")
     with pytest.raises(DmcpError, match="leaves the image size open"):
-        measure_artifacts({"any": net.path}, batches=[1], threads=1, seconds=60)
+        measure_artifacts({"any": net.path}, BenchOptions([1], 1, 60))
     save_graph(
         tmp_path / "relu.onnx",
         [helper.make_node("Relu", ["x"], ["y"])],
@@ -119,30 +119,30 @@ def test_an_open_image_size_and_a_network_without_layers_are_refused(tmp_path):
         weights={},
     )
     with pytest.raises(DmcpError, match="no convolution or linear layer"):
-        measure_artifacts({"relu": tmp_path / "relu.onnx"}, batches=[1], threads=1, seconds=60)
+        measure_artifacts({"relu": tmp_path / "relu.onnx"}, BenchOptions([1], 1, 60))
 
 
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"seconds": 0}, "measuring time is 0 s"),
-        ({"seconds": float("nan")}, "measuring time is nan s"),
+        ({"seconds": 0}, "--seconds 0 must be above zero"),
+        ({"seconds": float("nan")}, "--seconds nan must be above zero"),
         ({"batches": []}, r"batch sizes are \[\]"),
         ({"batches": [1, 0]}, r"batch sizes are \[1, 0\]"),
-        ({"threads": -1}, "threads is -1"),
+        ({"threads": -1}, "--threads -1 is too small"),
         ({"artifacts": {}}, "nothing to measure"),
     ],
 )
 def test_bad_requests_are_refused_before_any_measurement(nets, asked, message):
-    request = {"artifacts": {"wide": nets["wide"].path}, "batches": [1], "threads": 1}
+    files = asked.pop("artifacts", {"wide": nets["wide"].path})
     with pytest.raises(DmcpError, match=message):
-        measure_artifacts(**{**request, "seconds": 600.0, **asked})
+        measure_artifacts(files, BenchOptions(**{"threads": 1, "seconds": 600.0, **asked}))
 
 
 def test_a_missing_or_damaged_file_is_refused_before_any_measurement(nets, tmp_path):
     paths = {"wide": nets["wide"].path, "gone": tmp_path / "gone.onnx"}
     with pytest.raises(DmcpError, match=r"no ONNX file .*gone\.onnx"):
-        measure_artifacts(paths, batches=[1], threads=1, seconds=600)
+        measure_artifacts(paths, BenchOptions([1], 1, 600))
     paths["gone"].write_bytes(b"not a network")
     with pytest.raises(DmcpError, match=r"gone\.onnx cannot be loaded"):
-        measure_artifacts(paths, batches=[1], threads=1, seconds=600)
+        measure_artifacts(paths, BenchOptions([1], 1, 600))

@@ -179,7 +179,7 @@ def test_a_torch_file_that_would_run_code_is_refused(tiny_folder: Path, tmp_path
         ("[]", r"must be a JSON object"),
         ('{"epochs": 3}', r"has no field 'epochs'"),
         ('{"serach": {}}', r"has no field 'serach'; did you mean search\?"),
-        ('{"train": {"epochs": "three"}}', r"has 'three' for 'epochs': a float is needed"),
+        ('{"train": {"epochs": "three"}}', r"'epochs': 'three' \(a float is needed\) in train"),
         ('{"base": "large"}', r"starts from 'large'"),
         ('{"min_width": 2}', r"'min_width' is 2 and must be"),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -18,7 +17,6 @@ from tiny_runs import ENVIRONMENT, MODEL, asked, call, command_line, succeed
 import dmcp_deploy
 from dmcp_deploy.cli.main import main
 from dmcp_deploy.plan import ChannelPlan
-from dmcp_deploy.rundir.request import BenchOptions, Compute, RunOptions
 
 COMMANDS = [
     *("bench", "compare", "doctor", "engine", "export", "flops", "groups"),
@@ -80,26 +78,6 @@ def test_without_a_command_the_help_is_shown() -> None:
     result = call()
     assert result.exit_code == 2
     assert result.stderr.startswith("Usage: main [OPTIONS] COMMAND")
-
-
-@pytest.mark.parametrize("command", ["prune", "search"])
-def test_the_command_line_offers_all_that_the_library_does(command: str) -> None:
-    words = ["--model", "resnet18", "--flops", "50%"]
-    offered = main.commands[command].make_context(command, words).params
-    # On the command line these are words.
-    assert [offered.pop(name) for name in ("align", "weights")] == ["auto", "none"]
-    assert offered.pop("batches", "1") == "1"
-    known = [RunOptions, BenchOptions] if command == "prune" else [RunOptions]
-    fields = [(f, kind) for kind in known for f in dataclasses.fields(kind)]
-    # How a GPU is measured is left to bench.
-    for_gpu = {(name, BenchOptions) for name in ("graph", "transfers", "precision")}
-    defaults = {f.name: f.default for f, kind in fields if (f.name, kind) not in for_gpu}
-    for name in offered.keys() & defaults.keys():
-        assert offered[name] == defaults[name], name
-    assert defaults.keys() - offered.keys() <= {"align", "weights", "batches"}
-    for field in dataclasses.fields(Compute):
-        name = {"checkpoint_s": "checkpoint_seconds"}.get(field.name, field.name)
-        assert name == "progress" or offered[name] == field.default
 
 
 @pytest.mark.xdist_group("run")

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dmcp_deploy.comparison.cells import (
-    Cell,
-    Entry,
-    all_cells,
-    check_seeds,
-    parse_entries,
-)
+from dmcp_deploy.comparison.cells import Cell, Entry, all_cells, parse_entries
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.options.compare import CompareOptions
 from dmcp_deploy.registry import METHODS
 
 
@@ -38,8 +33,8 @@ def test_a_near_match_is_named() -> None:
 
 @pytest.mark.parametrize("count", [0, -1, 101])
 def test_seeds_are_a_number_from_one_on(count: int) -> None:
-    with pytest.raises(DmcpError, match=f"--seeds {count} must lie in 1..100"):
-        check_seeds(count)
+    with pytest.raises(DmcpError, match=f"--seeds {count} must lie in 1..100: it is how"):
+        CompareOptions("25%", seeds=count)
 
 
 def test_every_method_meets_every_budget_with_every_seed() -> None:

@@ -6,7 +6,7 @@ import pytest
 from comparison_records import comparison, result
 
 from dmcp_deploy.comparison.page import text
-from dmcp_deploy.comparison.rows import full_line, rows, rows_table
+from dmcp_deploy.comparison.rows import full_line, method_rows, rows_table
 
 
 def test_the_most_accurate_stands_first_in_its_budget() -> None:
@@ -16,7 +16,7 @@ def test_the_most_accurate_stands_first_in_its_budget() -> None:
         result("uniform", 0, 0.95, budget="10%"),
         result("dmcp", 0, 0.7, budget="10%"),
     ]
-    found = [(row.budget, str(row.entry)) for row in rows(comparison(*cells))]
+    found = [(row.budget, str(row.entry)) for row in method_rows(comparison(*cells))]
     assert found == [("25%", "dmcp"), ("25%", "uniform"), ("10%", "uniform"), ("10%", "dmcp")]
 
 
@@ -25,7 +25,7 @@ def test_the_gain_pairs_the_seeds_that_both_have() -> None:
         *(result("uniform", seed, top1) for seed, top1 in enumerate((0.80, 0.82))),
         *(result("dmcp", seed, top1) for seed, top1 in enumerate((0.81, 0.84, 0.10))),
     ]
-    by_name = {str(row.entry): row for row in rows(comparison(*cells))}
+    by_name = {str(row.entry): row for row in method_rows(comparison(*cells))}
     assert by_name["uniform"].gain is None
     gain = by_name["dmcp"].gain
     assert gain is not None
@@ -34,19 +34,19 @@ def test_the_gain_pairs_the_seeds_that_both_have() -> None:
 
 
 def test_distilled_uniform_is_compared_with_uniform() -> None:
-    found = rows(comparison(result("uniform", 0, 0.8), result("uniform*", 0, 0.9)))
+    found = method_rows(comparison(result("uniform", 0, 0.8), result("uniform*", 0, 0.9)))
     assert found[0].gain is not None
     assert found[0].gain.mean == pytest.approx(0.1)
 
 
 def test_without_uniform_there_is_no_gain() -> None:
-    (row,) = rows(comparison(result("dmcp", 0, 0.8)))
+    (row,) = method_rows(comparison(result("dmcp", 0, 0.8)))
     assert row.gain is None
 
 
 def test_a_row_has_no_latency_until_all_of_it_is_measured() -> None:
-    whole = rows(comparison(result("dmcp", 0, 0.8), result("dmcp", 1, 0.8)))
-    half = rows(comparison(result("dmcp", 0, 0.8), result("dmcp", 1, 0.8, latency=None)))
+    whole = method_rows(comparison(result("dmcp", 0, 0.8), result("dmcp", 1, 0.8)))
+    half = method_rows(comparison(result("dmcp", 0, 0.8), result("dmcp", 1, 0.8, latency=None)))
     assert whole[0].latency_ratio == 0.5
     assert half[0].latency_ratio is None
 
@@ -56,7 +56,7 @@ def test_the_table_holds_the_figures() -> None:
         *(result("uniform", seed, top1) for seed, top1 in enumerate((0.80, 0.82))),
         *(result("dmcp", seed, top1) for seed, top1 in enumerate((0.81, 0.84))),
     ]
-    table = rows_table(rows(comparison(*cells)))
+    table = rows_table(method_rows(comparison(*cells)))
     row = dict(zip(table.head, table.rows[0], strict=True))
     assert row["method"] == "dmcp"
     assert row["top-1"] == "82.50%"

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from dmcp_deploy.comparison.statistics import deviation, paired_difference
+from dmcp_deploy.comparison.rows import deviation, paired_difference
 
 
 def test_pairs_cancel_what_they_share() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from closeness import assert_same
 from picture_folders import make_picture
 
 from dmcp_deploy.data.augment import (
@@ -35,7 +36,7 @@ def test_normalise_is_mean_and_deviation_of_imagenet(channels):
     expected = (expected - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
     found = normalise(pixels)
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), expected, atol=2e-6, rtol=0)
+    assert_same(found, expected, roundings=3)
 
 
 def symmetries(picture: torch.Tensor) -> list[torch.Tensor]:

@@ -22,8 +22,8 @@ from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.export.engine import EngineOptions, Origin, build_engine
 from dmcp_deploy.export.lower_precision import to_half
 from dmcp_deploy.export.quantize import quantize_int8
+from dmcp_deploy.runtimes.engine_checks import check_onnx_unchanged
 from dmcp_deploy.runtimes.engine_record import EngineRecord, sidecar_path
-from dmcp_deploy.runtimes.tensorrt import check_onnx_unchanged
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed on this platform")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from closeness import EPSILON, assert_same, rounding_bound
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from tiny_onnx import change_model, save_graph, write_mixed_net, write_tiny_net
@@ -18,11 +19,13 @@ from dmcp_deploy.artifact import digest_file
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.export.half_types import HALF_TYPES, half_tensor
 from dmcp_deploy.export.lower_precision import overflowing_activations, to_half
-from dmcp_deploy.export.verify import compare_outputs, require_fidelity
+from dmcp_deploy.export.verify import TOLERANCES, compare_outputs, require_fidelity
 from dmcp_deploy.onnxgraph.file import inspect_onnx
 from dmcp_deploy.runtimes.onnxruntime import OnnxSession
 
 IMAGES = np.random.default_rng(0).standard_normal((6, 3, 16, 16), dtype=np.float32)
+#: Those of the mixed net that round: convolutions, sums, resizing, pooling, the linear layer.
+LAYERS = 7
 KINDS = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
 
@@ -44,7 +47,7 @@ def test_a_network_in_fp16_computes_what_it_did_in_fp32(tmp_path, batch):
     source = write_mixed_net(tmp_path / "net.onnx", batch=batch)
     report = to_half(source, tmp_path / "half.onnx", "fp16")
     parity = compare_outputs(logits(source), logits(report.path))
-    assert 1e-6 < parity.max_rel < 1e-2
+    assert rounding_bound(LAYERS) < parity.max_rel < rounding_bound(LAYERS, "fp16")
     require_fidelity(parity, "fp16", "the fp16 and the fp32 network")
     assert report.digest == digest_file(report.path)
     assert (report.precision, report.opset, report.flushed_weights) == ("fp16", 20, 0)
@@ -57,7 +60,7 @@ def test_a_network_in_bf16_computes_what_it_did_in_fp32(tmp_path):
     found = ReferenceEvaluator(str(report.path)).run(None, {"input": IMAGES})[0]
     assert found.dtype == np.float32
     parity = compare_outputs(logits(source), found)
-    assert 1e-4 < parity.max_rel < 5e-2
+    assert EPSILON["fp16"] < parity.max_rel < rounding_bound(LAYERS, "bf16")
     require_fidelity(parity, "bf16", "the bf16 and the fp32 network")
     assert report.opset == 22
     onnx.checker.check_model(str(report.path), full_check=True)
@@ -120,7 +123,8 @@ def test_an_operator_without_a_half_form_is_kept_between_casts(tmp_path, precisi
     assert helper.get_node_attr_value(place, "to") == KINDS[precision]
     found = ReferenceEvaluator(model).run(None, {"input": IMAGES[:2, :, :8, :8]})[0]
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, logits(path, IMAGES[:2, :, :8, :8]), rtol=2e-2, atol=1e-2)
+    wanted = logits(path, IMAGES[:2, :, :8, :8])
+    assert_same(found, wanted, precision=precision, roundings=len(nodes))
 
 
 def test_an_operator_without_a_schema_is_kept_between_casts(tmp_path):
@@ -144,7 +148,7 @@ def test_an_operator_without_a_schema_is_kept_between_casts(tmp_path):
     assert [node.operator for node in report.kept] == ["QuickGelu"]
     assert "no schema says" in report.kept[0].reason
     x = IMAGES[:2, :, :8, :8]
-    np.testing.assert_allclose(logits(report.path, x), logits(path, x), rtol=1e-2, atol=1e-3)
+    assert_same(logits(report.path, x), logits(path, x), precision="fp16", roundings=len(nodes))
 
 
 def test_a_weight_read_in_both_types_is_there_in_both(tmp_path):
@@ -160,7 +164,7 @@ def test_a_weight_read_in_both_types_is_there_in_both(tmp_path):
     types = {name: tensor.data_type for name, tensor in weights_of(report.path).items()}
     assert types == {"weight": TensorProto.FLOAT, "weight_fp16": TensorProto.FLOAT16}
     x = IMAGES[:1, :, :, :4]
-    np.testing.assert_allclose(logits(report.path, x), logits(tmp_path / "net.onnx", x), rtol=1e-3)
+    assert_same(logits(report.path, x), logits(tmp_path / "net.onnx", x), precision="fp16")
 
 
 def test_constant_nodes_become_weights(tmp_path):
@@ -175,9 +179,8 @@ def test_constant_nodes_become_weights(tmp_path):
     save_graph(tmp_path / "net.onnx", nodes, **ends, weights={})
     report = to_half(tmp_path / "net.onnx", tmp_path / "half.onnx", "fp16")
     assert {t.data_type for t in weights_of(report.path).values()} == {TensorProto.FLOAT16}
-    np.testing.assert_allclose(
-        logits(report.path), logits(tmp_path / "net.onnx"), rtol=1e-2, atol=2e-3
-    )
+    wanted = logits(tmp_path / "net.onnx")
+    assert_same(logits(report.path), wanted, precision="fp16", roundings=len(nodes))
 
 
 def test_functions_of_the_file_are_converted_too(tmp_path):
@@ -290,7 +293,7 @@ def test_a_bound_beyond_fp16_is_its_largest_value(tmp_path):
     path = write_scaled(tmp_path / "net.onnx", 1.0, bound=float(np.finfo(np.float32).max))
     report = to_half(path, tmp_path / "half.onnx", "fp16")
     assert numpy_helper.to_array(weights_of(report.path)["ceiling"]) == 65504
-    np.testing.assert_allclose(logits(report.path), logits(path), rtol=1e-2)
+    assert_same(logits(report.path), logits(path), precision="fp16")
 
 
 def test_sources_that_are_no_fp32_are_refused(tmp_path):
@@ -326,8 +329,8 @@ def test_activations_over_a_limit_are_found_by_a_run(tmp_path, batch):
     images = IMAGES[:5] * np.float32([1, 1, 1, 1, 1e5])[:, None, None, None]
     maps = np.einsum("nchw,oc->nohw", images, net.conv[:, :, 0, 0])
     found = overflowing_activations(net.path, images)
-    assert found["maps"] == pytest.approx(np.abs(maps).max(), rel=1e-4)
-    assert found["active"] == pytest.approx(maps.max(), rel=1e-4)
+    assert_same(found["maps"], np.abs(maps).max(), roundings=3)
+    assert_same(found["active"], maps.max(), roundings=3)
     assert list(found)[:2] == ["maps", "active"]
     assert overflowing_activations(net.path, images[:4]) == {}
     assert set(overflowing_activations(net.path, images[:1], limit=0)) >= {"maps", "logits"}
@@ -366,7 +369,8 @@ def test_known_networks_in_half_precision(tmp_path, name):
     images = np.random.default_rng(0).standard_normal((2, 3, 64, 64), dtype=np.float32)
     report = to_half(exported.path, tmp_path / "fp16.onnx", "fp16")
     reference = logits(exported.path, images)
-    assert compare_outputs(reference, logits(report.path, images)).max_rel < 1e-2
+    parity = compare_outputs(reference, logits(report.path, images))
+    assert parity.max_rel < TOLERANCES["fp16"].max_rel
     assert report.kept == ()
     assert report.path.stat().st_size < 0.55 * exported.onnx_bytes
     assert to_half(exported.path, tmp_path / "bf16.onnx", "bf16").kept == ()

@@ -23,7 +23,9 @@ from dmcp_deploy.network.cost import Cost
 from dmcp_deploy.network.derive import trace_network
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.models import build_network
+from dmcp_deploy.options.run import Compute
 from dmcp_deploy.plan import NetworkSpec
+from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.search.fit import width_grid
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.space import search_space
@@ -99,8 +101,11 @@ def make_problem(
         folder: Where its files go.
         share: The budget as a share of the full network's MACs.
         align: Of the grid of widths.
-        **changes: Fields of `SearchProblem` or of `Recipe` that differ from the defaults.
+        **changes: Fields of `SearchProblem`, `RunRequest`, `Compute` or `Recipe` that differ from
+            the defaults; `pretrained` stands for given weights.
     """
+    if changes.pop("pretrained", False):
+        changes["weights"] = "given"
     cost, space = Cost(network), search_space(network)
     problem = SearchProblem(
         network=network,
@@ -110,15 +115,31 @@ def make_problem(
         budget_macs=int(share * cost.full_macs),
         data=None,
         recipe=RECIPE,
-        seed=0,
-        folder=folder,
-        sampling="expected",
+        request=asked_of(network.spec),
+        compute=Compute(),
         precision=FP32,
-        token="test",
+        folder=folder,
     )
-    own = {key: value for key, value in changes.items() if hasattr(problem, key)}
-    recipe = {key: value for key, value in changes.items() if key not in own}
-    return replace(problem, **{"recipe": replace(RECIPE, **recipe), **own})
+    return changed(problem, **changes)
+
+
+def asked_of(spec: NetworkSpec, **settings: Any) -> RunRequest:
+    """Returns a request for a network; what is resolved from data and files is left out."""
+    return RunRequest(
+        network=spec, budget="25%", data_digest="", weights_digest=None, recipe={}, **settings
+    )
+
+
+def changed(problem: SearchProblem, **changes: Any) -> SearchProblem:
+    """Returns a search with other fields, of its own or of what it holds."""
+    parts = {"request": problem.request, "compute": problem.compute, "recipe": problem.recipe}
+    own = {name: changes.pop(name) for name in changes.keys() & vars(problem).keys()}
+    for name, part in parts.items():
+        fields = changes.keys() & vars(part).keys()
+        new = replace(part, **{field: changes.pop(field) for field in fields})
+        own.setdefault(name, new)
+    assert not changes, changes
+    return replace(problem, **own)
 
 
 @functools.cache

@@ -8,7 +8,8 @@ from typing import Any
 from dmcp_deploy.bench.tables.fit import Choice
 from dmcp_deploy.bench.tables.make import fitted
 from dmcp_deploy.bench.tables.probes import LayerForm, ProbedGroup, WidthForm
-from dmcp_deploy.bench.tables.table import LatencyTable, Setting, TableLayer, Times
+from dmcp_deploy.bench.tables.table import LatencyTable, TableLayer, Times
+from dmcp_deploy.options.measure import Setting
 from dmcp_deploy.plan import ChannelPlan, Keep, NetworkSpec
 
 SPEC = NetworkSpec("tiny:net", 1.0, 5, (3, 16, 16))

@@ -17,8 +17,14 @@ class TinyNet:
     path: Path
     macs: int
     params: int
+    pixels: int
     conv: np.ndarray
     linear: np.ndarray
+
+    @property
+    def roundings(self) -> int:
+        """Returns the products, and pixels pooled, that are added up behind a logit."""
+        return self.conv.shape[1] + self.pixels + self.linear.shape[1]
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         features = np.einsum("nchw,oc->nohw", images, self.conv[:, :, 0, 0])
@@ -53,7 +59,7 @@ def write_tiny_net(
     )
     pixels = size * size if isinstance(size, int) else 0
     macs = pixels * width * channels + width * classes
-    return TinyNet(path, macs, width * channels + width * classes, conv, linear)
+    return TinyNet(path, macs, width * channels + width * classes, pixels, conv, linear)
 
 
 def save_graph(

@@ -147,7 +147,7 @@ def search(
     network = network or small_network()
     options = {"share": 0.9, "data": garments(), "max_steps": steps, **options}
     problem = make_problem(network, folder / "run", **options)
-    result = find_method(method).search(problem)
+    result = find_method(method)(problem)
     widths = torch.tensor(list(result.widths.values()))
     parameters = {name: p.detach() for name, p in network.model.named_parameters()}
     return {**parameters, "widths": widths}

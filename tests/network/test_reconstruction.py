@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from closeness import assert_same, count_roundings, difference
 from tiny_nets import Chain, Grouped, Separable, Shared, trace_tiny
 from torch import Tensor, nn
 
@@ -60,10 +61,8 @@ def first_four(network: Network) -> np.ndarray:
 
 
 @torch.no_grad()
-def gap(network: Network, fresh: Tensor, expected: Tensor) -> float:
-    """Returns how far the network without half of its stem is from the full one's outputs."""
-    dense = slice_network(network, {"0": Keep(8, 4)}).eval()
-    return float((dense(fresh) - expected).abs().max() / expected.abs().max())
+def without_half_of_its_stem(network: Network, fresh: Tensor) -> Tensor:
+    return slice_network(network, {"0": Keep(8, 4)}).eval()(fresh)
 
 
 CONSUMERS = {
@@ -86,11 +85,12 @@ def test_channels_that_depend_on_kept_ones_are_made_up_for_exactly(consumer):
     reconstruction = Reconstruction(network, ridge=1e-9)
     for number in range(12):  # a linear layer has one sample of each image
         reconstruction.observe(images(32, seed=2 + number), generator().manual_seed(number))
-    assert gap(network, fresh, expected) > 0.1
+    assert difference(without_half_of_its_stem(network, fresh), expected) > 0.1
     reconstruction.refit(first_four(network))
-    assert gap(network, fresh, expected) < 1e-4
+    refitted = without_half_of_its_stem(network, fresh)
+    assert_same(refitted, expected, roundings=count_roundings(network.model))
     reconstruction.restore()
-    assert gap(network, fresh, expected) > 0.1
+    assert difference(without_half_of_its_stem(network, fresh), expected) > 0.1
 
 
 def test_moments_are_those_of_the_patches_that_unfold_makes():
@@ -102,10 +102,10 @@ def test_moments_are_those_of_the_patches_that_unfold_makes():
         patches = F.unfold(network.model[0](images(5)), 3, stride=4, padding=1)
     rows = patches.transpose(1, 2).reshape(-1, 72).double()
     assert reconstruction.samples["1"] == 45
-    assert torch.allclose(reconstruction.moments["1"], rows.T @ rows, atol=1e-6)
+    assert_same(reconstruction.moments["1"], rows.T @ rows, roundings=27)
     reconstruction.gather(lambda own: 2 * own)
     assert reconstruction.samples["1"] == 90
-    assert torch.allclose(reconstruction.moments["1"], 2 * rows.T @ rows, atol=1e-6)
+    assert_same(reconstruction.moments["1"], 2 * rows.T @ rows, roundings=27)
 
 
 def test_of_large_outputs_some_positions_are_looked_at():

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from closeness import difference
 from tiny_nets import randomise_norms
 from torch.nn import init
 from torchvision import models
 
+from dmcp_deploy.export.slice import TOLERANCE
 from dmcp_deploy.network.cost import Cost
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.models import build_network, model_names
@@ -156,8 +158,7 @@ def check_equal(network: Network, widths: dict[str, int], side: int) -> None:
     with torch.no_grad():
         assert torch.equal(Supernet(network)(images), network.model(images))
     narrow, dense = both(network, widths, images)
-    error = (dense - narrow).abs().max() / narrow.abs().max().clamp(min=1e-6)
-    assert float(error) < 1e-5
+    assert difference(dense, narrow) < TOLERANCE
 
 
 def check_shapes(network: Network, widths: dict[str, int], side: int) -> None:

@@ -46,7 +46,7 @@ def test_another_precision_is_none(tmp_path: Path) -> None:
 
 
 def test_what_is_no_onnx_file_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(DmcpError, match=r"Cannot read .*gone\.onnx"):
+    with pytest.raises(DmcpError, match=r"There is no ONNX file .*gone\.onnx"):
         read_precision(tmp_path / "gone.onnx")
     (tmp_path / "text.onnx").write_bytes(b"not a network")
     with pytest.raises(DmcpError, match="is not an ONNX file"):

@@ -12,7 +12,7 @@ from torch import nn
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.slicing import slice_network
-from dmcp_deploy.published.match import group_widths, placed
+from dmcp_deploy.published.match import group_widths, match_layers
 from dmcp_deploy.published.widths import LayerWidth, PublishedPlan
 
 
@@ -28,7 +28,7 @@ def shapes(model: nn.Module) -> tuple[LayerWidth, ...]:
 
 def widths(network: Network, layers: Sequence[LayerWidth], complete: bool = True) -> dict[str, int]:
     published = PublishedPlan("timm", tuple(layers))
-    return group_widths(placed(published, network), network, complete)
+    return group_widths(match_layers(published, network), network, complete)
 
 
 @pytest.mark.parametrize("net", [*TINY_NETS, *odd_nets.ODD_NETS], ids=lambda net: net.__name__)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import ENVIRONMENT, refused, succeed
 
+from dmcp_deploy.artifact import encode
 from dmcp_deploy.plan import ChannelPlan, Keep, NetworkSpec
 
 PLAN = ChannelPlan(
@@ -84,7 +85,7 @@ def test_two_plans_are_compared_where_they_differ(tmp_path: Path) -> None:
         ["2", "of", "3", "groups", "differ"],
     ]
     assert json.loads(succeed("plan", "diff", first, second, "--json")) == {
-        "model": PLAN.network.to_json(),
+        "model": encode(PLAN.network),
         "groups": {
             "stem": {"size": 32, "kept": [8, 16], "same_channels": 8},
             "body.0": {"size": 64, "kept": [3, 3], "same_channels": 2},

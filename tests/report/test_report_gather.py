@@ -108,7 +108,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a figure of words": (
         lambda p: edit(p / "run.json", *FIGURES, "probabilities", value=[["a"]]),
-        "run.json lacks or misstates could not convert",
+        "run.json lacks or misstates 'probabilities': 'a' (a float is needed) in search",
     ),
     "more names than rows": (
         lambda p: edit(p / "run.json", *FIGURES, "groups", value=["stem"]),

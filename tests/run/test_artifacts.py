@@ -8,19 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_onnx import write_tiny_net
+from closeness import difference
+from tiny_onnx import write_mixed_net, write_tiny_net
 from tiny_runs import changed, refused, snapshot, succeed
+from training_tasks import Said
 
 from dmcp_deploy.artifact import digest_file
 from dmcp_deploy.bench.artifacts import EngineSet, FileArtifact
 from dmcp_deploy.bench.record import BenchRecord
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.export.lower_precision import to_half
+from dmcp_deploy.export.quantize import quantize_int8
+from dmcp_deploy.options.measure import BenchOptions
 from dmcp_deploy.progress import NO_PROGRESS
 from dmcp_deploy.run import api
 from dmcp_deploy.run.artifacts import artifacts_of
+from dmcp_deploy.run.stages import ONNX_TOLERANCE
 from dmcp_deploy.rundir.files import run_files
-from dmcp_deploy.rundir.request import BenchOptions
 from dmcp_deploy.runtimes.engine_record import EngineRecord
 
 pytestmark = pytest.mark.xdist_group("run")
@@ -58,7 +62,7 @@ def test_torch_computes_what_the_onnx_files_do(run: Path) -> None:
             assert ours.input_shape[1:] == (channels, height, width)
             shape = (2, int(channels or 0), int(height or 0), int(width or 0))
             images = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-            np.testing.assert_allclose(ours.run(images), theirs.run(images), rtol=1e-3, atol=1e-4)
+            assert difference(theirs.run(images), ours.run(images)) <= ONNX_TOLERANCE
 
 
 @pytest.mark.slow
@@ -186,6 +190,24 @@ def test_an_engine_is_measured_as_it_is_in_any_runtime(tmp_path: Path) -> None:
     for runtime in ("onnxruntime", "torch", "tensorrt-rtx"):
         found = artifacts_of(files, BenchOptions(runtime=runtime), NO_PROGRESS)
         assert found == {"net": FileArtifact(files["net"], runtime, 0)}
+
+
+@pytest.mark.parametrize("adds_in_16_bits", [True, False])
+def test_int8_that_this_processor_may_compute_wrongly_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adds_in_16_bits: bool
+) -> None:
+    monkeypatch.setattr("dmcp_deploy.run.artifacts.adds_int8_in_16_bits", lambda: adds_in_16_bits)
+    files = {name: tmp_path / f"{name}.onnx" for name in ("net", "tensorrt", "cpu", "none")}
+    write_mixed_net(files["net"])
+    images = np.random.default_rng(0).standard_normal((32, 3, 16, 16), dtype=np.float32)
+    for preset in ("tensorrt", "cpu"):
+        quantize_int8(files["net"], files[preset], images, preset)
+    said = Said()
+    assert artifacts_of(files, BenchOptions(), said).keys() == files.keys()
+    wrong = [files["tensorrt"]] if adds_in_16_bits else []
+    assert [line.partition(" can give wrong answers")[0] for line in said.lines] == [
+        *map(str, wrong)
+    ]
 
 
 def test_a_run_measured_before_the_later_options_is_still_current() -> None:

@@ -109,7 +109,7 @@ def of_a_newer_release(plan: dict[str, Any]) -> None:
         (of_other_classes, r"is a plan of .* for 1000 classes on 3x32x32 inputs, and the run"),
         (without_a_group, r"does not fit .*group 'last.0' has no channels in the plan"),
         (with_a_foreign_group, r"does not fit .*group 'layer1.0' has 8 channels in the plan and"),
-        (too_wide, r"is not valid: group 'stem.0': A group of 24 channels cannot keep 25"),
+        (too_wide, r"is not valid: groups.stem.0: A group of 24 channels cannot keep 25"),
         (with_wrong_params, r"The sliced network has \d+ parameters, and its plan \d+"),
         (without_its_macs, r"lacks or misstates 'macs'"),
         (of_a_newer_release, r"has schema version 99, and this release reads 1"),
@@ -149,7 +149,7 @@ def test_a_damaged_plan_is_refused_by_every_command_that_reads_it(
         ({"schema_version": 2}, r"run.json has schema version 2, and this release reads 1"),
         ({"kind": "plan"}, r"run.json is not a run file: its kind is 'plan'"),
         ({"request": {}}, r"run.json lacks or misstates"),
-        ({"stages": []}, r"run.json lacks or misstates its stages"),
+        ({"stages": []}, r"run.json lacks or misstates 'stages'"),
     ],
 )
 def test_a_run_of_another_release_or_kind_is_refused(

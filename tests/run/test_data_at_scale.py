@@ -13,11 +13,12 @@ from tiny_runs import library
 
 import dmcp_deploy
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.options.run import Compute, RunOptions
 from dmcp_deploy.run.context import RunContext
 from dmcp_deploy.run.resolve import make_request
 from dmcp_deploy.rundir.directory import RunDir
-from dmcp_deploy.rundir.request import Compute, RunOptions, RunRequest
-from dmcp_deploy.training.average import PREFIX
+from dmcp_deploy.rundir.request import RunRequest
+from dmcp_deploy.training.dense import AVERAGE
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_a_run_on_shards_saves_the_average_of_its_weights(shards: str, tmp_path:
     dmcp_deploy.train(run.path)
     saved = load_file(run.file("dense.safetensors"))
     state = load_file(run.file("checkpoints/train.safetensors"))
-    average = {name.removeprefix(PREFIX): t for name, t in state.items() if PREFIX in name}
+    average = {name.removeprefix(AVERAGE): t for name, t in state.items() if AVERAGE in name}
     assert len(average) > 4
     assert all(torch.equal(saved[name], tensor) for name, tensor in average.items())
     assert any(not torch.equal(saved[name], state[f"model.{name}"]) for name in average)

@@ -19,8 +19,8 @@ from training_tasks import Said
 
 import dmcp_deploy
 from dmcp_deploy.errors import Interrupted
+from dmcp_deploy.options.run import Compute
 from dmcp_deploy.progress import Bar, NoProgress
-from dmcp_deploy.rundir.request import Compute
 from dmcp_deploy.training.metrics import read_metrics
 
 pytestmark = pytest.mark.slow

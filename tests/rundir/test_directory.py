@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.options.measure import BenchOptions
+from dmcp_deploy.options.run import Compute, RunOptions
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.rundir.directory import RunDir
-from dmcp_deploy.rundir.request import BenchOptions, Compute, RunOptions, RunRequest
+from dmcp_deploy.rundir.request import RunRequest
 
 REQUEST = RunRequest(
     network=NetworkSpec("mobilenet_v2", 1.0, 2, (3, 224, 224)),
@@ -117,7 +119,7 @@ def test_a_stage_is_current_while_its_files_are_what_they_were(run: RunDir) -> N
     done(run)
     assert run.is_current("slice")
     assert run.figures("slice") == {"parity": 1e-7}
-    assert run.stages()["slice"]["seconds"] >= 0
+    assert run.stages()["slice"].seconds >= 0
     run.file("in").write_text("another")
     assert not run.is_current("slice")
     run.file("in").write_text("input")
@@ -141,7 +143,7 @@ def test_a_file_that_was_never_there_is_no_input(run: RunDir) -> None:
     with run.stage("slice", ["absent"], ["out"]):
         run.file("out").write_text("output")
     assert run.is_current("slice")
-    assert run.stages()["slice"]["inputs"] == {}
+    assert run.stages()["slice"].inputs == {}
 
 
 def test_a_stage_that_fails_is_not_on_record(run: RunDir) -> None:
@@ -204,7 +206,7 @@ def test_a_request_that_lacks_a_field_or_has_another_is_refused(run: RunDir) -> 
 @pytest.mark.parametrize("stages", [None, [], {"slice": "done"}, {"slice": {"inputs": {}}}])
 def test_damaged_stages_are_refused(stages: object, run: RunDir) -> None:
     rewrite(run, "stages", stages)
-    with pytest.raises(DmcpError, match="lacks or misstates its stages"):
+    with pytest.raises(DmcpError, match=r"run.json lacks or misstates '(stages|slice|seconds)'"):
         run.is_current("slice")
 
 

@@ -125,6 +125,14 @@ def test_a_bare_machine_is_told_what_to_install(bare_python, tmp_path):
     assert "cuda-python or pycuda" in lacking
 
 
+def test_a_processor_that_adds_int8_up_in_16_bits_is_told(bare_python, tmp_path):
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text("flags\t\t: fpu avx2 fma\n")
+    int8 = examine_with(bare_python, tmp_path, tmp_path)["CPU runtimes", "INT8"]
+    assert (int8.state, int8.detail) == ("note", "added up in 16 bits: AVX2 without VNNI")
+    assert 'preset "cpu"' in int8.remedy
+
+
 def test_a_board_and_what_is_broken_on_it_are_told(bare_python, tmp_path):
     """Installations as they fail on real machines: each is a finding, none ends the command."""
     for path, text in BROKEN_BOARD.items():

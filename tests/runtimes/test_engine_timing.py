@@ -23,6 +23,7 @@ from pathlib import Path
 from dmcp_deploy.bench.columns import format_table
 from dmcp_deploy.bench.measure import measure_artifacts
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.options.measure import BenchOptions
 from dmcp_deploy.machine.cuda.device import Device, Graph
 from dmcp_deploy.runtimes.tensorrt import EngineSession
 from host_cuda import left_behind
@@ -40,11 +41,9 @@ def noted(owner, method):
 noted(EngineSession, "enqueue"), noted(Graph, "launch"), noted(Device, "elapsed_ms")
 noted(Device, "copy_in")
 
-def measure(batches=(1,), **how):
+def measure(**how):
     calls.clear()
-    return measure_artifacts(
-        engines, batches=batches, threads=0, seconds=0.05, warmup_s=0.0, **how
-    )
+    return measure_artifacts(engines, BenchOptions(seconds=0.05, **how), warmup_s=0.0)
 
 try:
 """

@@ -12,9 +12,9 @@ from tiny_onnx import write_tiny_net
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.onnxgraph.layers import onnx_layers
+from dmcp_deploy.runtimes.onnxruntime import kernels_of_events
+from dmcp_deploy.runtimes.openvino import RUNS_PER_LOAD, mean_after
 from dmcp_deploy.runtimes.profile import KernelTime, profile_layers
-from dmcp_deploy.runtimes.profile_onnxruntime import kernels_of_events
-from dmcp_deploy.runtimes.profile_openvino import RUNS_PER_LOAD, mean_after
 
 RUNTIMES = ("onnxruntime", "openvino")
 
@@ -92,9 +92,11 @@ def test_events_become_samples_of_the_last_runs():
             event("conv_fence_before", start + 300, 1),
         ]
     found = kernels_of_events(events, runs=2)
-    assert [(kernel.name, kernel.kind) for kernel, _ in found] == [("conv", "Conv"), ("add", "Add")]
+    assert [(kernel.name, kernel.kind) for kernel in found] == [("conv", "Conv"), ("add", "Add")]
     # Microseconds, rounded down, are in the middle half a microsecond more.
-    np.testing.assert_allclose([samples for _, samples in found], [[0.0205, 0.0305], [0.008] * 2])
+    np.testing.assert_allclose(
+        [kernel.samples_ms for kernel in found], [[0.0205, 0.0305], [0.008] * 2]
+    )
 
 
 def test_the_mean_of_the_last_runs_comes_from_two_means_over_all():

@@ -13,7 +13,7 @@ from tiny_onnx import write_tiny_net
 from dmcp_deploy.artifact import digest_file
 from dmcp_deploy.bench.layers.record import LayersRecord
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.runtimes.profile_tensorrt import source_onnx
+from dmcp_deploy.runtimes.engine_checks import source_onnx
 
 pytest.importorskip("cuda.bindings.driver", reason="cuda-python is not installed")
 
@@ -39,7 +39,8 @@ print(left_behind())
 RECORD = """
 from dmcp_deploy.bench.layers.measure import measure_layers
 from dmcp_deploy.bench.layers.table import format_layers
-record = measure_layers({"engine": path}, batch=1, threads=0, seconds=0.1)
+from dmcp_deploy.options.measure import BenchOptions
+record = measure_layers({"engine": path}, BenchOptions(seconds=0.1))
 record.save(path.with_name("layers.json"))
 print(format_layers(record))
 print(left_behind())

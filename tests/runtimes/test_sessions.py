@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from closeness import assert_same
 from tiny_onnx import write_tiny_net
 
 from dmcp_deploy.errors import DmcpError
@@ -40,7 +41,7 @@ def test_logits_are_those_computed_by_hand(
     with open_(net.path, threads) as session:
         logits = session.run(x)
     assert logits.dtype == np.float32
-    np.testing.assert_allclose(logits, net.logits(x), rtol=1e-4, atol=1e-5)
+    assert_same(logits, net.logits(x), roundings=net.roundings)
 
 
 def test_the_input_shape_tells_what_is_open(tmp_path: Path, open_: Open) -> None:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from dmcp_deploy.network.cost import Cost
 from dmcp_deploy.network.graph import Network
-from dmcp_deploy.search.architecture import BAND, Architecture, budget_loss
+from dmcp_deploy.search.architecture import Architecture
+from dmcp_deploy.search.budget_loss import BAND, budget_loss
 from dmcp_deploy.search.space import search_space
 
 CPU = torch.device("cpu")
@@ -107,8 +108,8 @@ def test_the_budget_loss_is_that_of_the_formula(share, value, gradient):
         macs = torch.tensor(share * budget_macs, dtype=torch.float64, requires_grad=True)
         loss = budget_loss(macs, budget_macs)
         (slope,) = torch.autograd.grad(loss, macs)
-        assert float(loss.detach()) == pytest.approx(value, abs=1e-9)
-        assert float(slope) * budget_macs == pytest.approx(gradient, abs=1e-9)
+        assert float(loss.detach()) == pytest.approx(value)
+        assert float(slope) * budget_macs == pytest.approx(gradient)
 
 
 def test_exp_starts_at_the_full_network():
@@ -128,7 +129,7 @@ def test_a_step_never_goes_far_and_stays_where_alphas_mean_probabilities():
         arch.move(sign * 1000 * arch.expected_macs() / budget_macs, lr=5.0)
         after = final_share(arch, budget_macs)
         allowed = max(0.01, 0.25 * abs(before - 0.975))
-        assert abs(after - before) <= allowed + 1e-9
+        assert abs(after - before) <= allowed * (1 + 1e-9)
         assert (arch.alphas >= 0).all()
         before = after
 

@@ -120,6 +120,7 @@ def test_the_metrics_tell_what_every_group_was_expected_to_keep(undisturbed):
     rows = zip(result.figures["probabilities"], *vars_of(problem.space), strict=True)
     for share, (row, minimum, step, full) in zip(told[-1].values(), rows, strict=True):
         expected = minimum + step * sum(accumulate(row, mul))
+        # Probabilities are on record with four decimals, and some twenty are multiplied.
         assert share == pytest.approx(expected / full, abs=1e-3)
 
 

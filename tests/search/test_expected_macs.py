@@ -14,6 +14,7 @@ from dmcp_deploy.network.graph import Network
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.search import markov
 from dmcp_deploy.search.space import SearchSpace, search_space
+from dmcp_deploy.training.recipe import TRANSITIONS
 
 DRAWS = 3000
 
@@ -78,7 +79,7 @@ def test_without_the_variance_of_shared_groups_it_would_not_be():
     assert macs.mean() - naive > 8 * macs.std() / DRAWS**0.5
 
 
-@pytest.mark.parametrize("kind", markov.TRANSITIONS)
+@pytest.mark.parametrize("kind", TRANSITIONS)
 def test_its_gradient_with_respect_to_the_alphas_is_right(kind):
     network = residual_network()
     cost, space = Cost(network), search_space(network)

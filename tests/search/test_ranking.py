@@ -53,7 +53,7 @@ def test_the_searched_plan_beats_random_plans_of_the_same_macs(method, tmp_path)
         held_out_images=256,
         search=Schedule(1, 64, 0.05, 0.1, 0.02, 0.05, 1e-4),
     )
-    widths = find_method(method).search(problem).widths
+    widths = find_method(method)(problem).widths
     searched = np.array([widths[name] for name in problem.space.names])
     generator = torch.Generator().manual_seed(1000)
     plans = [

@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from search_problems import garments, make_problem, small_network, some_batch
+from closeness import assert_same, count_roundings, difference
+from search_problems import changed, garments, make_problem, small_network, some_batch
 from tiny_nets import Chain, Product, Separable, trace_tiny
 
 from dmcp_deploy.data.holdout import hold_out
 from dmcp_deploy.data.types import Batch, ImageData
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.export.slice import TOLERANCE
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.importance import distance_sum, filter_scores, l2_norm
 from dmcp_deploy.network.masking import silence
@@ -24,7 +26,8 @@ from dmcp_deploy.network.models import build_network
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.network.supernet import Supernet
 from dmcp_deploy.plan import Keep, NetworkSpec
-from dmcp_deploy.search import bn_scale, masked, uniform
+from dmcp_deploy.search import magnitude, masked
+from dmcp_deploy.search.baselines import search_uniform
 from dmcp_deploy.search.masked import MaskedTask
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.ranking import best_units, keeps
@@ -65,13 +68,13 @@ def assert_equal(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tens
 def test_given_weights_are_ranked_and_all_widths_are_those_of_uniform(method, tmp_path):
     problem = make_problem(small_network(), tmp_path, share=0.4, pretrained=True)
     if method == "sfp":  # the only one that trains given weights
-        problem = replace(problem, data=few_garments(), max_steps=1)
+        problem = changed(problem, data=few_garments(), max_steps=1)
     before = state(problem.network)
-    result = find_method(method).search(problem)
+    result = find_method(method)(problem)
     assert result.trained is (method == "sfp")
     if method != "sfp":
         assert_equal(state(problem.network), before)
-    assert result.channels() == uniform.search(problem).channels()
+    assert result.channels() == search_uniform(problem).channels()
     if method != "bn-scale":  # all scales are 1: the first are as good as any
         assert any(not isinstance(keep.kept, int) for keep in result.widths.values())
 
@@ -102,7 +105,7 @@ def test_bn_scale_keeps_the_largest_scales(tmp_path):
     problem = make_problem(network, tmp_path, share=0.5, pretrained=True)
     count = problem.uniform_units()[0]
     largest = sorted([1, 3, 5, 7, 4, 2, 0, 6][:count])
-    assert bn_scale.search(problem).widths["conv1"].indices() == largest
+    assert magnitude.search_bn_scale(problem).widths["conv1"].indices() == largest
 
 
 def test_bn_scale_ranks_by_filters_where_nothing_is_scaled():
@@ -111,19 +114,19 @@ def test_bn_scale_ranks_by_filters_where_nothing_is_scaled():
     with torch.no_grad():
         network.model.squeeze.weight[0] = 1.0
         network.model.squeeze.weight[1] = 3.0
-    scores = bn_scale.scores(network)
+    scores = magnitude.bn_scale_scores(network)
     assert scores[squeeze.first : squeeze.first + 2].tolist() == [0.5, 1.5]
 
 
 def test_bn_scale_refuses_a_network_without_scales(tmp_path):
     with pytest.raises(DmcpError, match="Product has none: choose l1"):
-        bn_scale.search(make_problem(trace_tiny(Product), tmp_path))
+        magnitude.search_bn_scale(make_problem(trace_tiny(Product), tmp_path))
 
 
 @pytest.mark.usefixtures("fashion_mnist")
 def test_bn_scale_trains_with_a_penalty_on_scales_alone(tmp_path):
     task = [None, None]
-    for number, kind in enumerate((bn_scale.DenseTask, bn_scale.SparseTask)):
+    for number, kind in enumerate((magnitude.DenseTask, magnitude.SparseTask)):
         problem = make_problem(small_network(), tmp_path)
         model = problem.network.model
         with torch.no_grad():
@@ -136,7 +139,8 @@ def test_bn_scale_trains_with_a_penalty_on_scales_alone(tmp_path):
     signs = torch.ones(16)
     signs[0] = -1.0
     moved = sparse["stem.1.weight"] - plain["stem.1.weight"]
-    assert torch.allclose(moved, 1e-4 * signs, atol=1e-6)
+    size = float(plain["stem.1.weight"].abs().max())
+    assert_same(moved, 1e-4 * signs, scale=size)
     assert torch.equal(sparse["stem.0.weight"], plain["stem.0.weight"])
     assert torch.equal(sparse["stem.1.bias"], plain["stem.1.bias"])
 
@@ -196,14 +200,14 @@ def test_a_zeroed_filter_comes_back_if_it_has_grown_and_goes_again_if_not(tmp_pa
 @pytest.mark.parametrize("method", ["sfp", "fpgm"])
 def test_a_trained_network_has_silent_channels_where_none_are_kept(method, tmp_path):
     problem = short_problem(tmp_path)
-    result = find_method(method).search(problem)
-    images = some_batch().images
+    result = find_method(method)(problem)
+    images, model = some_batch().images.double(), problem.network.model.double().eval()
+    exact = {"roundings": count_roundings(model), "precision": "fp64"}
     dense = slice_network(problem.network, result.widths).eval()
     with torch.no_grad():
-        whole = problem.network.model.eval()(images)
-        assert (dense(images) - whole).abs().max() < 1e-6 * whole.abs().max()
-        cut = Supernet(problem.network).eval()(images, result.widths)
-        assert (cut - whole).abs().max() < 1e-6 * whole.abs().max()
+        whole = model(images)
+        assert_same(dense(images), whole, **exact)
+        assert_same(Supernet(problem.network)(images, result.widths), whole, **exact)
 
 
 @pytest.mark.usefixtures("fashion_mnist")
@@ -254,13 +258,13 @@ def test_a_search_in_two_parts_ends_bit_for_bit_like_one(method, at, tmp_path, m
             return super().step(step, batch)
 
     whole = short_problem(tmp_path / "one")
-    expected = find_method(method).search(whole)
+    expected = find_method(method)(whole)
     with monkeypatch.context() as patch:
         patch.setattr(masked, "MaskedTask", Failing)
         with pytest.raises(InterruptedSearchError):
-            find_method(method).search(short_problem(tmp_path / "two", checkpoint_s=0.0))
+            find_method(method)(short_problem(tmp_path / "two", checkpoint_s=0.0))
     resumed = short_problem(tmp_path / "two")
-    assert find_method(method).search(resumed) == expected
+    assert find_method(method)(resumed) == expected
     assert_equal(state(resumed.network), state(whole.network))
     one, two = (
         read_tensors(tmp_path / name / "checkpoints/search.safetensors") for name in ("one", "two")
@@ -273,8 +277,8 @@ def test_a_search_in_two_parts_ends_bit_for_bit_like_one(method, at, tmp_path, m
 
 @pytest.mark.usefixtures("fashion_mnist")
 def test_the_end_of_a_training_can_be_loaded_again(tmp_path):
-    first = find_method("sfp").search(short_problem(tmp_path))
-    assert find_method("sfp").search(short_problem(tmp_path)) == first
+    first = find_method("sfp")(short_problem(tmp_path))
+    assert find_method("sfp")(short_problem(tmp_path)) == first
 
 
 # Stock networks.
@@ -306,4 +310,4 @@ def test_stock_networks_are_ranked_in_budget_and_sliced(model, method, tmp_path)
     assert sum(p.numel() for p in dense.parameters()) == plan.params
     with torch.no_grad():
         cut = Supernet(network).eval()(images, plan.groups)
-        assert (dense(images) - cut).abs().max() <= 1e-5 * cut.abs().max()
+        assert difference(dense(images), cut) <= TOLERANCE

@@ -42,6 +42,7 @@ def test_the_best_draw_has_the_least_loss_and_meets_the_budget(problem):
         assert 0.98 * problem.budget_macs <= report["macs"] <= problem.budget_macs
     best = min(reports, key=lambda report: report["loss"])
     assert problem.cost.macs(units) == best["macs"]
+    # On record with five decimals.
     assert supernet_loss(problem, units) == pytest.approx(best["loss"], abs=1e-5)
 
 

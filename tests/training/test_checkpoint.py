@@ -10,13 +10,8 @@ from torch import nn
 from training_tasks import Said
 
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.training.checkpoint import (
-    Checkpoint,
-    Checkpoints,
-    drop_previous,
-    load_optimizer,
-    optimizer_tensors,
-)
+from dmcp_deploy.training.checkpoint import Checkpoint, Checkpoints, drop_previous
+from dmcp_deploy.training.task import load_optimizer, optimizer_tensors
 from dmcp_deploy.training.weights import save_tensors
 
 TENSORS = {

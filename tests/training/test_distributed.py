@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import training_ranks
+from closeness import assert_same
 from torch import Tensor, nn
 from torch.autograd import grad
 from two_ranks import WORLD, on_two_ranks
@@ -69,7 +70,7 @@ def test_a_synced_norm_alone_is_the_plain_one(norm):
         results.append([outputs, mean, var, *grad((outputs * factors).sum(), wanted)])
         results[-1].append(run(images, mean, var, norm.weight, norm.bias, False, 0.2, 1e-5))
     for plain, synced in zip(*results, strict=True):
-        torch.testing.assert_close(synced, plain, rtol=1e-5, atol=1e-5)
+        assert_same(synced, plain, roundings=images.numel())
 
 
 def test_norms_of_a_process_alone_are_left_to_torch():
@@ -114,12 +115,17 @@ def test_processes_agree_and_find_out_when_they_do_not(units):
 @pytest.mark.slow
 def test_synced_norms_of_two_processes_see_one_batch(units):
     whole, (first, second) = training_ranks.norms(), units["norms"]
+    roundings = whole["images"].numel()
     for name in ("outputs", "images"):
         both = torch.cat([first.pop(name), second.pop(name)])
-        torch.testing.assert_close(both, whole.pop(name), rtol=1e-4, atol=1e-5)
+        assert_same(both, whole.pop(name), roundings=roundings, about=name)
+    # That of a bias in front of a norm is nothing but rounding of the others.
+    gradients = [values for name, values in whole.items() if name.startswith("gradient")]
+    size = max(float(values.abs().max()) for values in gradients)
     for name, values in whole.items():
         assert torch.equal(first[name], second[name]), name
-        torch.testing.assert_close(first[name], values, rtol=1e-4, atol=1e-5, msg=name)
+        scale = size if name.startswith("gradient") else None
+        assert_same(first[name], values, roundings=roundings, scale=scale, about=name)
 
 
 @pytest.mark.slow
@@ -129,9 +135,11 @@ def test_every_image_counts_once_however_many_processes_share_them(units):
     for found in (first, second):
         assert int(found["figures"][2]) == images == 21
         assert int(found["side"]) == 12
-        torch.testing.assert_close(found["figures"], whole["figures"], rtol=1e-6, atol=0)
+        roundings = images * 12 * 12
         for name in ("1.running_mean", "1.running_var"):
-            torch.testing.assert_close(found[name], whole[name], rtol=1e-5, atol=1e-6)
+            assert_same(found[name], whole[name], roundings=roundings, about=name)
+        for one, other in zip(found["figures"], whole["figures"], strict=True):
+            assert_same(one, other, roundings=roundings)
 
 
 @pytest.mark.slow
@@ -160,8 +168,11 @@ def test_two_processes_search_as_one_with_the_same_global_batch(what, tmp_path):
         read_metrics(tmp_path / folder / "metrics/search.jsonl") for folder in ("alone/run", "run")
     )
     assert [line["step"] for line in theirs] == list(range(training_ranks.SYNCED_STEPS))
+    largest = {name: max(abs(line.get(name, 0.0)) for line in mine) for name in mine[-1]}
     for ours, other in zip(mine, theirs, strict=True):
         assert ours.keys() == other.keys() >= {"loss", "distill"}
         for name, value in ours.items():
-            assert other[name] == pytest.approx(value, rel=1e-4, abs=1e-4), (name, ours["step"])
+            # A step learns of what the one before it has rounded: a thousand epsilons in twenty.
+            allowed = 1e-4 * largest[name]
+            assert other[name] == pytest.approx(value, abs=allowed), (name, ours["step"])
     assert "arch_loss" in mine[-1]

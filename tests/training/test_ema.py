@@ -8,13 +8,13 @@ from collections.abc import Mapping
 
 import pytest
 import torch
+from closeness import assert_same
 from torch import Tensor
 from training_tasks import FP32, STEPS, batches_from, settings, small_model
 
 from dmcp_deploy.data.types import Batch
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.training.average import PREFIX, WeightAverage
-from dmcp_deploy.training.dense import DenseTask
+from dmcp_deploy.training.dense import AVERAGE, DenseTask, WeightAverage
 from dmcp_deploy.training.loop import run_loop
 from dmcp_deploy.training.recipe import RECIPES, recipe_from_json, recipe_to_json
 
@@ -65,9 +65,10 @@ def test_the_average_is_the_recursion_with_a_decay_that_rises():
             if tensor.is_floating_point():
                 expected[name] = decay * expected[name] + (1 - decay) * tensor
     found = average.tensors()
-    assert {f"{PREFIX}{name}" for name in expected if "num_batches" not in name} == set(found)
+    assert {f"{AVERAGE}{name}" for name in expected if "num_batches" not in name} == set(found)
     for name, tensor in found.items():
-        torch.testing.assert_close(tensor, expected[name.removeprefix(PREFIX)])
+        # Six steps, of each a product twice and a sum.
+        assert_same(tensor, expected[name.removeprefix(AVERAGE)], roundings=18, about=name)
 
 
 def test_training_itself_is_untouched_and_the_average_is_left_in_the_end(tmp_path):
@@ -78,9 +79,9 @@ def test_training_itself_is_untouched_and_the_average_is_left_in_the_end(tmp_pat
     last = copies(plain.model.state_dict())
     assert_equal(copies(averaged.model.state_dict()), last)
     average = {
-        name.removeprefix(PREFIX): tensor
+        name.removeprefix(AVERAGE): tensor
         for name, tensor in copies(averaged.tensors()).items()
-        if name.startswith(PREFIX)
+        if name.startswith(AVERAGE)
     }
     for task in (plain, averaged):
         task.finish()
@@ -113,7 +114,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_average(tmp_path, stop_at):
 
 def test_without_a_decay_there_is_no_average():
     task = Task(recipe=RECIPES["small"])
-    assert not [name for name in task.tensors() if name.startswith(PREFIX)]
+    assert not [name for name in task.tensors() if name.startswith(AVERAGE)]
 
 
 def test_recipes_of_old_have_none_and_keep_their_json():

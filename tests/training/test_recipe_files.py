@@ -14,7 +14,7 @@ import click
 import pytest
 import torch
 from picture_folders import make_folder
-from search_problems import FP32, fresh_network, noise_data, paper_network
+from search_problems import FP32, asked_of, fresh_network, noise_data, paper_network
 from tiny_runs import succeed
 
 import dmcp_deploy
@@ -24,10 +24,11 @@ from dmcp_deploy.data.types import Batch
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.network.supernet import Supernet
+from dmcp_deploy.options.network import DEFAULT_ALIGN
+from dmcp_deploy.options.run import Compute, RunOptions
 from dmcp_deploy.plan import ChannelPlan, NetworkSpec
 from dmcp_deploy.registry import METHODS
 from dmcp_deploy.rundir.directory import RunDir
-from dmcp_deploy.rundir.request import DEFAULT_ALIGN, RunOptions
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.run import plan_problem, search_plan
 from dmcp_deploy.training.dense import DenseTask, DistillTask
@@ -345,13 +346,10 @@ def problem_of(row: Row, network: Network, folder: Path) -> SearchProblem:
         budget_macs=budget_macs,
         data=noise_data(CLASSES),
         recipe=recipe,
-        seed=0,
-        folder=folder,
-        sampling="expected",
+        request=asked_of(network.spec, weights=asked.get("weights"), max_steps=STEPS),
+        compute=Compute(),
         precision=FP32,
-        token=row.name,
-        pretrained="weights" in asked,
-        max_steps=STEPS,
+        folder=folder,
     )
 
 

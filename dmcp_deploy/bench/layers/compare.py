@@ -15,23 +15,24 @@ LAUNCH_BOUND = "launch bound"
 DEPTHWISE = "depthwise"
 UNEXPLAINED = "unexplained"
 
-#: A layer did not get faster as its multiply-adds fell if the whole interval of its time ratio
-#: lies above their ratio by this: profilers count microseconds, and small layers take a few.
+#: A layer lags behind its multiply-adds if the whole interval of its time ratio lies above their
+#: ratio times this. It is generous: profilers count microseconds, and small layers take a few.
 _SLACK = 1.15
-#: Every vector unit and tensor core works on 8 channels or more at once; what is over costs as
-#: much as 8 more, so an odd width is a likely reason wherever there is one.
+#: Every vector unit and tensor core works on 8 channels or more at once. Channels beyond a
+#: multiple of 8 cost as much as 8 more, so such a width is a likely reason.
 _ALIGNMENT = 8
-#: Wider vector units (AVX-512) work on 16. As others do not, such a width must explain the time:
-#: with all widths rounded up, the multiply-adds' ratio comes at least half way to the time's.
+#: Some vector units (AVX-512) work on 16. A width is blamed for not being a multiple of 16 only if
+#: that explains the time: with all widths rounded up to 16, the ratio of the multiply-adds comes
+#: at least half of the way to the time ratio.
 _WIDE_ALIGNMENT, _EXPLAINED = 16, 0.5
-#: Data dominate if moving them alone, at what this machine reaches, takes more than multiplying
-#: and at least half of the time: the other half is what a kernel that is not ideal loses.
+#: A layer is memory bound if moving its data, at the best rate of this machine, takes longer than
+#: multiplying and at least this share of its time; a real kernel loses the rest.
 _MEMORY_SHARE = 0.5
-#: A kernel near the smallest one of the network spends its time on being started: up to twice
-#: that, the work itself is the smaller half.
+#: The smallest kernel of a network takes about as long as starting any kernel. One of up to twice
+#: that time spends the larger half of it on being started.
 _NEAR_SMALLEST = 2.0
-#: Starting a kernel takes no longer on a CPU or a GPU; where every kernel is large, the smallest
-#: says nothing of it.
+#: Starting a kernel takes no longer than this, on a CPU or a GPU. Where even the smallest kernel is
+#: larger, it does not tell how long starting takes.
 _LONGEST_START_MS = 0.02
 
 
@@ -63,21 +64,20 @@ def compare_layer(item: LayerTime, network: Profiled, first: Profiled) -> LayerC
     if base is None:
         return None
     macs_ratio = item.layer.macs / base.layer.macs
-    found = latency_ratio(base.samples_ms, item.samples_ms)
-    lags = macs_ratio < 1 and found.low > _SLACK * macs_ratio
-    reason = _reason(item, base, network, found.low) if lags else ""
-    return LayerComparison(macs_ratio, found, reason)
+    time_ratio = latency_ratio(base.samples_ms, item.samples_ms)
+    lags = macs_ratio < 1 and time_ratio.low > _SLACK * macs_ratio
+    reason = _reason(item, base, network, time_ratio.low) if lags else ""
+    return LayerComparison(macs_ratio, time_ratio, reason)
 
 
 def _reason(item: LayerTime, base: LayerTime, network: Profiled, time_ratio: float) -> str:
     """Returns the first reason that holds, in the order of how much each explains."""
     ours, theirs = item.layer, base.layer
-    if odd := _odd_widths(ours, theirs, _ALIGNMENT):
-        return f"{UNALIGNED.format(_ALIGNMENT)} ({odd})"
-    if (odd := _odd_widths(ours, theirs, _WIDE_ALIGNMENT)) and _is_explained(
-        ours, theirs, time_ratio
-    ):
-        return f"{UNALIGNED.format(_WIDE_ALIGNMENT)} ({odd})"
+    if widths := _unaligned_widths(ours, theirs, _ALIGNMENT):
+        return f"{UNALIGNED.format(_ALIGNMENT)} ({widths})"
+    widths = _unaligned_widths(ours, theirs, _WIDE_ALIGNMENT)
+    if widths and _is_explained(ours, theirs, time_ratio):
+        return f"{UNALIGNED.format(_WIDE_ALIGNMENT)} ({widths})"
     if _is_memory_bound(item, network):
         return MEMORY_BOUND
     if item.median_ms <= min(_NEAR_SMALLEST * network.smallest_ms, _LONGEST_START_MS):
@@ -85,27 +85,27 @@ def _reason(item: LayerTime, base: LayerTime, network: Profiled, time_ratio: flo
     return DEPTHWISE if item.layer.kind == DEPTHWISE else UNEXPLAINED
 
 
-def _odd_widths(ours: OnnxLayer, theirs: OnnxLayer, alignment: int) -> str:
-    """Returns the widths that became odd, as in "in 37, out 91"; "" if none did."""
+def _unaligned_widths(ours: OnnxLayer, theirs: OnnxLayer, alignment: int) -> str:
+    """Returns the widths that lost their alignment, as in "in 37, out 91"; "" if none did."""
     sides = {
         "in": (ours.in_channels, theirs.in_channels),
         "out": (ours.out_channels, theirs.out_channels),
     }
-    # What the first has as well, such as an image's 3 channels, explains no difference.
-    odd = {
+    # A width that the first network has as well, such as 3 for an image, explains no difference.
+    unaligned = {
         side: width
         for side, (width, before) in sides.items()
         if width % alignment and width != before
     }
-    if ours.kind == DEPTHWISE and odd:
+    if ours.kind == DEPTHWISE and unaligned:
         return str(ours.out_channels)
-    return ", ".join(f"{side} {width}" for side, width in odd.items())
+    return ", ".join(f"{side} {width}" for side, width in unaligned.items())
 
 
 def _is_explained(ours: OnnxLayer, theirs: OnnxLayer, time_ratio: float) -> bool:
     """Tells whether widths rounded up explain a time ratio that exceeds the multiply-adds'."""
     if min(ours.in_channels, ours.out_channels) < _WIDE_ALIGNMENT:
-        return True  # not one vector is full, for which runtimes have slower kernels
+        return True  # no vector is full, and runtimes have slower kernels for that
     rounded = _rounded_macs(ours) / _rounded_macs(theirs)
     exact = ours.macs / theirs.macs
     return rounded - exact >= _EXPLAINED * (time_ratio - exact)

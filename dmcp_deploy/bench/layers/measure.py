@@ -5,83 +5,75 @@ from __future__ import annotations
 import functools
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dmcp_deploy.artifact import digest_file
-from dmcp_deploy.bench.artifacts import Artifact, FileArtifact, as_artifact
+from dmcp_deploy.bench.artifacts import Artifact, FileArtifact
 from dmcp_deploy.bench.layers.record import LayersRecord, LayerTime, OtherKernels, Profiled
 from dmcp_deploy.bench.layers.roofline import Limits, measure_limits
-from dmcp_deploy.bench.lineup import Image, Lineup
-from dmcp_deploy.bench.measure import check_request, line_up
+from dmcp_deploy.bench.lineup import Image, Lineup, random_images
+from dmcp_deploy.bench.measure import line_up
 from dmcp_deploy.bench.timing import is_turned, time_interleaved
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.onnxgraph.layers import OnnxLayer, onnx_layers
+from dmcp_deploy.options.measure import BenchOptions
 from dmcp_deploy.progress import NO_PROGRESS, Bar, Progress
-from dmcp_deploy.runtimes.profile import KernelTime, profile_layers
+from dmcp_deploy.runtimes.profile import KernelTime, layers_file, profile_layers
 from dmcp_deploy.runtimes.session import is_engine
 
-_IMAGE_SEED = 0
 #: Parts of the measurement; in each every network is loaded anew, first last in every other.
 _PARTS = 6
-#: Where the limits are measured: a disturbance seldom lasts through all of them.
+#: Parts in which the limits are measured too: a disturbance seldom lasts through all of them.
 _PARTS_WITH_LIMITS = (0, 2, 4)
-#: Of a part's time, what goes to whole calls with profiling off.
-_WHOLE_SHARE = 0.3
+#: Share of a part's time in which whole calls are timed, with profiling off.
+_CALLS_SHARE = 0.3
 #: Profiled runs of each network in a part. OpenVINO loads the network for every five of them.
 _FEWEST_RUNS, _MOST_RUNS = 5, 10
-#: A tenth of what a profiler that counts microseconds can tell.
+#: Stands for a time too short to be listed by a profiler: a tenth of the microsecond it counts in.
 _NEXT_TO_NOTHING_MS = 1e-4
 
 
 def measure_layers(
     artifacts: Mapping[str, Path | Artifact],
+    options: BenchOptions,
     *,
-    batch: int,
-    threads: int,
-    runtime: str = "onnxruntime",
-    seconds: float = 10.0,
     progress: Progress = NO_PROGRESS,
 ) -> LayersRecord:
     """Returns the times of every layer of networks, profiled in parts that take turns.
 
     Args:
         artifacts: Name -> ONNX file or engine; the others are compared with the first.
-        batch: Images per call; every file must take it.
-        threads: Threads on a CPU, each pinned with a core; 0 leaves both to the runtime.
-        runtime: What runs ONNX files: "onnxruntime" or "openvino".
-        seconds: Measuring time over all files, as far as the fewest runs leave it.
+        options: How to measure; of the batch sizes the first counts, and the seconds are over all
+            files, as far as the fewest runs leave it.
         progress: Told of every part of every network.
 
     Raises:
-        DmcpError: Nothing to measure, a bad number, a missing library or file, a network that no
-            profiler tells the layers of, files with different inputs, or a batch size that a file
-            does not take: all found before the first measurement. A network fails while it runs.
+        DmcpError: Nothing to measure, a missing library or file, a network that no profiler tells
+            the layers of, files with different inputs, or a batch size that a file does not take:
+            all found before the first measurement. A network fails while it runs.
     """
-    check_request(artifacts, [batch], seconds)
-    lineup = line_up(artifacts, runtime, threads, None, False)
-    files = {
-        name: _file(name, as_artifact(item, runtime, threads).at_batch(batch))
-        for name, item in artifacts.items()
-    }
+    batch = options.batches[0]
+    lineup = line_up(artifacts, replace(options, graph=None, transfers=False))
+    files = {name: _file(name, item.at_batch(batch)) for name, item in lineup.artifacts.items()}
     ready = lineup.check([batch])
-    layers = {name: onnx_layers(_source(file.path), batch) for name, file in files.items()}
-    found = {name: _Found() for name in files}
+    layers = {name: onnx_layers(layers_file(file.path), batch) for name, file in files.items()}
+    results = {name: _Result() for name in files}
     with lineup.watched(ready, [batch]) as environment:
         precisions = {name: ready.known[name, batch]["precision"] for name in files}
-        plan = _Plan(lineup, files, precisions, ready.image, batch, seconds / _PARTS)
+        plan = _Plan(lineup, files, precisions, ready.image, batch, options.seconds / _PARTS)
         with progress.task("layers", total=_PARTS * len(files), unit="part") as bar:
-            _measure_parts(plan, found, bar)
+            _measure_parts(plan, results, bar)
     runtimes = {name: ready.known[name, batch]["runtime"] for name in files}
     networks = tuple(
-        _profiled(plan, name, runtimes[name], layers[name], found[name]) for name in files
+        _profiled(plan, name, runtimes[name], layers[name], results[name]) for name in files
     )
     return LayersRecord(networks, environment, ready.image)
 
 
 def _profiled(
-    plan: _Plan, name: str, runtime: str, layers: Sequence[OnnxLayer], found: _Found
+    plan: _Plan, name: str, runtime: str, layers: Sequence[OnnxLayer], result: _Result
 ) -> Profiled:
     file = plan.files[name]
     return Profiled(
@@ -91,9 +83,9 @@ def _profiled(
         batch=plan.batch,
         runtime=runtime,
         threads=plan.lineup.threads,
-        **timed(layers, found.parts),
-        network_ms=tuple(found.network_ms),
-        limits=found.limits,
+        **timed(layers, result.parts),
+        network_ms=tuple(result.network_ms),
+        limits=result.limits,
     )
 
 
@@ -108,13 +100,13 @@ def timed(
     runs = [len(kernels[0].samples_ms) for kernels in parts]
     keys = list(dict.fromkeys(key for group in groups for key in group))
     samples = {key: _joined(key, groups, runs) for key in keys}
-    own = [layer for layer in layers if (layer.name, "") in samples]
+    with_kernel = [layer for layer in layers if (layer.name, "") in samples]
     return {
-        "layers": tuple(LayerTime(layer, samples[layer.name, ""]) for layer in own),
-        "without_kernel": tuple(layer.name for layer in layers if layer not in own),
+        "layers": tuple(LayerTime(layer, samples[layer.name, ""]) for layer in with_kernel),
+        "without_kernel": tuple(layer.name for layer in layers if layer not in with_kernel),
         "others": tuple(
-            OtherKernels(kind, max(len(group.get((None, kind), ())) for group in groups), found)
-            for (name, kind), found in samples.items()
+            OtherKernels(kind, max(len(group.get((None, kind), ())) for group in groups), kind_ms)
+            for (name, kind), kind_ms in samples.items()
             if name is None
         ),
     }
@@ -138,9 +130,9 @@ def _joined(
     """Returns what kernels took together in every run of every part."""
     samples: list[float] = []
     for group, count in zip(groups, runs, strict=True):
-        # What was too short to be told of in a part took next to nothing there.
-        own = group.get(key, [(_NEXT_TO_NOTHING_MS,) * count])
-        samples += [sum(times) for times in zip(*own, strict=True)]
+        # A profiler leaves out what was too short.
+        kernels_ms = group.get(key, [(_NEXT_TO_NOTHING_MS,) * count])
+        samples += [sum(times) for times in zip(*kernels_ms, strict=True)]
     return tuple(samples)
 
 
@@ -166,7 +158,7 @@ class _Plan:
 
 
 @dataclass
-class _Found:
+class _Result:
     """What has been measured of one network so far."""
 
     network_ms: list[float] = field(default_factory=list)
@@ -174,29 +166,25 @@ class _Found:
     limits: Limits | None = None
 
 
-def _measure_parts(plan: _Plan, found: Mapping[str, _Found], bar: Bar) -> None:
-    import numpy as np
-
-    rng = np.random.default_rng(_IMAGE_SEED)
-    images = rng.standard_normal((plan.batch, *plan.image), dtype=np.float32)
-    runs = 0
+def _measure_parts(plan: _Plan, results: Mapping[str, _Result], bar: Bar) -> None:
+    images, runs = random_images(plan.image, plan.batch), 0
     for part in range(_PARTS):
         last_first = is_turned(part)
         if part in _PARTS_WITH_LIMITS:
-            _raise_limits(plan, found)
-        _time_whole(plan, found, last_first)
+            _raise_limits(plan, results)
+        _time_calls(plan, results, last_first)
         # All networks are profiled alike, so that sample i of each is from the same part.
-        runs = runs or _runs(plan, found)
-        for name in list(found)[:: -1 if last_first else 1]:
+        runs = runs or _runs(plan, results)
+        for name in list(results)[:: -1 if last_first else 1]:
             file = plan.files[name]
             kernels = profile_layers(
                 file.path, images, runtime=file.runtime, threads=file.threads, runs=runs
             )
-            found[name].parts.append(kernels)
+            results[name].parts.append(kernels)
             bar.advance()
 
 
-def _raise_limits(plan: _Plan, found: Mapping[str, _Found]) -> None:
+def _raise_limits(plan: _Plan, results: Mapping[str, _Result]) -> None:
     """Measures the limits of every network once more; those of engines are not known."""
     limits_of = functools.cache(measure_limits)
     for name, file in plan.files.items():
@@ -204,24 +192,24 @@ def _raise_limits(plan: _Plan, found: Mapping[str, _Found]) -> None:
             continue
         quantized = plan.precisions[name] == "int8"
         measured = limits_of(file.runtime, file.threads, quantized=quantized)
-        before = found[name].limits
-        found[name].limits = measured if before is None else measured.best(before)
+        before = results[name].limits
+        results[name].limits = measured if before is None else measured.best(before)
 
 
-def _time_whole(plan: _Plan, found: Mapping[str, _Found], last_first: bool) -> None:
+def _time_calls(plan: _Plan, results: Mapping[str, _Result], last_first: bool) -> None:
     """Times whole calls with profiling off."""
-    seconds = plan.part_s * _WHOLE_SHARE
+    seconds = plan.part_s * _CALLS_SHARE
     with plan.lineup.opened(plan.image, plan.batch, last_first) as samplers:
         for name, samples in time_interleaved(
             samplers, seconds=seconds, warmup_s=seconds / 4
         ).items():
-            found[name].network_ms += samples
+            results[name].network_ms += samples
 
 
-def _runs(plan: _Plan, found: Mapping[str, _Found]) -> int:
+def _runs(plan: _Plan, results: Mapping[str, _Result]) -> int:
     """Returns how many profiled runs of every network a part has time for."""
-    round_s = sum(statistics.median(item.network_ms) for item in found.values()) / 1e3
-    wanted = int(plan.part_s * (1 - _WHOLE_SHARE) / round_s)
+    round_s = sum(statistics.median(item.network_ms) for item in results.values()) / 1e3
+    wanted = int(plan.part_s * (1 - _CALLS_SHARE) / round_s)
     return min(max(wanted, _FEWEST_RUNS), _MOST_RUNS)
 
 
@@ -232,12 +220,3 @@ def _file(name: str, artifact: Artifact) -> FileArtifact:
         f"{name} ({artifact.path}) runs in torch, whose layers are not profiled: give an ONNX file"
         " or an engine."
     )
-
-
-def _source(path: Path) -> Path:
-    """Returns the ONNX file that tells a file's layers."""
-    if not is_engine(path):
-        return path
-    from dmcp_deploy.runtimes.profile_tensorrt import source_onnx
-
-    return source_onnx(path)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dmcp_deploy.artifact import read_artifact, well_formed, write_artifact
+from dmcp_deploy.artifact import encode, load_artifact, write_artifact
 from dmcp_deploy.bench.layers.roofline import Limits
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.onnxgraph.layers import OnnxLayer
@@ -146,13 +145,13 @@ class LayersRecord:
 
     Attributes:
         networks: Every network, all at one batch size.
-        environment: The machine and the libraries (see `bench.environment`).
+        environment: The machine and the libraries (see `machine.environment`).
         input_shape: (C, H, W).
     """
 
     networks: tuple[Profiled, ...]
     environment: Mapping[str, Any]
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, int, int] = field(metadata={"json": "input"})
 
     def __post_init__(self) -> None:
         if not self.networks:
@@ -170,12 +169,9 @@ class LayersRecord:
 
     def save(self, path: Path) -> None:
         """Writes the record as JSON, all samples included."""
-        content = {
-            "input": list(self.input_shape),
-            "environment": dict(self.environment),
-            "networks": [dataclasses.asdict(item) for item in self.networks],
-        }
-        write_artifact(path, KIND, content)
+        # The samples come last, where they hide nothing.
+        head = {"input": self.input_shape, "environment": self.environment}
+        write_artifact(path, KIND, {**head, **encode(self)})
 
     @classmethod
     def load(cls, path: Path) -> LayersRecord:
@@ -185,11 +181,7 @@ class LayersRecord:
             DmcpError: The file is absent, damaged, of another kind or schema version, or holds
                 samples that no measurement gives.
         """
-        content = read_artifact(path, KIND)
-        with well_formed(f"The layers record {path}"):
-            channels, height, width = (int(n) for n in content["input"])
-            networks = tuple(_profiled(item) for item in content["networks"])
-            return cls(networks, dict(content["environment"]), (channels, height, width))
+        return load_artifact(path, KIND, cls, f"The layers record {path}")
 
 
 def _check_samples(name: str, samples: Sequence[float]) -> None:
@@ -198,54 +190,3 @@ def _check_samples(name: str, samples: Sequence[float]) -> None:
     bad = [ms for ms in samples if not (math.isfinite(ms) and ms > 0)]
     if bad:
         raise DmcpError(f"{name} has a sample of {bad[0]} ms: samples are finite and above zero.")
-
-
-def _profiled(content: Mapping[str, Any]) -> Profiled:
-    limits = content["limits"]
-    return Profiled(
-        name=str(content["name"]),
-        path=str(content["path"]),
-        digest=str(content["digest"]),
-        batch=int(content["batch"]),
-        runtime=str(content["runtime"]),
-        threads=int(content["threads"]),
-        layers=tuple(
-            LayerTime(_layer(item["layer"]), _samples(item["samples_ms"]))
-            for item in content["layers"]
-        ),
-        without_kernel=tuple(str(name) for name in content["without_kernel"]),
-        others=tuple(
-            OtherKernels(str(item["kind"]), int(item["count"]), _samples(item["samples_ms"]))
-            for item in content["others"]
-        ),
-        network_ms=_samples(content["network_ms"]),
-        limits=None if limits is None else _limits(limits),
-    )
-
-
-def _layer(content: Mapping[str, Any]) -> OnnxLayer:
-    whole = ("macs", "params", "in_channels", "out_channels", "groups", "bytes")
-    return OnnxLayer(
-        name=str(content["name"]),
-        kind=str(content["kind"]),
-        kernel=tuple(int(side) for side in content["kernel"]),
-        out_shape=tuple(int(size) for size in content["out_shape"]),
-        **{name: int(content[name]) for name in whole},
-    )
-
-
-def _limits(content: Mapping[str, Any]) -> Limits:
-    cached = content["cached_gbytes_per_s"]
-    return Limits(
-        float(content["gmacs_per_s"]),
-        float(content["gbytes_per_s"]),
-        None if cached is None else float(cached),
-        int(content["cache_bytes"]),
-    )
-
-
-def _samples(values: object) -> tuple[float, ...]:
-    # A string's characters might pass for samples.
-    if not isinstance(values, list):
-        raise TypeError(f"samples: {type(values).__name__}")
-    return tuple(float(value) for value in values)

@@ -8,20 +8,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
 
 from dmcp_deploy.bench.layers.roofline_nets import STREAM, write_products, write_stream
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.onnxgraph.layers import OnnxLayer, onnx_layers
-from dmcp_deploy.runtimes.profile import KernelTime, profile_layers
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+from dmcp_deploy.runtimes.profile import profile_layers
 
 _CACHE_FOLDER = Path("/sys/devices/system/cpu/cpu0/cache")
 _RUNS = 5
-#: Of a stream that does not stay in the caches; of one that does.
+#: Bytes of a stream that does not fit the caches, and of one that does.
 _LARGE, _SMALL = 64 * 2**20, 2**19
 _LARGEST = 256 * 2**20
 #: A layer reads what the one before has written, so both must find room in the cache.
@@ -111,13 +109,16 @@ def measure_limits(
         peak = 0.0
         for op_type in ("Conv", "MatMul"):
             images = _images(write_products(path, op_type, quantized))
-            peak = max(peak, *_rates(onnx_layers(path), profiled(path, images)))
-        rates = []
+            least_ms = {item.layer: min(item.samples_ms) for item in profiled(path, images)}
+            rates = (item.macs / least_ms[item.name] / 1e6 for item in onnx_layers(path))
+            peak = max(peak, *rates)
+        stream_rates = []
         for size in (large, _SMALL):
             images = _images(write_stream(path, size))
-            rates.append(2 * images.nbytes / _stream_ms(profiled(path, images)) / 1e6)
-    cached = rates[1] if cache else None
-    return Limits(peak, rates[0], cached, int(cache * _CACHE_SHARE))
+            stream = next(item for item in profiled(path, images) if item.name == STREAM)
+            stream_rates.append(2 * images.nbytes / min(stream.samples_ms) / 1e6)
+    cached = stream_rates[1] if cache else None
+    return Limits(peak, stream_rates[0], cached, int(cache * _CACHE_SHARE))
 
 
 def last_level_cache_bytes(folder: Path = _CACHE_FOLDER) -> int:
@@ -127,21 +128,9 @@ def last_level_cache_bytes(folder: Path = _CACHE_FOLDER) -> int:
     except OSError:
         return 0
     units = {"K": 2**10, "M": 2**20, "G": 2**30}
-    known = [s for s in sizes if s[:-1].isdecimal() and s[-1] in units]
-    return max((int(s[:-1]) * units[s[-1]] for s in known), default=0)
+    known = [size for size in sizes if size[:-1].isdecimal() and size[-1] in units]
+    return max((int(size[:-1]) * units[size[-1]] for size in known), default=0)
 
 
 def _images(shape: tuple[int, int, int, int]) -> npt.NDArray[np.float32]:
-    import numpy as np
-
     return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-
-
-def _rates(layers: Iterable[OnnxLayer], kernels: Iterable[KernelTime]) -> list[float]:
-    """Returns the billions of multiply-adds a second of each layer in its best run."""
-    least_ms = {kernel.layer: min(kernel.samples_ms) for kernel in kernels}
-    return [layer.macs / least_ms[layer.name] / 1e6 for layer in layers]
-
-
-def _stream_ms(kernels: Iterable[KernelTime]) -> float:
-    return min(next(kernel.samples_ms for kernel in kernels if kernel.name == STREAM))

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from onnx import NodeProto, TensorProto
 
 #: Name of the operator that reads and writes all data.
 STREAM = "stream"
 
-#: Layers in a row, so that turning the image into the runtime's layout weighs little.
+#: So many layers in a row that converting the image to the runtime's layout takes a small share.
 _LAYERS = 3
 #: Sides of the image, and channels: 100 million multiply-adds a layer and more, every size a
 #: multiple of what vector units take, and the weights small enough for a core's own cache.
@@ -75,8 +77,6 @@ class _Net:
 
     def quantize(self, value: str) -> str:
         """Appends what quantises a value and back; returns the name, the same if nothing does."""
-        import numpy as np
-
         if not self._quantized:
             return value
         scale = [self._store("scale", np.float32(0.05)), self._store("zero", np.uint8(128))]
@@ -84,14 +84,13 @@ class _Net:
 
     def weight(self, index: int) -> str:
         """Stores one more layer's weight; returns the name of its value."""
-        import numpy as np
-
         weight = np.random.default_rng(_SEED + index).standard_normal(self._weight, np.float32)
         if not self._quantized:
             return self._store(f"layer{index}.weight", weight * np.float32(0.03))
-        whole = np.clip(weight * 32, -127, 127).astype(np.int8)
+        integers = np.clip(weight * 32, -127, 127).astype(np.int8)
+        stored = self._store(f"layer{index}.weight", integers)
         scale = [self._store("weight_scale", np.float32(0.001)), self._store("none", np.int8(0))]
-        return self.add("DequantizeLinear", [self._store(f"layer{index}.weight", whole), *scale])
+        return self.add("DequantizeLinear", [stored, *scale])
 
     def write(
         self, path: Path, shape: tuple[int, ...], output: str, out_shape: tuple[int, ...]
@@ -112,7 +111,6 @@ class _Net:
         onnx.save_model(model, str(path))
 
     def _store(self, name: str, value: object) -> str:
-        import numpy as np
         from onnx import numpy_helper
 
         self._tensors[name] = numpy_helper.from_array(np.asarray(value), name)

@@ -28,13 +28,30 @@ def format_layers(record: LayersRecord) -> str:
     return "\n\n".join(tables)
 
 
+def layer_cells(item: LayerTime, limits: Limits | None) -> tuple[str, ...]:
+    """Returns a layer's name, kind, widths, multiply-adds, time, rate and least time as text."""
+    layer = item.layer
+    sides = "x".join(map(str, layer.kernel))
+    return (
+        layer.name,
+        f"{layer.kind} {sides}".strip(),
+        f"{layer.in_channels} > {layer.out_channels}",
+        format_macs(layer.macs),
+        f"{item.median_ms:.4f}",
+        f"{item.gmacs_per_s:.1f}",
+        "" if limits is None else f"{limits.layer_ms(layer):.4f}",
+    )
+
+
 def _table(network: Profiled, first: Profiled | None) -> str:
     slowest = sorted(network.layers, key=lambda item: -item.median_ms)
     rows = [_HEAD + (_COMPARED if first else ())]
     rows += [_layer_row(item, network, first) for item in slowest]
     rows += [_sum_row(network, first), *_outside_rows(network, first)]
     right = [index for index, title in enumerate(rows[0]) if title not in _WORDS]
-    return "\n".join([_title(network), columns(rows, right), *_notes(network)])
+    notes = [f"No kernel is told of: {', '.join(network.without_kernel)}."]
+    table = [_title(network), columns(rows, right)]
+    return "\n".join([*table, *(notes if network.without_kernel else [])])
 
 
 def _title(network: Profiled) -> str:
@@ -51,28 +68,14 @@ def _reached(limits: Limits) -> str:
 
 
 def _layer_row(item: LayerTime, network: Profiled, first: Profiled | None) -> tuple[str, ...]:
-    layer, limits = item.layer, network.limits
-    own = (
-        layer.name,
-        _kind(item),
-        f"{layer.in_channels} > {layer.out_channels}",
-        format_macs(layer.macs),
-        f"{item.median_ms:.4f}",
-        _share(item.median_ms, network),
-        f"{item.gmacs_per_s:.1f}",
-        "" if limits is None else f"{limits.layer_ms(layer):.4f}",
-    )
+    *what, rate, bound = layer_cells(item, network.limits)
+    cells = (*what, _share(item.median_ms, network), rate, bound)
     if first is None:
-        return own
-    found = compare_layer(item, network, first)
-    if found is None:
-        return (*own, "", "", "")
-    return (*own, f"{found.macs_ratio:.2f}", _ratio(found.time_ratio), found.reason)
-
-
-def _kind(item: LayerTime) -> str:
-    sides = "x".join(map(str, item.layer.kernel))
-    return f"{item.layer.kind} {sides}".strip()
+        return cells
+    ratios = compare_layer(item, network, first)
+    if ratios is None:
+        return (*cells, "", "", "")
+    return (*cells, f"{ratios.macs_ratio:.2f}", _ratio(ratios.time_ratio), ratios.reason)
 
 
 def _sum_row(network: Profiled, first: Profiled | None) -> tuple[str, ...]:
@@ -80,15 +83,15 @@ def _sum_row(network: Profiled, first: Profiled | None) -> tuple[str, ...]:
     time_ms = sum(item.median_ms for item in network.layers)
     limits = network.limits
     bound = "" if limits is None else f"{bound_ms((i.layer for i in network.layers), limits):.4f}"
-    own = (
+    cells = (
         *(f"sum of {len(network.layers)} layers", "", "", format_macs(macs), f"{time_ms:.4f}"),
         *(_share(time_ms, network), f"{macs / time_ms / 1e6:.1f}", bound),
     )
     if first is None:
-        return own
+        return cells
     macs_ratio = macs / sum(item.layer.macs for item in first.layers)
     time_ratio = time_ms / sum(item.median_ms for item in first.layers)
-    return (*own, f"{macs_ratio:.2f}", f"{time_ratio:.2f}", "")
+    return (*cells, f"{macs_ratio:.2f}", f"{time_ratio:.2f}", "")
 
 
 def _outside_rows(network: Profiled, first: Profiled | None) -> list[tuple[str, ...]]:
@@ -98,10 +101,10 @@ def _outside_rows(network: Profiled, first: Profiled | None) -> list[tuple[str, 
         _time_row(f"{item.count} x {item.kind}", item.median_ms, _share(item.median_ms, network))
         for item in others
     ]
-    kernels_ms, whole_ms = network.median_sum_ms, network.network_median_ms
+    kernels_ms = network.median_sum_ms
     rows += [
         _time_row("all kernels", kernels_ms, _share(kernels_ms, network)),
-        _time_row("whole call, not profiled", whole_ms, ""),
+        _time_row("whole call, not profiled", network.network_median_ms, ""),
     ]
     if first is None:
         return rows
@@ -119,11 +122,5 @@ def _share(time_ms: float, network: Profiled) -> str:
     return f"{time_ms / network.median_sum_ms:.1%}"
 
 
-def _ratio(found: LatencyRatio) -> str:
-    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
-
-
-def _notes(network: Profiled) -> list[str]:
-    if not network.without_kernel:
-        return []
-    return [f"No kernel is told of: {', '.join(network.without_kernel)}."]
+def _ratio(ratio: LatencyRatio) -> str:
+    return f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"

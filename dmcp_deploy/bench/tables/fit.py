@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+import numpy as np
+import numpy.typing as npt
 
-    Array = npt.NDArray[np.float64]
-else:
-    Array = Any
+Array = npt.NDArray[np.float64]
 
-#: What kernels round widths up to, as far as is tried.
+#: Multiples that kernels may round widths up to: each is tried.
 ROUNDINGS = (1, 8, 16, 32)
 
-#: Squared distance in the logarithms of widths within which samples count alike.
+#: Added to the squared distance in the logarithms of widths, so that near samples count alike.
 _NEAR = 0.02
-#: Times below it weigh no more in a regression than it does: 1 us, what profilers tell.
+#: Profilers count microseconds: shorter times weigh no more in a regression than 1 us.
 _LEAST_MS = 1e-3
 
 
@@ -70,14 +66,12 @@ def predict_ms(samples: Samples, widths: Array, choice: Choice) -> Array:
         widths: Input and output channels, shape [places, 2].
         choice: How to compute.
     """
-    import numpy as np
-
     known = _features(samples.widths, samples.by_output, choice.rounding)
     factors = nonnegative(known, samples.ms, 1 / np.maximum(samples.ms, _LEAST_MS) ** 0.5)
-    found = _features(widths, samples.by_output, choice.rounding) @ factors
+    predicted = _features(widths, samples.by_output, choice.rounding) @ factors
     if choice.corrected:
-        found = found + _interpolate(samples, samples.ms - known @ factors, widths)
-    return np.asarray(np.maximum(found, 0.0))
+        predicted = predicted + _interpolate(samples, samples.ms - known @ factors, widths)
+    return np.asarray(np.maximum(predicted, 0.0))
 
 
 def nonnegative(features: Array, values: Array, weights: Array) -> Array:
@@ -90,8 +84,6 @@ def nonnegative(features: Array, values: Array, weights: Array) -> Array:
         values: Shape [samples].
         weights: Shape [samples]; errors are multiplied by them.
     """
-    import numpy as np
-
     scale = np.maximum(np.abs(features).max(axis=0), 1e-12)
     rows, wanted = features / scale * weights[:, None], values * weights
     count = features.shape[1]
@@ -121,26 +113,20 @@ def choose(samples: Samples, probes: npt.NDArray[np.int64]) -> tuple[Choice, Arr
     Returns:
         The choice, and for each sample its time predicted without its probe, shape [samples].
     """
-    import numpy as np
-
-    found = {choice: _left_out(samples, probes, choice) for choice in CHOICES}
-    best = min(CHOICES, key=lambda choice: float(np.abs(found[choice] - samples.ms).sum()))
-    return best, found[best]
+    predicted = {choice: _left_out(samples, probes, choice) for choice in CHOICES}
+    best = min(CHOICES, key=lambda choice: float(np.abs(predicted[choice] - samples.ms).sum()))
+    return best, predicted[best]
 
 
 def _left_out(samples: Samples, probes: npt.NDArray[np.int64], choice: Choice) -> Array:
-    import numpy as np
-
-    found = np.zeros_like(samples.ms)
+    predicted = np.zeros_like(samples.ms)
     for probe in np.unique(probes):
-        own = probes == probe
-        found[own] = predict_ms(samples.without(own), samples.widths[own], choice)
-    return found
+        chosen = probes == probe
+        predicted[chosen] = predict_ms(samples.without(chosen), samples.widths[chosen], choice)
+    return predicted
 
 
 def _features(widths: Array, by_output: bool, rounding: int) -> Array:
-    import numpy as np
-
     inputs, outputs = (np.ceil(widths / rounding) * rounding).T
     ones = np.ones_like(outputs)
     columns = [ones, outputs] if by_output else [ones, inputs, outputs, inputs * outputs]
@@ -148,8 +134,6 @@ def _features(widths: Array, by_output: bool, rounding: int) -> Array:
 
 
 def _interpolate(samples: Samples, left_over: Array, widths: Array) -> Array:
-    import numpy as np
-
     apart = np.log(widths)[:, None, :] - np.log(samples.widths)[None, :, :]
     weights = 1 / ((apart**2).sum(axis=2) + _NEAR)
     return np.asarray((weights * left_over).sum(axis=1) / weights.sum(axis=1))

@@ -7,15 +7,17 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dmcp_deploy.bench.tables.fit import Choice, Samples, choose
-from dmcp_deploy.bench.tables.measure import LayerSamples, Measured, Step
-from dmcp_deploy.bench.tables.predict import fit_whole, layer_samples
-from dmcp_deploy.bench.tables.probes import LayerForm, ProbeSet, check_form
+import numpy as np
+import numpy.typing as npt
+
+from dmcp_deploy.bench.tables.fit import Array, Choice, Samples, choose
+from dmcp_deploy.bench.tables.measure import Measured, Step
+from dmcp_deploy.bench.tables.predict import fit_calls, layer_samples, layers_by_shape
+from dmcp_deploy.bench.tables.probes import ProbeSet, check_form
 from dmcp_deploy.bench.tables.table import (
     LatencyTable,
-    Setting,
     TableLayer,
     Times,
     output_sides,
@@ -23,15 +25,11 @@ from dmcp_deploy.bench.tables.table import (
 )
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.onnxgraph.layers import OnnxLayer, onnx_layers
+from dmcp_deploy.options.measure import Setting
 from dmcp_deploy.registry import ONNX_RUNTIMES
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from dmcp_deploy.bench.tables.fit import Array
-
-#: Of the samples: what disturbs a call only ever makes it slower, and longer ones more often.
+#: The quantile that stands for the samples. A disturbance only ever makes a call slower, and hits
+#: a longer call more often, so a low quantile is the fairer one.
 _LOW = 0.1
 _DIGITS = 6
 
@@ -57,8 +55,9 @@ def make_table(
     steps = [measured.steps[name] for name in listed]
     columns = list(zip(*listed.values(), strict=True))
     layers = [_layer(column, steps, probes) for column in columns]
-    whole = _times([[step.whole_ms for step in own] for own in steps])
-    medians = [statistics.median([ms for step in own for ms in step.whole_ms]) for own in steps]
+    calls_ms = [[step.whole_ms for step in passes] for passes in steps]
+    whole = _times(calls_ms)
+    medians = [statistics.median(itertools.chain(*passes)) for passes in calls_ms]
     plain = LatencyTable(
         network=probes.network,
         align=probes.align,
@@ -106,13 +105,8 @@ def fitted(table: LatencyTable) -> LatencyTable:
     Layers of one shape share their samples. Each probe is predicted from the others alone, and
     for each layer the way is chosen whose errors then are least.
     """
-    import numpy as np
-
-    classes = [
-        list(same) for _, same in itertools.groupby(sorted(table.layers, key=_shape), key=_shape)
-    ]
-    found = [layer for same in classes for layer in _choose(table, same)]
-    by_name = {layer.name: layer for layer in found}
+    alike = layers_by_shape(table)
+    by_name = {layer.name: layer for same in alike.values() for layer in _choose(table, same)}
     layers = tuple(by_name[layer.name] for layer in table.layers)
     left_out = np.array([layer.left_out_ms for layer in layers]).sum(axis=0)
     kernels, low, median = map(np.array, (table.kernels_ms, table.whole.ms, table.median_ms))
@@ -120,18 +114,12 @@ def fitted(table: LatencyTable) -> LatencyTable:
     predicted = []
     for number in numbers:
         rest = numbers != number
-        undisturbed_ms = fit_whole(kernels[rest], low[rest]).at(left_out[number])
+        undisturbed_ms = fit_calls(kernels[rest], low[rest]).at(left_out[number])
         predicted.append(undisturbed_ms * usual_factor(low[rest], median[rest]))
     return replace(table, layers=layers, left_out_ms=_rounded(predicted))
 
 
-def _shape(layer: TableLayer) -> str:
-    return str(layer.shape)
-
-
 def _choose(table: LatencyTable, same: Sequence[TableLayer]) -> list[TableLayer]:
-    import numpy as np
-
     own, after = layer_samples(same)
     probes = np.tile(np.arange(len(table.widths)), len(same))
     own_choice, own_ms = _chosen(own, probes)
@@ -156,56 +144,34 @@ def _layer(
 ) -> TableLayer:
     full, *_ = column
     channels = [(layer.in_channels, layer.out_channels) for layer in column]
-    own, after = (
-        _times([[_of(samples(step), full.name) for step in some] for some in steps])
-        for samples in (_own, _after)
-    )
+    inputs, outputs = zip(*channels, strict=True)
+    form = probes.forms.get(full.name)
+    # A layer that a probe fuses with another one has no kernel of its own there.
+    absent = (0.0,)
+    own = _times([[step.own.get(full.name, absent) for step in passes] for passes in steps])
+    after = _times([[step.after.get(full.name, absent) for step in passes] for passes in steps])
     return TableLayer(
         name=full.name,
         kind=full.kind,
         kernel=full.kernel,
         sides=output_sides(full),
         full_bytes=full.bytes,
-        in_channels=tuple(inputs for inputs, _ in channels),
-        out_channels=tuple(outputs for _, outputs in channels),
+        in_channels=inputs,
+        out_channels=outputs,
         own=own,
         after=after,
         own_choice=Choice(),
         after_choice=Choice(),
         left_out_ms=own.ms,
-        form=_form(full.name, channels, probes),
+        form=form if form is not None and check_form(form, channels, probes) else None,
     )
-
-
-def _form(name: str, channels: Sequence[tuple[int, int]], probes: ProbeSet) -> LayerForm | None:
-    form = probes.forms.get(name)
-    return form if form is not None and check_form(form, channels, probes) else None
-
-
-def _own(step: Step) -> LayerSamples:
-    return step.own
-
-
-def _after(step: Step) -> LayerSamples:
-    return step.after
-
-
-def _of(samples: LayerSamples, name: str) -> Sequence[float]:
-    # A layer that a probe fuses with another one has no kernel of its own there.
-    return samples.get(name, (0.0,))
 
 
 def _times(samples: Sequence[Sequence[Sequence[float]]]) -> Times:
     """Returns the time in each probe of samples by probe and pass."""
-    ms = [_low([ms for some in passes for ms in some]) for passes in samples]
-    ends = [[_low(some) for some in passes] for passes in samples]
-    return Times(_rounded(ms), _rounded([(max(some) - min(some)) / 2 for some in ends]))
-
-
-def _low(samples: Sequence[float]) -> float:
-    import numpy as np
-
-    return float(np.quantile(samples, _LOW))
+    ms = [np.quantile(np.concatenate(passes), _LOW) for passes in samples]
+    by_pass = [[np.quantile(some, _LOW) for some in passes] for passes in samples]
+    return Times(_rounded(ms), _rounded([(max(some) - min(some)) / 2 for some in by_pass]))
 
 
 def _rounded(values: Sequence[float] | Array) -> tuple[float, ...]:

@@ -4,34 +4,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dmcp_deploy.artifact import digest_files, read_artifact, write_artifact
+import numpy as np
+import numpy.typing as npt
+
+from dmcp_deploy.artifact import (
+    decode,
+    digest_files,
+    encode,
+    read_artifact,
+    well_formed,
+    write_artifact,
+)
 from dmcp_deploy.bench.artifacts import Artifact
-from dmcp_deploy.bench.tables.table import DEVICE, Setting
+from dmcp_deploy.bench.lineup import random_images
+from dmcp_deploy.bench.tables.table import DEVICE
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.machine.affinity import pinned
 from dmcp_deploy.machine.environment import read_environment
+from dmcp_deploy.options.measure import Setting
 from dmcp_deploy.progress import NO_PROGRESS, Progress
 from dmcp_deploy.runtimes.profile import KernelTime, profile_layers
 from dmcp_deploy.runtimes.sampler import Clock, make_sampler
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
 PASSES = 3
 PART_KIND = "latency-table-part"
 
-_IMAGE_SEED = 0
 _WARM_UPS = 3
-#: Profiled calls of a probe in a pass: as many as fit in a time.
+#: A probe is profiled for this long in a pass, and for so many calls.
 _PROBE_S = 0.3
 _FEWEST_CALLS, _MOST_CALLS = 5, 20
-#: Calls without the profiler for each one with it: longer ones are disturbed more often.
+#: For each profiled call, so many without the profiler: a whole call is disturbed more often than
+#: a kernel, and needs more samples.
 _WHOLE_CALLS = 2
 
 #: Layer -> samples in milliseconds.
@@ -53,6 +61,14 @@ class Step:
     after: LayerSamples
     whole_ms: Sequence[float]
     ran_by: str
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """A probe's turn in a pass."""
+
+    number: int = field(metadata={"json": "pass"})
+    probe: str
 
 
 @dataclass(frozen=True)
@@ -93,22 +109,24 @@ def measure_probes(
     Raises:
         DmcpError: The file is of another measurement, or a probe cannot be measured.
     """
-    import numpy as np
-
-    rng = np.random.default_rng(_IMAGE_SEED)
-    images = rng.standard_normal((setting.batch, *image), dtype=np.float32)
+    images = random_images(image, setting.batch)
     kept = _Part(part, setting, artifacts)
-    orders = [_order(list(artifacts), number) for number in range(passes)]
-    todo = [(number, name) for number, order in enumerate(orders) for name in order]
+    turns = []
+    for number in range(passes):
+        names = list(artifacts)
+        Random(number).shuffle(names)
+        turns += [_Turn(number, name) for name in names]
     with (
         pinned(setting.threads),
-        progress.task("latency table", len(todo), len(kept.steps), unit="probe") as bar,
+        progress.task("latency table", len(turns), len(kept.steps), unit="probe") as bar,
     ):
-        for number, name in todo:
-            if (number, name) not in kept.steps:
-                kept.add(number, name, _measure(artifacts[name], images, setting))
+        for turn in turns:
+            if turn not in kept.steps:
+                kept.add(turn, _measure(artifacts[turn.probe], images, setting))
                 bar.advance()
-    steps = {name: [kept.steps[number, name] for number in range(passes)] for name in artifacts}
+    steps = {
+        name: [kept.steps[_Turn(number, name)] for number in range(passes)] for name in artifacts
+    }
     return Measured(steps, kept.environment)
 
 
@@ -136,30 +154,25 @@ def split_kernels(
     return own, after
 
 
-def _order(names: list[str], number: int) -> list[str]:
-    Random(number).shuffle(names)
-    return names
-
-
 def _measure(artifact: Artifact, images: npt.NDArray[np.float32], setting: Setting) -> Step:
     file = artifact.at_batch(setting.batch)
     with file.open() as session:
         sampler = make_sampler(session, images, Clock())
         slowest = max([sampler.sample_ms() for _ in range(_WARM_UPS)][1:])
         calls = min(max(math.ceil(_PROBE_S / (slowest / 1e3)), _FEWEST_CALLS), _MOST_CALLS)
-        whole = [sampler.sample_ms() for _ in range(_WHOLE_CALLS * calls)]
+        calls_ms = [sampler.sample_ms() for _ in range(_WHOLE_CALLS * calls)]
         ran_by = session.runtime
     kernels = profile_layers(
         file.path, images, runtime=setting.runtime, threads=setting.threads, runs=calls
     )
-    return Step(*split_kernels(kernels), whole, ran_by)
+    return Step(*split_kernels(kernels), calls_ms, ran_by)
 
 
 class _Part:
     """What is measured so far, in memory and in a file.
 
     Attributes:
-        steps: Pass and probe -> what was measured.
+        steps: Turn -> what was measured.
         environment: The machine at the start.
     """
 
@@ -174,14 +187,14 @@ class _Part:
             "device": {name: self.environment.get(name) for name in DEVICE},
             "libraries": self.environment["libraries"],
         }
-        self.steps: dict[tuple[int, str], Step] = {}
+        self.steps: dict[_Turn, Step] = {}
         if path.exists():
             self._read()
 
-    def add(self, number: int, name: str, step: Step) -> None:
+    def add(self, turn: _Turn, step: Step) -> None:
         """Keeps what was measured of a probe in a pass."""
-        self.steps[number, name] = step
-        listed = [{"pass": n, "probe": p, **vars(s)} for (n, p), s in self.steps.items()]
+        self.steps[turn] = step
+        listed = [{**encode(turn), **vars(step)} for turn, step in self.steps.items()]
         content = {**self._head, "environment": self.environment, "steps": listed}
         write_artifact(self._path, PART_KIND, content)
 
@@ -193,25 +206,8 @@ class _Part:
                 f"{self._path} holds a measurement that was stopped, with another"
                 f" {differing[0]}: delete it, or ask for another --out."
             )
-        try:
-            self.steps = {_key(item): _step(item) for item in content["steps"]}
+        with well_formed(str(self._path), ": delete it"):
+            turns = decode(tuple[_Turn, ...], content["steps"], "steps")
+            steps = decode(tuple[Step, ...], content["steps"], "steps")
+            self.steps = dict(zip(turns, steps, strict=True))
             self.environment = dict(content["environment"])
-        except (KeyError, TypeError, ValueError, AttributeError) as err:
-            raise DmcpError(f"{self._path} lacks or misstates {err}: delete it.") from err
-
-
-def _key(content: Mapping[str, Any]) -> tuple[int, str]:
-    return int(content["pass"]), str(content["probe"])
-
-
-def _step(content: Mapping[str, Any]) -> Step:
-    return Step(
-        _samples(content["own"]),
-        _samples(content["after"]),
-        [float(ms) for ms in content["whole_ms"]],
-        str(content["ran_by"]),
-    )
-
-
-def _samples(content: Mapping[str, Any]) -> dict[str, list[float]]:
-    return {name: [float(ms) for ms in samples] for name, samples in content.items()}

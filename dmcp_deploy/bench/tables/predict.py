@@ -7,18 +7,17 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dmcp_deploy.bench.tables.fit import Samples, predict_ms
+import numpy as np
+
+from dmcp_deploy.bench.tables.fit import Array, Samples, predict_ms
 from dmcp_deploy.bench.tables.table import LatencyTable, TableLayer, output_sides
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.onnxgraph.layers import OnnxLayer, onnx_layers
+from dmcp_deploy.onnxgraph.layers import onnx_layers
 from dmcp_deploy.onnxgraph.precision import read_precision
 from dmcp_deploy.plan import ChannelPlan, NetworkSpec
 from dmcp_deploy.registry import ONNX_RUNTIMES
-
-if TYPE_CHECKING:
-    from dmcp_deploy.bench.tables.fit import Array
 
 #: Input and output channels of each layer.
 Channels = Mapping[str, tuple[int, int]]
@@ -81,7 +80,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class WholeFit:
+class CallsFit:
     """Whole calls as a function of the time of all kernels.
 
     Attributes:
@@ -103,9 +102,7 @@ class Predictor:
     def __init__(self, table: LatencyTable) -> None:
         """Nothing is computed yet."""
         self.table = table
-        self._same: dict[tuple[object, ...], list[TableLayer]] = {}
-        for layer in table.layers:
-            self._same.setdefault(layer.shape, []).append(layer)
+        self._alike = layers_by_shape(table)
 
     def predict_plan(self, name: str, plan: ChannelPlan) -> Prediction:
         """Returns what a plan's network takes.
@@ -128,7 +125,7 @@ class Predictor:
         """Returns what the network takes whose layers have these channels."""
         layers = tuple(self._layer(layer, *channels[layer.name]) for layer in self.table.layers)
         kernels_ms = sum(layer.own_ms + layer.after_ms for layer in layers)
-        undisturbed_ms = self._whole.at(kernels_ms)
+        undisturbed_ms = self._calls.at(kernels_ms)
         latency_ms = undisturbed_ms * self.table.usual_factor
         return Prediction(
             name=name,
@@ -141,15 +138,11 @@ class Predictor:
         )
 
     @functools.cached_property
-    def _whole(self) -> WholeFit:
-        import numpy as np
-
-        return fit_whole(np.array(self.table.kernels_ms), np.array(self.table.whole.ms))
+    def _calls(self) -> CallsFit:
+        return fit_calls(np.array(self.table.kernels_ms), np.array(self.table.whole.ms))
 
     def _layer(self, layer: TableLayer, inputs: int, outputs: int) -> LayerPrediction:
-        import numpy as np
-
-        own, after = layer_samples(self._same[layer.shape])
+        own, after = layer_samples(self._alike[layer.shape])
         place = np.array([[inputs, outputs]], dtype=np.float64)
         own_ms = float(predict_ms(own, place, layer.own_choice)[0])
         after_ms = float(predict_ms(after, place, layer.after_choice)[0])
@@ -165,44 +158,42 @@ class Predictor:
         )
 
 
+def layers_by_shape(table: LatencyTable) -> dict[tuple[object, ...], list[TableLayer]]:
+    """Returns the layers that take the same time at the same widths, each list in graph order."""
+    alike: dict[tuple[object, ...], list[TableLayer]] = {}
+    for layer in table.layers:
+        alike.setdefault(layer.shape, []).append(layer)
+    return alike
+
+
 def layer_samples(same: Sequence[TableLayer]) -> tuple[Samples, Samples]:
     """Returns the samples of layers of one shape, of their own kernels and of those that follow.
 
     They are ordered by layer, then by probe.
     """
-    import numpy as np
-
-    widths = np.array(
-        [
-            pair
-            for layer in same
-            for pair in zip(layer.in_channels, layer.out_channels, strict=True)
-        ],
-        dtype=np.float64,
-    )
-    own = np.array([ms for layer in same for ms in layer.own.ms])
-    after = np.array([ms for layer in same for ms in layer.after.ms])
+    channels = [(layer.in_channels, layer.out_channels) for layer in same]
+    widths = np.concatenate(channels, axis=1, dtype=np.float64).T
+    own = np.concatenate([layer.own.ms for layer in same])
+    after = np.concatenate([layer.after.ms for layer in same])
     by_output = same[0].kind == "depthwise"
     return Samples(widths, own, by_output), Samples(widths, after, by_output=True)
 
 
-def fit_whole(kernels_ms: Array, whole_ms: Array) -> WholeFit:
+def fit_calls(kernels_ms: Array, calls_ms: Array) -> CallsFit:
     """Returns how whole calls follow from their kernels: the least sum of relative errors.
 
     Of all lines through two of the points, or through one and the origin, that neither start nor
     fall below zero, it is the best: a few calls that were disturbed do not move it.
     """
-    import numpy as np
-
-    points = list(zip(kernels_ms.tolist(), whole_ms.tolist(), strict=True))
-    lines = [WholeFit(0.0, y / x) for x, y in points if x > 0]
+    points = list(zip(kernels_ms.tolist(), calls_ms.tolist(), strict=True))
+    lines = [CallsFit(0.0, y / x) for x, y in points if x > 0]
     for (x1, y1), (x2, y2) in itertools.combinations(points, 2):
         slope = (y2 - y1) / (x2 - x1) if x1 != x2 else 0.0
         if slope >= 0 and y1 - slope * x1 >= 0:
-            lines.append(WholeFit(y1 - slope * x1, slope))
+            lines.append(CallsFit(y1 - slope * x1, slope))
 
-    def error(line: WholeFit) -> float:
-        return float(np.abs((line.fixed_ms + line.factor * kernels_ms) / whole_ms - 1).sum())
+    def error(line: CallsFit) -> float:
+        return float(np.abs((line.fixed_ms + line.factor * kernels_ms) / calls_ms - 1).sum())
 
     return min(lines, key=error)
 
@@ -233,14 +224,16 @@ def file_channels(table: LatencyTable, path: Path) -> Channels:
     Raises:
         DmcpError: The file is of another network, or in another precision.
     """
-    found = {layer.name: layer for layer in onnx_layers(path, table.setting.batch)}
-    odd = next((layer for layer in table.layers if not _fits(layer, found)), None)
-    unknown = next((name for name in found if name not in _names(table)), None)
-    if odd is not None or unknown is not None:
-        name = unknown if odd is None else odd.name
+    ours = {layer.name: (layer.kind, layer.kernel, layer.sides) for layer in table.layers}
+    layers = {layer.name: layer for layer in onnx_layers(path, table.setting.batch)}
+    theirs = {
+        name: (layer.kind, layer.kernel, output_sides(layer)) for name, layer in layers.items()
+    }
+    differing = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    if differing:
         raise DmcpError(
             f"{path} is no network of the table, which is of {_describe(table.network)}: they"
-            f" differ in the layer {name}."
+            f" differ in the layer {differing[0]}."
         )
     precision = read_precision(path)
     if table.setting.runtime in ONNX_RUNTIMES and precision != table.setting.precision:
@@ -248,7 +241,7 @@ def file_channels(table: LatencyTable, path: Path) -> Channels:
             f"{path} is in {precision or 'an unknown precision'} and the table in"
             f" {table.setting.precision}: build a table in that precision."
         )
-    return {name: (layer.in_channels, layer.out_channels) for name, layer in found.items()}
+    return {name: (layer.in_channels, layer.out_channels) for name, layer in layers.items()}
 
 
 def _channels(layer: TableLayer, widths: Mapping[str, int], table: LatencyTable) -> tuple[int, int]:
@@ -260,18 +253,6 @@ def _channels(layer: TableLayer, widths: Mapping[str, int], table: LatencyTable)
         f"How the channels of {layer.name} follow from the plan's groups is not known: export the"
         " plan's network and give its ONNX file."
     )
-
-
-def _fits(layer: TableLayer, found: Mapping[str, OnnxLayer]) -> bool:
-    other = found.get(layer.name)
-    if other is None:
-        return False
-    ours = (layer.kind, layer.kernel, layer.sides)
-    return ours == (other.kind, other.kernel, output_sides(other))
-
-
-def _names(table: LatencyTable) -> set[str]:
-    return {layer.name for layer in table.layers}
 
 
 def _describe(spec: NetworkSpec) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from dmcp_deploy.artifact import read_artifact, write_artifact
+from dmcp_deploy.artifact import encode, load_artifact, write_artifact
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.plan import NetworkSpec
 
@@ -52,20 +51,8 @@ class WidthForm:
 class LayerForm:
     """A layer's input and output channels as they follow from the widths of the groups."""
 
-    inputs: WidthForm
-    outputs: WidthForm
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the form as JSON values."""
-        return {
-            side: {"fixed": form.fixed, "per_unit": dict(form.per_unit)}
-            for side, form in (("in", self.inputs), ("out", self.outputs))
-        }
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> LayerForm:
-        """Returns the form that `to_json` wrote."""
-        return cls(*(_form(content[side]) for side in ("in", "out")))
+    inputs: WidthForm = field(metadata={"json": "in"})
+    outputs: WidthForm = field(metadata={"json": "out"})
 
 
 @dataclass(frozen=True)
@@ -81,19 +68,19 @@ class ProbeSet:
         widths: Probe -> group -> channels kept; the first probe is the full network.
     """
 
-    network: NetworkSpec
+    network: NetworkSpec = field(metadata={"json": "model"})
     align: int
     seed: int
     groups: Mapping[str, ProbedGroup]
-    forms: Mapping[str, LayerForm]
-    widths: Mapping[str, Widths]
+    forms: Mapping[str, LayerForm] = field(metadata={"json": "layers"})
+    widths: Mapping[str, Widths] = field(metadata={"json": "probes"})
 
     def __post_init__(self) -> None:
         if len(self.widths) < 2:
             raise DmcpError(f"There are {len(self.widths)} probes, and 2 or more are needed.")
-        odd = [name for name, widths in self.widths.items() if set(widths) != set(self.groups)]
-        if odd:
-            raise DmcpError(f"The probe {odd[0]} has other groups than the network.")
+        for name, widths in self.widths.items():
+            if set(widths) != set(self.groups):
+                raise DmcpError(f"The probe {name} has other groups than the network.")
 
     def files(self, folder: Path) -> dict[str, Path]:
         """Returns probe -> its ONNX file.
@@ -111,18 +98,7 @@ class ProbeSet:
 
     def save(self, folder: Path) -> None:
         """Writes what the probes are beside them."""
-        write_artifact(folder / FILE, KIND, self.to_json())
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the set as JSON values."""
-        return {
-            "model": self.network.to_json(),
-            "align": self.align,
-            "seed": self.seed,
-            "groups": {name: dict(vars(group)) for name, group in self.groups.items()},
-            "layers": {name: form.to_json() for name, form in self.forms.items()},
-            "probes": {name: dict(widths) for name, widths in self.widths.items()},
-        }
+        write_artifact(folder / FILE, KIND, encode(self))
 
     @classmethod
     def load(cls, folder: Path) -> ProbeSet:
@@ -131,41 +107,12 @@ class ProbeSet:
         Raises:
             DmcpError: The file is absent, damaged, of another kind or schema version.
         """
-        path = folder / FILE
-        content = read_artifact(path, KIND)
-        try:
-            return cls(
-                network=NetworkSpec.from_json(content["model"]),
-                align=int(content["align"]),
-                seed=int(content["seed"]),
-                groups=read_groups(content["groups"]),
-                forms={name: LayerForm.from_json(f) for name, f in content["layers"].items()},
-                widths={name: read_widths(w) for name, w in content["probes"].items()},
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as err:
-            raise DmcpError(f"{path} lacks or misstates {err}.") from err
-        except DmcpError as err:
-            raise DmcpError(f"{path} is not valid: {err}") from err
-
-
-def read_groups(content: Mapping[str, Any]) -> dict[str, ProbedGroup]:
-    """Returns the groups in JSON values."""
-    return {name: ProbedGroup(int(g["size"]), int(g["unit"])) for name, g in content.items()}
-
-
-def read_widths(content: Mapping[str, Any]) -> dict[str, int]:
-    """Returns group -> channels from JSON values."""
-    return {name: int(width) for name, width in content.items()}
+        return load_artifact(folder / FILE, KIND, cls)
 
 
 def check_form(form: LayerForm, channels: Sequence[tuple[int, int]], probes: ProbeSet) -> bool:
     """Returns whether a form gives the channels that a layer has in each probe."""
-    found = [
+    return list(channels) == [
         (form.inputs.at(widths, probes.groups), form.outputs.at(widths, probes.groups))
         for widths in probes.widths.values()
     ]
-    return found == list(channels)
-
-
-def _form(content: Mapping[str, Any]) -> WidthForm:
-    return WidthForm(int(content["fixed"]), read_widths(content["per_unit"]))

@@ -5,44 +5,24 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dmcp_deploy.artifact import read_artifact, write_artifact
+from dmcp_deploy.artifact import encode, load_artifact, write_artifact
 from dmcp_deploy.bench.tables.fit import ROUNDINGS, Choice
-from dmcp_deploy.bench.tables.probes import (
-    LayerForm,
-    ProbedGroup,
-    Widths,
-    read_groups,
-    read_widths,
-)
+from dmcp_deploy.bench.tables.probes import LayerForm, ProbedGroup, Widths
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.machine.environment import first_gpu
 from dmcp_deploy.onnxgraph.layers import OnnxLayer
+from dmcp_deploy.options.measure import Setting
 from dmcp_deploy.plan import NetworkSpec
+from dmcp_deploy.registry import ENGINE_RUNTIMES
 
 KIND = "latency-table"
 
 #: Fields of the environment that make the device.
 DEVICE = ("machine", "cpu", "cores", "board", "gpus")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How a table is measured.
-
-    Attributes:
-        runtime: What runs the probes, one of `registry.ONNX_RUNTIMES` or `ENGINE_RUNTIMES`.
-        precision: What they compute in.
-        threads: Threads on a CPU; 0 is the runtime's own choice.
-        batch: Images per call.
-    """
-
-    runtime: str = "onnxruntime"
-    precision: str = "fp32"
-    threads: int = 0
-    batch: int = 1
 
 
 @dataclass(frozen=True)
@@ -118,29 +98,29 @@ class LatencyTable:
         network: The full network.
         align: Widths of the probes are multiples of it where a group is larger.
         seed: The seed of the widths.
-        groups: The groups that are narrowed.
-        widths: Probe -> group -> channels kept; the first probe is the full network.
         setting: How it was measured.
         ran_by: What ran the probes, with its version and precision.
-        environment: The machine and the libraries (see `bench.environment`).
-        layers: The layers, in graph order.
+        environment: The machine and the libraries (see `machine.environment`).
+        groups: The groups that are narrowed.
+        widths: Probe -> group -> channels kept; the first probe is the full network.
         whole: What whole calls took in each probe, with profiling off.
         median_ms: The median of the same samples.
         left_out_ms: The median in each probe, predicted from the other probes.
+        layers: The layers, in graph order.
     """
 
-    network: NetworkSpec
+    network: NetworkSpec = field(metadata={"json": "model"})
     align: int
     seed: int
-    groups: Mapping[str, ProbedGroup]
-    widths: Mapping[str, Widths]
     setting: Setting
     ran_by: str
     environment: Mapping[str, Any]
-    layers: tuple[TableLayer, ...]
+    groups: Mapping[str, ProbedGroup]
+    widths: Mapping[str, Widths] = field(metadata={"json": "probes"})
     whole: Times
     median_ms: tuple[float, ...]
     left_out_ms: tuple[float, ...]
+    layers: tuple[TableLayer, ...]
 
     def __post_init__(self) -> None:
         count = len(self.widths)
@@ -175,31 +155,13 @@ class LatencyTable:
     @property
     def device(self) -> str:
         """What it was measured on, in words."""
-        gpus = self.environment.get("gpus") or []
-        if self.setting.runtime.startswith("tensorrt") and gpus:
-            return str(gpus[0].get("name"))
-        return str(self.environment.get("cpu") or self.environment.get("machine"))
+        on_gpu = self.setting.runtime in ENGINE_RUNTIMES
+        gpu = first_gpu(self.environment) if on_gpu else None
+        return gpu or str(self.environment.get("cpu") or self.environment.get("machine"))
 
     def save(self, path: Path) -> None:
         """Writes the table as JSON."""
-        write_artifact(path, KIND, self.to_json())
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the table as JSON values."""
-        return {
-            "model": self.network.to_json(),
-            "align": self.align,
-            "seed": self.seed,
-            "setting": asdict(self.setting),
-            "ran_by": self.ran_by,
-            "environment": dict(self.environment),
-            "groups": {name: dict(vars(group)) for name, group in self.groups.items()},
-            "probes": {name: dict(widths) for name, widths in self.widths.items()},
-            "whole": _times_json(self.whole),
-            "median_ms": list(self.median_ms),
-            "left_out_ms": list(self.left_out_ms),
-            "layers": [_layer_json(layer) for layer in self.layers],
-        }
+        write_artifact(path, KIND, encode(self))
 
     @classmethod
     def load(cls, path: Path) -> LatencyTable:
@@ -209,26 +171,7 @@ class LatencyTable:
             DmcpError: The file is absent, damaged, of another kind or schema version, or holds
                 times that no measurement gives.
         """
-        content = read_artifact(path, KIND)
-        try:
-            return cls(
-                network=NetworkSpec.from_json(content["model"]),
-                align=int(content["align"]),
-                seed=int(content["seed"]),
-                groups=read_groups(content["groups"]),
-                widths={name: read_widths(w) for name, w in content["probes"].items()},
-                setting=_setting(content["setting"]),
-                ran_by=str(content["ran_by"]),
-                environment=dict(content["environment"]),
-                layers=tuple(_layer(item) for item in content["layers"]),
-                whole=_times(content["whole"]),
-                median_ms=_numbers(content["median_ms"]),
-                left_out_ms=_numbers(content["left_out_ms"]),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as err:
-            raise DmcpError(f"The latency table {path} lacks or misstates {err}.") from err
-        except DmcpError as err:
-            raise DmcpError(f"The latency table {path} is not valid: {err}") from err
+        return load_artifact(path, KIND, cls, f"The latency table {path}")
 
 
 def output_sides(layer: OnnxLayer) -> tuple[int, ...]:
@@ -266,74 +209,3 @@ def _check_values(name: str, count: int, *values: Iterable[float]) -> None:
         bad = [ms for ms in some if not (math.isfinite(ms) and ms >= 0)]
         if bad:
             raise DmcpError(f"{name}: a time of {bad[0]} ms; times are finite and not below zero.")
-
-
-def _times_json(times: Times) -> dict[str, list[float]]:
-    return {"ms": list(times.ms), "spread_ms": list(times.spread_ms)}
-
-
-def _layer_json(layer: TableLayer) -> dict[str, Any]:
-    return {
-        "name": layer.name,
-        "kind": layer.kind,
-        "kernel": list(layer.kernel),
-        "sides": list(layer.sides),
-        "full_bytes": layer.full_bytes,
-        "in_channels": list(layer.in_channels),
-        "out_channels": list(layer.out_channels),
-        "own": _times_json(layer.own),
-        "after": _times_json(layer.after),
-        "own_choice": asdict(layer.own_choice),
-        "after_choice": asdict(layer.after_choice),
-        "left_out_ms": list(layer.left_out_ms),
-        "form": None if layer.form is None else layer.form.to_json(),
-    }
-
-
-def _layer(content: Mapping[str, Any]) -> TableLayer:
-    form = content["form"]
-    return TableLayer(
-        name=str(content["name"]),
-        kind=str(content["kind"]),
-        kernel=_wholes(content["kernel"]),
-        sides=_wholes(content["sides"]),
-        full_bytes=int(content["full_bytes"]),
-        in_channels=_wholes(content["in_channels"]),
-        out_channels=_wholes(content["out_channels"]),
-        own=_times(content["own"]),
-        after=_times(content["after"]),
-        own_choice=_choice(content["own_choice"]),
-        after_choice=_choice(content["after_choice"]),
-        left_out_ms=_numbers(content["left_out_ms"]),
-        form=None if form is None else LayerForm.from_json(form),
-    )
-
-
-def _setting(content: Mapping[str, Any]) -> Setting:
-    return Setting(
-        str(content["runtime"]),
-        str(content["precision"]),
-        int(content["threads"]),
-        int(content["batch"]),
-    )
-
-
-def _choice(content: Mapping[str, Any]) -> Choice:
-    return Choice(int(content["rounding"]), bool(content["corrected"]))
-
-
-def _times(content: Mapping[str, Any]) -> Times:
-    return Times(_numbers(content["ms"]), _numbers(content["spread_ms"]))
-
-
-def _numbers(values: object) -> tuple[float, ...]:
-    # A string's characters might pass for numbers.
-    if not isinstance(values, list):
-        raise TypeError(f"times: {type(values).__name__}")
-    return tuple(float(value) for value in values)
-
-
-def _wholes(values: object) -> tuple[int, ...]:
-    if not isinstance(values, list):
-        raise TypeError(f"numbers: {type(values).__name__}")
-    return tuple(int(value) for value in values)

@@ -22,11 +22,8 @@ def format_predictions(
     table: LatencyTable, predictions: Sequence[Prediction], with_layers: bool = False
 ) -> str:
     """Returns predictions as text, with their layers on demand."""
-    rows: list[tuple[str, ...]] = [
-        ("network", "latency ms", "+-", "of full", "undisturbed ms", "outside kernels ms")
-    ]
-    rows += [_row(item) for item in predictions]
-    parts = [columns(rows, right=(1, 2, 3, 4, 5))]
+    head = ("network", "latency ms", "+-", "of full", "undisturbed ms", "outside kernels ms")
+    parts = [columns([head, *map(_row, predictions)], right=(1, 2, 3, 4, 5))]
     if with_layers:
         parts += [f"\n{item.name}\n{_layers(item.layers)}" for item in predictions]
     parts += [_outside(item) for item in predictions if item.outside]
@@ -45,11 +42,10 @@ def _row(item: Prediction) -> tuple[str, ...]:
 
 
 def _layers(layers: Sequence[LayerPrediction]) -> str:
-    rows: list[tuple[str, ...]] = [("layer", "in", "out", "ms", "+-", "what follows ms")]
+    rows = [["layer", "in", "out", "ms", "+-", "what follows ms"]]
     for layer in layers:
-        channels = (str(layer.in_channels), str(layer.out_channels))
-        times = (layer.own_ms, layer.error_ms, layer.after_ms)
-        rows.append((layer.name, *channels, *(f"{ms:.4f}" for ms in times)))
+        times = (f"{ms:.4f}" for ms in (layer.own_ms, layer.error_ms, layer.after_ms))
+        rows.append([layer.name, str(layer.in_channels), str(layer.out_channels), *times])
     return columns(rows, right=(1, 2, 3, 4, 5))
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
+from dmcp_deploy.extras import is_installed as is_library_installed
 from dmcp_deploy.machine.cuda.driver import DriverInfo
 from dmcp_deploy.registry import choose
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
+    import numpy.typing as npt  # doctor reads this module where not even numpy is
 
 #: Frees what it came with; called once.
 Release = Callable[[], None]
@@ -87,31 +88,21 @@ class Binding(Protocol):
 
 @dataclass(frozen=True)
 class _Library:
-    """A binding: the modules of which one must be there, its distributions, and its maker."""
+    """A binding: modules of which one must be there, distributions, and what calls them here."""
 
     modules: tuple[str, ...]
     distributions: tuple[str, ...]
-    load: Callable[[], Binding]
-
-
-def _load_cuda_python() -> Binding:
-    from dmcp_deploy.machine.cuda.binding_cuda_python import CudaPythonBinding
-
-    return CudaPythonBinding()
-
-
-def _load_pycuda() -> Binding:
-    from dmcp_deploy.machine.cuda.binding_pycuda import PycudaBinding
-
-    return PycudaBinding()
+    caller: str
 
 
 #: In the order in which "auto" takes them.
 BINDINGS = {
     "cuda-python": _Library(
-        ("cuda.bindings.driver", "cuda.cuda"), ("cuda-bindings", "cuda-python"), _load_cuda_python
+        ("cuda.bindings.driver", "cuda.cuda"),
+        ("cuda-bindings", "cuda-python"),
+        "dmcp_deploy.machine.cuda.binding_cuda_python",
     ),
-    "pycuda": _Library(("pycuda",), ("pycuda",), _load_pycuda),
+    "pycuda": _Library(("pycuda",), ("pycuda",), "dmcp_deploy.machine.cuda.binding_pycuda"),
 }
 
 
@@ -136,7 +127,7 @@ def load_binding(name: str, driver: DriverInfo) -> Binding:
         DmcpError: It does not import, or it needs a newer driver.
     """
     try:
-        binding = BINDINGS[name].load()
+        binding = cast("Binding", importlib.import_module(BINDINGS[name].caller).make_binding())
     except ImportError as err:
         raise _not_importable(name, driver, err) from err
     if binding.cuda_version[0] > driver.cuda_version[0]:
@@ -148,7 +139,7 @@ def load_binding(name: str, driver: DriverInfo) -> Binding:
 
 def is_installed(name: str) -> bool:
     """Returns whether a binding is there; it is not imported."""
-    return any(_is_found(module) for module in BINDINGS[name].modules)
+    return any(map(is_library_installed, BINDINGS[name].modules))
 
 
 def version_of(name: str) -> str | None:
@@ -172,16 +163,9 @@ def not_installed(names: Sequence[str]) -> DmcpError:
     )
 
 
-def _is_found(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # the folder it would lie in
-        return False
-
-
 def _not_importable(name: str, driver: DriverInfo, err: ImportError) -> DmcpError:
-    reason = str(err).partition("\n")[0].rstrip(".")
-    if "undefined symbol: cu" in reason:
+    reason = reason_of(err)
+    if "undefined symbol: cu" in str(err):
         return _too_old(name, driver, f"{name} was built against a newer CUDA ({reason})")
     return DmcpError(
         f"{name} is installed and cannot be imported ({reason}): pip install --force-reinstall"

@@ -5,21 +5,27 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import partial
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.machine.cuda.binding import GraphCalls, Release
 from dmcp_deploy.machine.cuda.driver import CudaError
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
+
+def make_binding() -> CudaPythonBinding:
+    """Returns the binding.
+
+    Raises:
+        ImportError: The library is not there, or broken.
+    """
+    return CudaPythonBinding()
 
 
 class CudaPythonBinding:
-    """See `device_binding.Binding`."""
+    """See `binding.Binding`."""
 
     name = "cuda-python"
 
@@ -153,14 +159,13 @@ class CudaPythonBinding:
         return f"{name} ({int(status)}, {text.decode() if text else 'unknown'})"
 
 
-def _library() -> ModuleType:
+def _library() -> Any:
     try:
         from cuda.bindings import driver
     except ModuleNotFoundError:
         # Releases before 12.6.1, JetPack 6's among them.
         from cuda import cuda as driver
-    library: ModuleType = driver
-    return library
+    return driver
 
 
 def _not_a_graph(err: CudaError) -> DmcpError:

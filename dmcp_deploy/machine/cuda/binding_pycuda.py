@@ -5,20 +5,26 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dmcp_deploy.machine.cuda.binding import GraphCalls, Release
 from dmcp_deploy.machine.cuda.driver import CudaError, current_context, pop_context, push_context
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
+
+def make_binding() -> PycudaBinding:
+    """Returns the binding.
+
+    Raises:
+        ImportError: The library is not there, or broken.
+    """
+    return PycudaBinding()
 
 
 class PycudaBinding:
-    """See `device_binding.Binding`."""
+    """See `binding.Binding`."""
 
     name = "pycuda"
     graphs: GraphCalls | None = None
@@ -117,7 +123,7 @@ class PycudaBinding:
         context, handle = self._context, int(self._context.handle)
         self._context = None
         context.detach()
-        # pycuda makes a context current to let go of it, and leaves the primary one so.
+        # To let go of a context pycuda makes it current, and it leaves the primary one current.
         if current_context() == handle:
             pop_context()
             if current_context() != self._before:
@@ -134,13 +140,12 @@ class PycudaBinding:
             raise CudaError(call, reason or "error", out_of_memory=lacks_memory) from err
 
 
-def _library() -> ModuleType:
+def _library() -> Any:
     with warnings.catch_warnings():
         # It blames the toolkit's headers for whatever keeps the driver from loading.
         warnings.filterwarnings("ignore", "Failed to import the CUDA driver interface")
         import pycuda.driver
-    library: ModuleType = pycuda.driver
-    return library
+    return pycuda.driver
 
 
 def _held(item: Any) -> tuple[list[Any], Release]:

@@ -8,9 +8,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.machine.cuda.binding import (
@@ -28,9 +29,6 @@ from dmcp_deploy.machine.cuda.driver import (
     read_driver,
 )
 from dmcp_deploy.units import format_bytes
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +59,7 @@ class Stream:
 class Event:
     """A moment in the stream; recorded and compared by the device that made it."""
 
-    _made: Any
+    _handle: Any
 
 
 class Graph:
@@ -169,7 +167,7 @@ class Device:
         try:
             self._release_all()
         except CudaError:
-            # What ended the block says more than what its end met then.
+            # The error that ended the block says more than one of freeing after it.
             if err is None:
                 raise
 
@@ -246,15 +244,15 @@ class Device:
     def event(self) -> Event:
         """Returns an event, to be recorded as often as one likes."""
         self._check_open()
-        made, release = self._binding.make_event()
-        event = Event(made)
+        handle, release = self._binding.make_event()
+        event = Event(handle)
         self._releases[event] = release
         return event
 
     def record(self, event: Event) -> None:
         """Enqueues the event: it happens when all work enqueued before is done."""
         self._check_open()
-        self._binding.record(event._made, self._stream)
+        self._binding.record(event._handle, self._stream)
 
     def elapsed_ms(self, start: Event, end: Event) -> float:
         """Returns the milliseconds between two recorded events; waits for the second.
@@ -263,7 +261,7 @@ class Device:
             DmcpError: Work on the stream failed.
         """
         self._check_open()
-        return self._binding.elapsed_ms(start._made, end._made)
+        return self._binding.elapsed_ms(start._handle, end._handle)
 
     def synchronize(self) -> None:
         """Waits until all work on the stream is done.
@@ -289,14 +287,14 @@ class Device:
             raise DmcpError(
                 f"{self.binding} has no CUDA graphs: pip install cuda-python, and choose it."
             )
-        made, release = self._graphs.capture(enqueue, self._stream)
-        graph = Graph(partial(self._launch, self._graphs, made))
+        handle, release = self._graphs.capture(enqueue, self._stream)
+        graph = Graph(partial(self._launch, self._graphs, handle))
         self._releases[graph] = release
         return graph
 
-    def _launch(self, graphs: GraphCalls, made: Any) -> None:
+    def _launch(self, graphs: GraphCalls, handle: Any) -> None:
         self._check_open()
-        graphs.launch(made, self._stream)
+        graphs.launch(handle, self._stream)
 
     def _release_all(self) -> None:
         """Frees the newest first, whatever fails on the way."""

@@ -11,14 +11,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, reason_of
 
 LIBRARY = "libcuda.so.1"
 
 _OUT_OF_MEMORY = 2
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 
-#: cuInit's error -> what it means and what to do. Every other one is told by its CUDA name.
+#: cuInit's error -> what it means and what to do; any other is named as CUDA names it.
 _NO_START = {
     34: f"The {LIBRARY} that is found is the toolkit's stub and no driver: take its folder, often"
     " .../lib/stubs, off LD_LIBRARY_PATH.",
@@ -137,7 +137,7 @@ def _load() -> ctypes.CDLL:
         library = ctypes.CDLL(LIBRARY)
     except OSError as err:
         raise DmcpError(
-            f"There is no NVIDIA driver here ({str(err).rstrip('.')}): install one, and start a"
+            f"There is no NVIDIA driver here ({reason_of(err)}): install one, and start a"
             " container with --gpus all, or on a Jetson with --runtime nvidia."
         ) from err
     if not hasattr(library, "cuInit"):

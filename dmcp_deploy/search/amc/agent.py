@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmcp_deploy.data.seeds import step_seed
-from dmcp_deploy.training.checkpoint import load_optimizer, optimizer_tensors
+from dmcp_deploy.training.task import load_optimizer, optimizer_tensors
 
 BATCH = 64
 TAU = 0.01  # of the way from the target networks to the trained ones, after every update
@@ -19,6 +19,7 @@ BASELINE = 0.5  # of the way from the baseline to a batch's mean reward
 _HIDDEN = 300
 _ACTOR_LR, _CRITIC_LR = 1e-4, 1e-3
 _LAST_LAYER = 3e-3  # so that every action is about 0.5 at first
+_REPLAYED = ("replay.states", "replay.ratios", "replay.rewards")  # names in a checkpoint
 
 
 class Agent:
@@ -35,6 +36,8 @@ class Agent:
         self.slow_actor, self.slow_critic = _Actor(features), _Critic(features)
         self.slow_actor.load_state_dict(self.actor.state_dict())
         self.slow_critic.load_state_dict(self.critic.state_dict())
+        nets = ("actor", "critic", "slow_actor", "slow_critic")
+        self._nets = nn.ModuleDict({name: getattr(self, name) for name in nets})
         self._optimizers = {
             "actor_optimizer": torch.optim.Adam(self.actor.parameters(), lr=_ACTOR_LR),
             "critic_optimizer": torch.optim.Adam(self.critic.parameters(), lr=_CRITIC_LR),
@@ -48,8 +51,7 @@ class Agent:
 
     def learn(self, batch: Transitions) -> None:
         """Does one update of critic, actor, slow copies and baseline."""
-        mean = float(batch.rewards.mean())
-        self.baseline = moved(self.baseline, mean)
+        self.baseline = moved(self.baseline, float(batch.rewards.mean()))
         error = F.mse_loss(self.critic(batch.states, batch.ratios), self.targets(batch))
         self._descend("critic_optimizer", error)
         worth = self.critic(batch.states, self.actor(batch.states)).mean()
@@ -68,33 +70,18 @@ class Agent:
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns everything that learning changes."""
-        weights = {
-            f"{name}.{key}": tensor
-            for name, net in self._nets().items()
-            for key, tensor in net.state_dict().items()
-        }
-        states = [optimizer_tensors(own, name) for name, own in self._optimizers.items()]
-        baseline = torch.tensor(
-            [] if self.baseline is None else [self.baseline], dtype=torch.float64
-        )
-        return {**weights, **states[0], **states[1], "baseline": baseline}
+        tensors: dict[str, Tensor] = dict(self._nets.state_dict())
+        for name, optimizer in self._optimizers.items():
+            tensors |= optimizer_tensors(optimizer, name)
+        baseline = [] if self.baseline is None else [self.baseline]
+        return {**tensors, "baseline": torch.tensor(baseline, dtype=torch.float64)}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Restores what `tensors` returned."""
-        for name, net in self._nets().items():
-            net.load_state_dict({key: tensors[f"{name}.{key}"] for key in net.state_dict()})
+        self._nets.load_state_dict({name: tensors[name] for name in self._nets.state_dict()})
         for name, optimizer in self._optimizers.items():
             load_optimizer(optimizer, tensors, name)
-        found = tensors["baseline"].tolist()
-        self.baseline = found[0] if found else None
-
-    def _nets(self) -> dict[str, nn.Module]:
-        return {
-            "actor": self.actor,
-            "critic": self.critic,
-            "slow_actor": self.slow_actor,
-            "slow_critic": self.slow_critic,
-        }
+        self.baseline = next(iter(tensors["baseline"].tolist()), None)
 
     def _descend(self, name: str, loss: Tensor) -> None:
         self._optimizers[name].zero_grad(set_to_none=True)
@@ -131,12 +118,12 @@ class Replay:
 
     def add(self, states: Tensor, ratios: Tensor, reward: float) -> None:
         """Adds an episode's states [groups, features] and ratios [groups]; the oldest goes."""
-        own = (states.float(), ratios.float(), torch.full((len(ratios),), reward))
-        self._episodes = [*self._episodes, own][-self._most :]
+        episode = (states.float(), ratios.float(), torch.full((len(ratios),), reward))
+        self._episodes = [*self._episodes, episode][-self._most :]
 
     def sample(self, count: int, generator: torch.Generator) -> Transitions:
         """Returns `count` decisions, drawn uniformly from all that are held."""
-        states, ratios, rewards = (torch.stack(part) for part in self._columns())
+        states, ratios, rewards = self._stacked()
         length = ratios.shape[1]
         drawn = torch.randint(ratios.numel(), (count,), generator=generator)
         episode, place = drawn // length, drawn % length
@@ -151,19 +138,16 @@ class Replay:
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns all episodes."""
-        if not self._episodes:
-            return {}
-        names = ("replay.states", "replay.ratios", "replay.rewards")
-        return {name: torch.stack(part) for name, part in zip(names, self._columns(), strict=True)}
+        return dict(zip(_REPLAYED, self._stacked(), strict=True)) if self._episodes else {}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Restores what `tensors` returned."""
-        names = ("replay.states", "replay.ratios", "replay.rewards")
-        columns = [tensors[name].unbind() for name in names if name in tensors]
+        columns = [tensors[name].unbind() for name in _REPLAYED if name in tensors]
         self._episodes = list(zip(*columns, strict=True))
 
-    def _columns(self) -> Sequence[tuple[Tensor, ...]]:
-        return list(zip(*self._episodes, strict=True))
+    def _stacked(self) -> list[Tensor]:
+        """Returns states, ratios and rewards of all episodes, shape [episodes, groups, ...]."""
+        return [torch.stack(column) for column in zip(*self._episodes, strict=True)]
 
 
 def moved(baseline: float | None, reward: float) -> float:
@@ -174,8 +158,8 @@ def moved(baseline: float | None, reward: float) -> float:
 @torch.no_grad()
 def follow(slow: nn.Module, fast: nn.Module) -> None:
     """Moves the weights of a slow copy a small part of the way, in place."""
-    for own, target in zip(slow.parameters(), fast.parameters(), strict=True):
-        own.lerp_(target, TAU)
+    for weight, target in zip(slow.parameters(), fast.parameters(), strict=True):
+        weight.lerp_(target, TAU)
 
 
 def truncated_normal(

@@ -117,11 +117,9 @@ class Episodes:
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns the agent, what it remembers, the best plan and all rewards."""
-        own = {
-            "best": torch.from_numpy(self.best),
-            "rewards": torch.tensor(self.rewards, dtype=torch.float64),
-        }
-        return {**self._agent.tensors(), **self._replay.tensors(), **own}
+        rewards = torch.tensor(self.rewards, dtype=torch.float64)
+        so_far = {"best": torch.from_numpy(self.best), "rewards": rewards}
+        return {**self._agent.tensors(), **self._replay.tensors(), **so_far}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Restores what `tensors` returned."""

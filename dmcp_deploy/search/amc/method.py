@@ -6,14 +6,12 @@ arXiv 1802.03494.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import islice, repeat
 
 import numpy as np
 import torch
 from torch import nn
 
-from dmcp_deploy.data.holdout import hold_out
 from dmcp_deploy.data.loader import eval_batches
 from dmcp_deploy.data.seeds import step_seed
 from dmcp_deploy.data.sources import ImageSource
@@ -24,10 +22,10 @@ from dmcp_deploy.network.masking import silence
 from dmcp_deploy.network.reconstruction import Reconstruction, input_scores
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.search.amc.episodes import Episodes, Exploration
-from dmcp_deploy.search.amc.space import walk_of
+from dmcp_deploy.search.amc.space import make_walk
 from dmcp_deploy.search.problem import SearchProblem, SearchResult
 from dmcp_deploy.search.ranking import keeps, top_units, train_full
-from dmcp_deploy.search.steps import recalibration_batches
+from dmcp_deploy.search.steps import recalibration_batches, without_held_out
 from dmcp_deploy.training.distributed import add_up, from_first, rank, world_size
 from dmcp_deploy.training.evaluate import recalibrate
 from dmcp_deploy.training.loop import run_loop
@@ -45,23 +43,23 @@ def search(problem: SearchProblem) -> SearchResult:
 
     The network's weights end as those of the best plan that was judged, silent where channels go.
     """
-    assert problem.data is not None
-    rest, held = hold_out(problem.data, problem.recipe.held_out_images, problem.seed)
-    _make_ready(replace(problem, data=rest))
-    judge = PlanJudge(problem, observed(problem, rest.train))
-    batch = _held_batch(problem, held)
-    exploration = exploration_of(problem)
+    training, held_out = without_held_out(problem)
+    _make_ready(training)
+    assert training.data is not None
+    judge = PlanJudge(problem, observe_layers(problem, training.data.train))
+    batch = _held_batch(problem, held_out)
+    exploration = plan_exploration(problem)
     device = problem.precision.device
-    task = Episodes(walk_of(problem), judge, exploration, problem.seed, device)
+    task = Episodes(make_walk(problem), judge, exploration, problem.request.seed, device)
     run_loop(
         task,
         lambda _: repeat(batch),
         problem.loop_settings("episodes", exploration.episodes),
-        problem.progress,
+        problem.compute.progress,
     )
     kept = judge.settle(task.best)
     figures = {
-        "held_out_images": _limit(problem, len(held)),
+        "held_out_images": _limit(problem, len(held_out)),
         "reconstruction_samples": max(judge.reconstruction.samples.values()),
         "episodes": exploration.episodes,
         "plans_judged": exploration.episodes,
@@ -80,7 +78,7 @@ def unit_scores(network: Network) -> np.ndarray:
     return np.where(np.isnan(scores), filter_scores(network, l1_norm), scores)
 
 
-def exploration_of(problem: SearchProblem) -> Exploration:
+def plan_exploration(problem: SearchProblem) -> Exploration:
     """Returns how many episodes a search has; in a trial the warm-up is shortened with them."""
     recipe = problem.recipe
     episodes = problem.cap(recipe.episodes)
@@ -88,7 +86,7 @@ def exploration_of(problem: SearchProblem) -> Exploration:
     return Exploration(episodes, max(1, warmup))
 
 
-def observed(problem: SearchProblem, source: ImageSource) -> Reconstruction:
+def observe_layers(problem: SearchProblem, source: ImageSource) -> Reconstruction:
     """Returns what the full network's layers read on training images, from all processes.
 
     Args:
@@ -96,9 +94,10 @@ def observed(problem: SearchProblem, source: ImageSource) -> Reconstruction:
         source: The images.
     """
     reconstruction = Reconstruction(problem.network)
-    wanted = problem.recipe.reconstruction_images
-    for number, batch in _batches(problem, source, wanted):
-        generator = torch.Generator().manual_seed(step_seed(problem.seed, number, "positions"))
+    for number, batch in _batches(problem, source, problem.recipe.reconstruction_images):
+        generator = torch.Generator().manual_seed(
+            step_seed(problem.request.seed, number, "positions")
+        )
         reconstruction.observe(batch.images, generator)
     reconstruction.gather(add_up)
     return reconstruction
@@ -126,14 +125,14 @@ class PlanJudge:
         kept = top_units(self._network, self._scores, units)
         with self.reconstruction.refitted(kept):
             dense = slice_network(self._network, keeps(self._network, kept)).eval()
-        right = torch.zeros(2, dtype=torch.float64, device=self._precision.device)
+        counts = torch.zeros(2, dtype=torch.float64, device=self._precision.device)
         for part in _parts(batch):
             with self._precision.autocast():
                 logits = dense(part.images)
-            hits = (logits.topk(self._top).indices == part.labels[:, None]).any(1)
-            right += torch.stack([hits.sum(), hits.new_tensor(len(hits), dtype=torch.int64)])
-        found, images = add_up(right).tolist()
-        return float(found / images)
+            right = (logits.topk(self._top).indices == part.labels[:, None]).any(1)
+            counts += torch.stack([right.sum(), right.new_tensor(len(right), dtype=torch.int64)])
+        hits, images = add_up(counts).tolist()
+        return float(hits / images)
 
     def settle(self, units: np.ndarray) -> np.ndarray:
         """Refits the network to a plan for good; returns whether each unit is kept."""
@@ -176,20 +175,20 @@ def _batches(
         source,
         image_size=problem.image_size,
         batch_size=problem.recipe.search.batch_size,
-        workers=problem.workers,
+        workers=problem.compute.workers,
         limit=_limit(problem, images),
     )
     numbered = islice(enumerate(batches), rank(), None, world_size())
     return ((number, problem.precision.move(batch)) for number, batch in numbered)
 
 
-def _held_batch(problem: SearchProblem, held: ImageSource) -> Batch:
+def _held_batch(problem: SearchProblem, held_out: ImageSource) -> Batch:
     """Returns this process's share of the images held out, as one batch on the device."""
-    own = [batch for _, batch in _batches(problem, held, len(held))]
-    if not own:
+    share = [batch for _, batch in _batches(problem, held_out, len(held_out))]
+    if not share:
         side = problem.image_size
         return problem.precision.move(Batch(torch.zeros(0, 3, side, side), torch.zeros(0).long()))
-    return Batch(torch.cat([b.images for b in own]), torch.cat([b.labels for b in own]))
+    return Batch(torch.cat([b.images for b in share]), torch.cat([b.labels for b in share]))
 
 
 def _parts(batch: Batch) -> Iterator[Batch]:

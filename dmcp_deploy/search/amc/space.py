@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -65,9 +64,9 @@ class Walk:
         least = self.cost.macs(self._others(units, place, self.grid.low))
         last = self.order[place - 1]
         ratio = units[last] / self.full[last] if place else 1.0
-        whole = self.cost.full_macs
-        seen = [(whole - most) / whole, (most - least) / whole, ratio]
-        return np.concatenate([self.traits[place], seen])
+        full_macs = self.cost.full_macs
+        progress = [(full_macs - most) / full_macs, (most - least) / full_macs, ratio]
+        return np.concatenate([self.traits[place], progress])
 
     def bounds(self, units: np.ndarray, place: int) -> tuple[int, int]:
         """Returns the fewest and the most units that a group may keep.
@@ -111,11 +110,14 @@ class Walk:
         return plan
 
 
-def walk_of(problem: SearchProblem) -> Walk:
+def make_walk(problem: SearchProblem) -> Walk:
     """Returns the walk over a problem's groups, in the order of the layers that first read them."""
     network, cost = problem.network, problem.cost
     readers = [_readers(network, group) for group in network.prunable]
-    order = np.argsort([_first(network, layers) for layers in readers], kind="stable")
+    places = {name: place for place, name in enumerate(network.layers)}
+    # A group that no layer reads comes last.
+    first = [places[layers[0].name] if layers else len(places) for layers in readers]
+    order = np.argsort(first, kind="stable")
     full = problem.space.full
     rows = [
         _traits(network, cost, full, place, int(group), readers[group])
@@ -127,19 +129,12 @@ def walk_of(problem: SearchProblem) -> Walk:
 
 def _readers(network: Network, group: Group) -> list[Layer]:
     """Returns the layers that read channels of a group, other than those it is tied through."""
-    units = range(group.first, group.first + group.units)
-    found = []
-    for layer in consumers(network).values():
-        assert layer.inputs is not None
-        if ((layer.inputs >= units.start) & (layer.inputs < units.stop)).any():
-            found.append(layer)
-    return found
-
-
-def _first(network: Network, readers: Sequence[Layer]) -> int:
-    """Returns the place of the first reader in the network; behind all where there is none."""
-    names = list(network.layers)
-    return names.index(readers[0].name) if readers else len(names)
+    first, end = group.first, group.first + group.units
+    return [
+        layer
+        for layer in consumers(network).values()
+        if layer.inputs is not None and ((layer.inputs >= first) & (layer.inputs < end)).any()
+    ]
 
 
 def _traits(

@@ -11,6 +11,7 @@ from dmcp_deploy.bench.layers.record import LayersRecord
 from dmcp_deploy.bench.layers.roofline import Limits
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.onnxgraph.layers import onnx_layers
+from dmcp_deploy.options.measure import BenchOptions
 from dmcp_deploy.runtimes.profile import KernelTime
 
 
@@ -33,7 +34,7 @@ def test_two_networks_are_profiled_side_by_side(tmp_path, asked_limits, runtime)
         pytest.importorskip("openvino", reason="no OpenVINO")
     nets = {"wide": write_tiny_net(tmp_path / "wide.onnx", width=64).path}
     nets["slim"] = write_tiny_net(tmp_path / "slim.onnx", width=32).path
-    record = measure_layers(nets, batch=2, threads=1, runtime=runtime, seconds=0.1)
+    record = measure_layers(nets, BenchOptions([2], 1, 0.1, runtime))
     assert [item.name for item in record.networks] == ["wide", "slim"]
     assert record.input_shape == (3, 16, 16)
     for item in record.networks:
@@ -82,17 +83,17 @@ def shape(name):
     [
         ({"artifacts": {}}, "nothing to measure"),
         ({"seconds": 0.0}, "must be above zero"),
-        ({"batch": 0}, "each 1 or more"),
-        ({"batch": 2}, "fixed batch size 1"),
+        ({"batches": [0]}, "each must be 1 or more"),
+        ({"batches": [2]}, "fixed batch size 1"),
         ({"runtime": "openvin"}, "did you mean openvino"),
-        ({"threads": -1}, "number of threads is -1"),
+        ({"threads": -1}, "--threads -1 is too small"),
     ],
 )
 def test_what_cannot_be_measured_is_one_sentence(tmp_path, asked_limits, changes, message):
     net = write_tiny_net(tmp_path / "net.onnx", batch=1)
-    options = {"artifacts": {"net": net.path}, "batch": 1, "threads": 1, "seconds": 0.1, **changes}
+    files = changes.pop("artifacts", {"net": net.path})
     with pytest.raises(DmcpError, match=message):
-        measure_layers(options.pop("artifacts"), **options)
+        measure_layers(files, BenchOptions(**{"threads": 1, "seconds": 0.1, **changes}))
     assert asked_limits == []
 
 
@@ -102,7 +103,7 @@ def test_a_network_in_torch_has_no_profile(tmp_path):
 
     net = NetworkArtifact(tmp_path / "dense.safetensors", never, (3, 16, 16), 1000)
     with pytest.raises(DmcpError, match="runs in torch, whose layers are not profiled"):
-        measure_layers({"net": net}, batch=1, threads=1, seconds=0.1)
+        measure_layers({"net": net}, BenchOptions([1], 1, 0.1))
 
 
 def test_an_engine_without_its_onnx_file_says_what_to_copy(tmp_path):
@@ -110,4 +111,4 @@ def test_an_engine_without_its_onnx_file_says_what_to_copy(tmp_path):
 
     path, _ = write_engine(tmp_path)
     with pytest.raises(DmcpError, match=r"driver|named in net\.onnx"):
-        measure_layers({"engine": path}, batch=1, threads=0, seconds=0.1)
+        measure_layers({"engine": path}, BenchOptions([1], 0, 0.1))

@@ -13,8 +13,9 @@ from dmcp_deploy.bench.tables.make import make_table
 from dmcp_deploy.bench.tables.measure import measure_probes, split_kernels
 from dmcp_deploy.bench.tables.predict import Predictor
 from dmcp_deploy.bench.tables.probes import LayerForm, ProbedGroup, ProbeSet, WidthForm
-from dmcp_deploy.bench.tables.table import LatencyTable, Setting
+from dmcp_deploy.bench.tables.table import LatencyTable
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.options.measure import Setting
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.runtimes.profile import KernelTime
 
@@ -110,7 +111,7 @@ def test_a_stopped_measurement_goes_on_where_it_stopped(folder, tmp_path, monkey
     measured = measure(folder, part, passes=2)
     assert len(done) == 3
     first = measured.steps[kept[0]["probe"]][kept[0]["pass"]]
-    assert first.whole_ms == kept[0]["whole_ms"]
+    assert list(first.whole_ms) == kept[0]["whole_ms"]
     assert {name: len(steps) for name, steps in measured.steps.items()} == dict.fromkeys(WIDTHS, 2)
 
 

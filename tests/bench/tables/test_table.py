@@ -67,7 +67,11 @@ def test_the_error_is_the_one_that_nine_of_ten_stay_below():
         (("layers", 0, "own", "ms", 2), math.nan, r"first: a time of nan ms; times are finite"),
         (("layers", 0, "after", "ms", 2), -1.0, r"first: a time of -1.0 ms"),
         (("layers", 1, "own", "ms"), [], r"second: 0 times for 9 probes"),
-        (("layers", 1, "own", "ms"), "12", r"lacks or misstates times: str"),
+        (
+            ("layers", 1, "own", "ms"),
+            "12",
+            r"misstates 'ms': '12' .a list is needed. in layers.1.own",
+        ),
         (("layers", 1, "in_channels"), [8], r"second needs channels in each of 9 probes"),
         (("layers", 1, "own_choice", "rounding"), 7, r"second rounds widths to 7, not one of"),
         (("layers", 1, "name"), "first", r"A layer stands twice in one table"),

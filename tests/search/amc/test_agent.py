@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from closeness import assert_same
 from search_problems import chain_network, make_problem
 from torch import Tensor, nn
 
@@ -22,7 +23,7 @@ from dmcp_deploy.search.amc.agent import (
     truncated_normal,
 )
 from dmcp_deploy.search.amc.episodes import Episodes, Exploration
-from dmcp_deploy.search.amc.space import walk_of
+from dmcp_deploy.search.amc.space import make_walk
 
 FEATURES = 4
 NO_IMAGES = Batch(torch.zeros(0, 3, 4, 4), torch.zeros(0, dtype=torch.int64))
@@ -67,7 +68,8 @@ def test_noise_has_the_mean_of_a_truncated_normal_distribution():
     expected = 0.9 + 0.5 * (phi(-1.4) - phi(0.2)) / (cumulated(0.2) - cumulated(-1.4))
     own = generator()
     draws = [truncated_normal(0.9, 0.5, 0.2, 1.0, own) for _ in range(4000)]
-    assert np.mean(draws) == pytest.approx(expected, abs=0.012)
+    deviation = np.std(draws) / len(draws) ** 0.5
+    assert np.mean(draws) == pytest.approx(expected, abs=4.5 * deviation)
 
 
 def test_a_slow_copy_goes_a_hundredth_of_the_way():
@@ -118,10 +120,10 @@ def test_memory_holds_the_newest_episodes_and_knows_what_followed():
     assert set(whole.tolist()) == {2.0, 3.0}
     assert set(place.tolist()) == {0.0, 1.0, 2.0}
     assert torch.equal(drawn.last, place == 2)
-    assert torch.allclose(drawn.ratios, whole / 10)
-    assert torch.allclose(drawn.rewards, whole / 100)
-    followed = drawn.nexts[:, 0] - drawn.states[:, 0]
-    assert torch.allclose(followed[~drawn.last], torch.tensor(0.1), atol=1e-5)
+    assert_same(drawn.ratios, whole / 10)
+    assert_same(drawn.rewards, whole / 100)
+    earlier, later = drawn.states[~drawn.last, 0], drawn.nexts[~drawn.last, 0]
+    assert_same(later, earlier + 0.1)
 
 
 def test_memory_can_be_read_back():
@@ -157,7 +159,7 @@ def test_the_critic_adds_what_comes_after_but_for_the_last_decision():
         agent.slow_critic.last.weight.zero_()
         agent.slow_critic.last.bias.fill_(5.0)  # worth 5 whatever is done
     expected = batch.rewards - 0.25 + torch.where(batch.last, 0.0, 5.0)
-    assert torch.allclose(agent.targets(batch), expected)
+    assert_same(agent.targets(batch), expected, roundings=2)
 
 
 def test_the_critic_comes_to_say_what_it_is_told():
@@ -199,7 +201,7 @@ def test_an_agent_that_is_read_back_learns_on_bit_for_bit():
 
 def test_episodes_after_the_warm_up_do_better_where_layers_matter_unequally(tmp_path):
     network = chain_network((40, 40, 40, 40))
-    walk = walk_of(make_problem(network, tmp_path, share=0.4))
+    walk = make_walk(make_problem(network, tmp_path, share=0.4))
     matter = np.array([0.05, 0.6, 0.05, 0.3])
 
     def reward(units: np.ndarray, batch: Batch) -> float:

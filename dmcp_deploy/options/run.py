@@ -1,0 +1,168 @@
+"""Options of a run: what is asked for, and how it is computed."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+
+from dmcp_deploy.extras import require
+from dmcp_deploy.options.declare import check, option
+from dmcp_deploy.options.network import (
+    ModelOption,
+    SizeOptions,
+    align_option,
+    input_size_option,
+)
+from dmcp_deploy.progress import NO_PROGRESS, Progress
+from dmcp_deploy.registry import METHODS
+
+SAMPLINGS = ("expected", "markov")
+INITS = ("scratch", "sliced")
+
+_LARGEST_SEED = 2**63 - 1
+_SMALLEST_SIDE = 16
+
+
+@dataclass(frozen=True)
+class Target(ModelOption):
+    """What is pruned, how far, and where the run lies.
+
+    Attributes:
+        flops: Budgets as text.
+        out: The run directory; a folder for them where there are several budgets.
+    """
+
+    flops: str = option(
+        in_recipe=True, help="Budget in multiply-adds: 211M, 1.04G or 50%; or several."
+    )
+    out: Path | None = option(None, help="Run directory, or their folder.")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run depends on and its record keeps as it was asked for, or filled in.
+
+    Attributes:
+        method: The search method.
+        weights: None, "imagenet", or a file of weights that the search starts from.
+        data: An image folder, a data set's name, or None for the embedded default.
+        sampling: How DMCP reads a plan from its probabilities: "expected" or "markov".
+        align: Widths are multiples of this where the group is larger.
+        precision: "auto", "fp32" or "bf16".
+        max_steps: Most steps of any training loop, for trials; None for no limit.
+        init: Where the pruned network starts from: "scratch" (random) or "sliced" weights.
+        distill: Whether it is trained by in-place distillation.
+        augment_on: Where random crops of photographs are made: on the "host", out of the whole
+            picture, or on the "device", out of its middle, which decodes small data only once.
+        sync_bn: Whether batch norms that train look at the images of all processes.
+        seed: The seed of all randomness, from 0 on.
+    """
+
+    method: str = option(
+        "dmcp", choices=tuple(METHODS), in_recipe=True, help=f"One of {', '.join(METHODS)}."
+    )
+    weights: str | None = option(
+        None, words={"none": None}, in_recipe=True, help="none, imagenet or a file."
+    )
+    data: str | None = option(
+        None,
+        help="Image folder (train/, val/), elpv, fashion-mnist, torchvision:X, webdataset:X.",
+    )
+    sampling: str = option(
+        "expected", choices=SAMPLINGS, in_recipe=True, help="DMCP: expected or markov."
+    )
+    align: int = align_option()
+    _: KW_ONLY
+    precision: str = option("auto", help="auto, fp32 or bf16.")
+    max_steps: int | None = option(None, least=1, help="Most steps of any loop, for a trial.")
+    init: str = option(
+        "scratch", choices=INITS, in_recipe=True, help="Pruned start: scratch or sliced."
+    )
+    distill: bool = option(False, in_recipe=True, help="Train by in-place distillation.")
+    augment_on: str = option(
+        "host", choices=("host", "device"), later=True, help="Random crops: host or device."
+    )
+    sync_bn: bool = option(
+        False, later=True, help="Several processes: batch norms over all their images."
+    )
+    seed: int = option(0, least=0, most=_LARGEST_SEED, help="Seed of all randomness.")
+
+
+@dataclass(frozen=True)
+class RunOptions(RunSettings, SizeOptions):
+    """What a run is asked for beside its model and budget; bad values raise DmcpError.
+
+    Attributes:
+        train_size: Side of the training images; None is the recipe's, or the deployed size.
+        recipe: A recipe's name or file; None chooses by the data.
+        search_epochs: Epochs of both search stages, in place of the recipe's.
+        train_epochs: Epochs of the pruned network, in place of the recipe's.
+        batch_size: Images per step, in place of the recipe's.
+    """
+
+    input_size: int = input_size_option(least=_SMALLEST_SIDE)
+    train_size: int | None = option(
+        None, least=_SMALLEST_SIDE, help="Side of the training images in pixels."
+    )
+    recipe: str | None = option(
+        None,
+        presets=True,
+        help="Hyper-parameters: a name, or a JSON file, which may set model and budget too.",
+    )
+    search_epochs: float | None = option(None, help="Epochs of both search stages.")
+    train_epochs: float | None = option(None, flag="--epochs", help="Epochs of the pruned network.")
+    batch_size: int | None = option(None, help="Images per step and process.")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How a run is computed: nothing here changes what it results in.
+
+    Attributes:
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        workers: Processes that load images.
+        checkpoint_s: Seconds between checkpoints.
+        tensorboard: Whether to write TensorBoard files.
+        supernet: The directory of a run whose first stage a new search takes over: the steps
+            that do not depend on the budget, which are the same in both.
+        progress: Where to report.
+    """
+
+    device: str = option("auto", help="auto, cpu, cuda or cuda:N.")
+    workers: int = option(0, least=0, help="Processes that load images.")
+    checkpoint_s: float = option(
+        60.0, flag="--checkpoint-seconds", least=0, help="Time between checkpoints."
+    )
+    tensorboard: bool = option(False, help="Write TensorBoard files as well.")
+    supernet: Path | str | None = option(
+        None, help="Take over the first stage of a run for another budget."
+    )
+    progress: Progress = NO_PROGRESS
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.tensorboard:
+            require("tensorboard")
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """In how many processes a command runs.
+
+    Attributes:
+        gpus: So many GPUs, one process each; None for this process alone.
+        max_restarts: How often all start again after one was lost.
+    """
+
+    gpus: int | None = option(None, least=1, help="Share the work of so many GPUs.")
+    max_restarts: int = option(
+        3,
+        least=0,
+        help="With --gpus: new starts from the last checkpoint after a process was lost.",
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
