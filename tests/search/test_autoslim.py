@@ -240,20 +240,15 @@ def test_a_supernet_of_dmcp_can_be_slimmed_and_the_other_way_round(undisturbed, 
     assert problem.space.widths(found) == undisturbed[1].widths
 
 
+NIGHTLY = pytest.mark.nightly("ten seconds for concatenations, which a tiny network has as well")
+
+
 @pytest.mark.parametrize(
     "model",
     [
         "squeezenet1_1",
         pytest.param("mobilenet_v3_small", marks=pytest.mark.slow),
-        pytest.param(
-            "densenet121",
-            marks=[
-                pytest.mark.slow,
-                pytest.mark.nightly(
-                    "ten seconds for concatenations, which a tiny network has as well"
-                ),
-            ],
-        ),
+        pytest.param("densenet121", marks=[pytest.mark.slow, NIGHTLY]),
         pytest.param("efficientnet_b0", marks=pytest.mark.slow),
     ],
 )
