@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from dmcp_deploy.network.channels import Ids
 from dmcp_deploy.network.coupling import INPUT_REASON, OUTPUT_REASON, Couplings, Producer
@@ -103,7 +103,7 @@ class Network:
     spec: NetworkSpec
     model: nn.Module
     graph: fx.Graph
-    constants: Mapping[str, Any]
+    constants: Mapping[str, Tensor]
     groups: tuple[Group, ...]
     layers: Mapping[str, Layer]
     parameters: Mapping[str, tuple[int, Units]]

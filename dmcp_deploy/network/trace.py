@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.network.layers import is_layer
@@ -31,7 +31,7 @@ class Trace:
     """
 
     graph: fx.Graph
-    constants: Mapping[str, Any]
+    constants: Mapping[str, Tensor]
     modules: Mapping[str, nn.Module]
     opaque: frozenset[str]
 
@@ -46,11 +46,12 @@ def trace_model(model: nn.Module) -> Trace:
     attributes = set(model.__dict__)
     try:
         graph = _traced(model, opaque)
-        constants = {name: model.__dict__[name] for name in set(model.__dict__) - attributes}
     finally:
         # torch.fx hangs constants on the model.
-        for name in set(model.__dict__) - attributes:
+        new = {name: model.__dict__[name] for name in set(model.__dict__) - attributes}
+        for name in new:
             delattr(model, name)
+    constants = {name: value for name, value in new.items() if isinstance(value, Tensor)}
     return Trace(graph, constants, called_modules(model, graph), frozenset(opaque))
 
 
