@@ -292,7 +292,7 @@ def test_the_plan_beats_random_plans_before_any_fine_tuning(fashion_mnist, tmp_p
     trained = read_tensors(tmp_path / "checkpoints/search.safetensors")
     weights = {name: trained[f"model.{name}"] for name in full.network.model.state_dict()}
     full.network.model.load_state_dict(weights)
-    rest, _ = hold_out(garments(), full.recipe.held_out_images, full.seed)
+    rest, _ = hold_out(garments(), full.recipe.held_out_images, full.request.seed)
     judge, draw = amc.PlanJudge(full, amc.observe_layers(full, rest.train)), torch.Generator()
     draw.manual_seed(1000)
     plans = [
