@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from dmcp_deploy.artifact import write_text
-from dmcp_deploy.export.engine import EngineOptions, Origin, build_engine
+from dmcp_deploy.export.engine import Origin, build_engine
+from dmcp_deploy.export.engine_options import EngineOptions
 from dmcp_deploy.export.precisions import Evidence, convert, precision_path
 from dmcp_deploy.export.to_onnx import export_onnx
 from dmcp_deploy.machine.environment import read_environment

@@ -26,7 +26,8 @@ from torch import nn
 from dmcp_deploy.artifact import write_text
 from dmcp_deploy.bench.timing import time_interleaved
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.export.engine import EngineOptions, Origin, build_engine
+from dmcp_deploy.export.engine import Origin, build_engine
+from dmcp_deploy.export.engine_options import EngineOptions
 from dmcp_deploy.export.precisions import Evidence, convert, precision_path
 from dmcp_deploy.export.to_onnx import export_onnx
 from dmcp_deploy.export.verify import compare_outputs

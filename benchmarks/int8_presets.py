@@ -37,6 +37,7 @@ from dmcp_deploy.export.verify import compare_outputs
 from dmcp_deploy.machine.environment import read_environment
 from dmcp_deploy.machine.processor import adds_int8_in_16_bits
 from dmcp_deploy.onnxgraph.file import inspect_onnx
+from dmcp_deploy.options.measure import BenchOptions
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -142,9 +143,8 @@ def _times(model: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         noise = np.random.default_rng(0).standard_normal((32, 3, 224, 224), dtype=np.float32)
         files = {**_variants(source, Path(scratch), noise), "fp32": source}
         for runtime in ("onnxruntime", "openvino"):
-            record = measure_artifacts(
-                files, batches=[1], threads=1, runtime=runtime, seconds=options.seconds
-            )
+            how = BenchOptions(threads=1, seconds=options.seconds, runtime=runtime)
+            record = measure_artifacts(files, how)
             known = {item.name: item for item in compare(record, 1)}
             for item in record.at_batch(1):
                 found = known.get(item.name)
