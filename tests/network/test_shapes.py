@@ -140,7 +140,7 @@ class Halved(nn.ReLU):
 class Odd(nn.Module):
     def __init__(self, mode: Callable[[], object]) -> None:
         super().__init__()
-        self.mode, self.conv, self.linear = mode, conv(8, 8, kernel_size=1), nn.Linear(8, 8)
+        self.mode, self.conv, self.linear = mode, nn.Conv2d(8, 8, 1, bias=False), nn.Linear(8, 8)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[0] > 0:  # control flow that cannot be traced
