@@ -100,7 +100,7 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
         (NetworkSpec(f"{HERE}:SMALL"), "has no function 'SMALL'"),
         (NetworkSpec(f"{HERE}:returns_a_number"), "returned int, and a torch.nn.Module is needed"),
         (NetworkSpec(f"{HERE}:needs_arguments"), "needs depth, and only num_classes and width_m"),
-        (NetworkSpec(f"{HERE}:DataDependentRoot"), "cannot trace the forward of DataDependentRoot"),
+        (NetworkSpec(f"{HERE}:DataDependentRoot"), "cannot be traced, since its control"),
         (NetworkSpec("resnet18", 0.0), "width multiplier 0 must be above zero"),
         (NetworkSpec("resnet18", -1.0), "width multiplier -1 must be above zero"),
         (
