@@ -126,6 +126,7 @@ class Compute:
         workers: Processes that load images.
         checkpoint_s: Seconds between checkpoints.
         tensorboard: Whether to write TensorBoard files.
+        rehearse: Whether the whole chain is tried on a few pictures before any training.
         supernet: The directory of a run whose first stage a new search takes over: the steps
             that do not depend on the budget, which are the same in both.
         progress: Where to report.
@@ -137,6 +138,11 @@ class Compute:
         60.0, flag="--checkpoint-seconds", least=0, help="Time between checkpoints."
     )
     tensorboard: bool = option(False, help="Write TensorBoard files as well.")
+    rehearse: bool = option(
+        True,
+        flag="--rehearse/--no-rehearse",
+        help="First try the whole chain, from one step of training to the engines.",
+    )
     supernet: Path | str | None = option(
         None, help="Take over the first stage of a run for another budget."
     )

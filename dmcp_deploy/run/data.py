@@ -132,7 +132,12 @@ class RunData:
 
 
 def open_run_data(
-    request: RunRequest, recipe: Recipe, compute: Compute, device: torch.device, folder: Path
+    request: RunRequest,
+    recipe: Recipe,
+    compute: Compute,
+    device: torch.device,
+    folder: Path,
+    images: ImageData | None = None,
 ) -> RunData:
     """Returns the data of a run, once it is seen to be what the run was begun on.
 
@@ -142,11 +147,12 @@ def open_run_data(
         compute: How it is computed.
         device: Where training batches are made ready.
         folder: The run directory, for the message.
+        images: The data where it is open already.
 
     Raises:
         DmcpError: The data is missing, or has changed since.
     """
-    images = open_data(request.data, progress=compute.progress)
+    images = images or open_data(request.data, progress=compute.progress)
     if images.digest != request.data_digest:
         raise DmcpError(
             f"The data {request.data} has changed since the run in {folder} was begun: restore"

@@ -7,18 +7,35 @@ from pathlib import Path
 
 from dmcp_deploy.artifact import digest_file
 from dmcp_deploy.data.datasets import open_data
+from dmcp_deploy.data.types import ImageData
 from dmcp_deploy.errors import DmcpError, reason_of
+from dmcp_deploy.network.models import build_network
 from dmcp_deploy.options.declare import shared_fields
 from dmcp_deploy.options.run import Compute, RunOptions, RunSettings
 from dmcp_deploy.plan import NetworkSpec
+from dmcp_deploy.progress import Progress
+from dmcp_deploy.run.checks import check_outputs, takes_channels_last
 from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.training.precision import choose_precision
 from dmcp_deploy.training.recipe import Recipe, load_recipe, recipe_to_json
 from dmcp_deploy.units import parse_budget
 
 
-def make_request(model: str, flops: str, options: RunOptions, compute: Compute) -> RunRequest:
+def make_request(
+    model: str,
+    flops: str,
+    options: RunOptions,
+    compute: Compute,
+    images: ImageData | None = None,
+) -> RunRequest:
     """Returns the request that a run records, with the defaults and the data filled in.
+
+    Args:
+        model: The model's name.
+        flops: The budget as text.
+        options: What else is asked for.
+        compute: Device and progress.
+        images: The data where it is open already.
 
     Raises:
         DmcpError: The budget, the recipe, the data, the weights file or the device is not there
@@ -28,10 +45,11 @@ def make_request(model: str, flops: str, options: RunOptions, compute: Compute) 
     recipe = _recipe(options)
     precision = choose_precision(compute.device, options.precision)
     weights, weights_digest = _weights(options.weights)
-    data = open_data(options.data, progress=compute.progress)
-    default = " (the default: no --data was given)" if options.data is None else ""
-    compute.progress.say(f"Data: {data.note}{default}")
+    data = images or _opened(options.data, compute.progress)
     side = options.input_size
+    spec = NetworkSpec(model, options.width_mult, len(data.classes), (3, side, side))
+    network = build_network(spec, options.seed)
+    check_outputs(network)
     filled_in = {
         "data": data.name,
         "weights": weights,
@@ -39,12 +57,20 @@ def make_request(model: str, flops: str, options: RunOptions, compute: Compute) 
     }
     return RunRequest(
         **{**shared_fields(RunSettings, options), **filled_in},
-        network=NetworkSpec(model, options.width_mult, len(data.classes), (3, side, side)),
+        network=spec,
         budget=flops,
         data_digest=data.digest,
         weights_digest=weights_digest,
         recipe=recipe_to_json(recipe),
+        contiguous=not takes_channels_last(network),
     )
+
+
+def _opened(source: str | None, progress: Progress) -> ImageData:
+    data = open_data(source, progress=progress)
+    default = " (the default: no --data was given)" if source is None else ""
+    progress.say(f"Data: {data.note}{default}")
+    return data
 
 
 def _recipe(options: RunOptions) -> Recipe:

@@ -46,8 +46,8 @@ from dmcp_deploy.units import format_macs
 ONNX_TOLERANCE = 1e-4
 
 
-def run_search(context: RunContext) -> None:
-    """Searches the plan of a run that is new, or was stopped before it had one.
+def prepare_search(context: RunContext) -> SearchProblem | None:
+    """Returns the search of a run that is new, or was stopped before it had a plan; else None.
 
     Raises:
         DmcpError: Something asked for cannot be had, found before anything is written; or the
@@ -58,7 +58,7 @@ def run_search(context: RunContext) -> None:
     wait_for_all()
     if searched:
         context.plan()
-        return
+        return None
     problem = search_problem(context, first_network(context))
     if not begun:
         check_training(problem.network, context.data.images, context.recipe)
@@ -67,6 +67,11 @@ def run_search(context: RunContext) -> None:
     if not begun and is_main():
         check_pictures(context.data.images, context.compute.progress)
     wait_for_all()
+    return problem
+
+
+def run_search(context: RunContext, problem: SearchProblem) -> None:
+    """Searches the plan of a run by what `prepare_search` returned."""
     if is_main():
         context.run.begin(context.request)
     context.compute.progress.say(
