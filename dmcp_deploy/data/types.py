@@ -17,7 +17,7 @@ class Batch:
     """Pictures ready for the network.
 
     Attributes:
-        images: float32 [N, 3, S, S], normalised by ImageNet's mean and deviation.
+        images: float32 [N, C, H, W], normalised by mean and deviation.
         labels: int64 [N].
     """
 
