@@ -23,3 +23,8 @@ def format_size(size: Size) -> str:
     """Returns "96" for a square, "32x96" for 32 rows of 96 pixels."""
     height, width = size
     return str(height) if height == width else f"{height}x{width}"
+
+
+def recorded_size(size: Size) -> int | str:
+    """Returns a size as records have it: the side of a square, else "32x96"."""
+    return size[0] if size[0] == size[1] else format_size(size)

@@ -31,7 +31,12 @@ def make_request(model: str, flops: str, options: RunOptions, compute: Compute) 
     data = open_data(options.data, progress=compute.progress)
     default = " (the default: no --data was given)" if options.data is None else ""
     compute.progress.say(f"Data: {data.note}{default}")
-    side = options.input_size
+    spec = NetworkSpec.asked(model, options, len(data.classes))
+    if spec.input_shape[0] < data.train.channels:
+        compute.progress.say(
+            "The input has one channel: pictures in colour are read as grey, 0.299 red + 0.587"
+            " green + 0.114 blue"
+        )
     filled_in = {
         "data": data.name,
         "weights": weights,
@@ -39,7 +44,7 @@ def make_request(model: str, flops: str, options: RunOptions, compute: Compute) 
     }
     return RunRequest(
         **{**shared_fields(RunSettings, options), **filled_in},
-        network=NetworkSpec(model, options.width_mult, len(data.classes), (3, side, side)),
+        network=spec,
         budget=flops,
         data_digest=data.digest,
         weights_digest=weights_digest,
