@@ -9,6 +9,7 @@ from typing import Any
 
 from dmcp_deploy.artifact import encode, load_artifact, write_artifact
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.options.network import SizeOptions
 
 KIND = "plan"
 
@@ -28,6 +29,11 @@ class NetworkSpec:
     width_mult: float = 1.0
     num_classes: int = 1000
     input_shape: tuple[int, int, int] = field(default=(3, 224, 224), metadata={"json": "input"})
+
+    @classmethod
+    def asked(cls, model: str, options: SizeOptions, num_classes: int) -> NetworkSpec:
+        """Returns the network that a command is asked for."""
+        return cls(model, options.width_mult, num_classes, options.input_shape)
 
 
 @dataclass(frozen=True)

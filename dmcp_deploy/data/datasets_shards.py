@@ -17,6 +17,7 @@ from PIL import Image
 
 from dmcp_deploy.artifact import read_artifact, well_formed, write_artifact
 from dmcp_deploy.data.datasets_torchvision import cache_folder
+from dmcp_deploy.data.preprocessing import CROP
 from dmcp_deploy.data.shard_fetch import fetch_shards
 from dmcp_deploy.data.shard_index import ShardIndex, index_shard
 from dmcp_deploy.data.sources import FORMATS, PictureImages
@@ -39,7 +40,7 @@ class ShardImages(PictureImages):
 
     def __init__(self, shards: Mapping[Path, ShardIndex]) -> None:
         labels = np.concatenate([shard.labels for shard in shards.values()])
-        super().__init__(torch.from_numpy(labels), channels=3)
+        super().__init__(torch.from_numpy(labels), channels=3, resizing=CROP)
         self._paths = list(shards)
         counts = [len(shard.labels) for shard in shards.values()]
         # Arrays, not lists: workers would copy every number of a list as they come to count it.

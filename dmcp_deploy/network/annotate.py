@@ -37,7 +37,7 @@ def annotate_graph(graph: fx.Graph, shape_pass: ShapePass) -> None:
         size = "x".join(str(n) for n in shape_pass.input_shape)
         raise DmcpError(
             f"The network does not run on a {size} input ({describe(err)}):"
-            " choose another --input-size."
+            " choose another --input-size or --input."
         ) from err
 
 

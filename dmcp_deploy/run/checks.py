@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dmcp_deploy.data.layout import in_channels_last
 from dmcp_deploy.data.loader import steps_per_epoch
+from dmcp_deploy.data.size import Size, format_size, scaled_size
 from dmcp_deploy.data.sources import ImageSource
 from dmcp_deploy.data.types import ImageData
 from dmcp_deploy.errors import DmcpError
@@ -60,8 +61,9 @@ def check_training(network: Network, data: ImageData, recipe: Recipe) -> None:
     Raises:
         DmcpError: The data does not fill a batch, or the network does not run on one.
     """
-    deployed = network.spec.input_shape[-1]
-    sizes = {recipe.train_size or deployed} | ({deployed} if recipe.finish_share else set())
+    deployed = network.spec.input_shape[1:]
+    trained = scaled_size(deployed, recipe.train_size)
+    sizes = {trained} | ({deployed} if recipe.finish_share else set())
     for schedule in (recipe.search, recipe.train):
         steps_per_epoch(data, schedule.batch_size * world_size())
         for size in sorted(sizes):
@@ -120,11 +122,11 @@ def _check_source(source: ImageSource, title: str, progress: Progress) -> None:
             bar.advance()
 
 
-def _check_pass(network: Network, image_size: int, batch_size: int) -> None:
+def _check_pass(network: Network, image_size: Size, batch_size: int) -> None:
     """Runs a forward pass in training mode for its shapes alone."""
     supernet = Supernet(network)
     modes = [(module, module.training) for module in network.model.modules()]
-    shape = (network.spec.input_shape[0], image_size, image_size)
+    shape = (network.spec.input_shape[0], *image_size)
 
     def run(images: Tensor) -> Tensor:
         return supernet(images[:1].expand(batch_size, -1, -1, -1))  # type: ignore[no-any-return]
@@ -135,7 +137,8 @@ def _check_pass(network: Network, image_size: int, batch_size: int) -> None:
     except MISFITS as err:
         raise DmcpError(
             f"{network.spec.model} does not train on batches of {batch_size} images of"
-            f" {image_size} px ({describe(err)}): choose another --train-size or --batch-size."
+            f" {format_size(image_size)} px ({describe(err)}): choose another --train-size or"
+            " --batch-size."
         ) from err
     finally:
         for module, mode in modes:

@@ -46,8 +46,12 @@ def make_request(
     precision = choose_precision(compute.device, options.precision)
     weights, weights_digest = _weights(options.weights)
     data = images or _opened(options.data, compute.progress)
-    side = options.input_size
-    spec = NetworkSpec(model, options.width_mult, len(data.classes), (3, side, side))
+    spec = NetworkSpec.asked(model, options, len(data.classes))
+    if spec.input_shape[0] < data.train.channels:
+        compute.progress.say(
+            "The input has one channel: pictures in colour are read as grey, 0.299 red + 0.587"
+            " green + 0.114 blue"
+        )
     network = build_network(spec, options.seed)
     check_outputs(network)
     filled_in = {
