@@ -194,6 +194,8 @@ def _search(context: RunContext, problem: SearchProblem) -> None:
         if result.trained:
             save_weights(model, context.run.file(SUPERNET))
         plan.save(context.run.file("plan.json"))
+        if note := plan.shortfall():
+            context.compute.progress.say(note)
     drop_previous(context.run.file("checkpoints"))
 
 
