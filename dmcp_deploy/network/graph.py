@@ -95,9 +95,11 @@ class Network:
         parameters: Name of a bare parameter -> its cut, where the graph reads one directly.
         gates: Node name -> unit numbers of its channels and their axis: where the search
             multiplies activations by the probability that their channel is kept.
-        opaque: Modules that could not be traced and are kept whole.
+        opaque: Modules that could not be traced and are kept whole -> why.
         fixed_macs: Module or operation outside the layer table -> multiply-adds for one image of
             the convolutions and linear layers in it; they never narrow.
+        dropped: What the model's own forward calls in vain, and the graph does not.
+        only_in_training: What the model's own forward calls in training mode alone.
     """
 
     spec: NetworkSpec
@@ -108,8 +110,10 @@ class Network:
     layers: Mapping[str, Layer]
     parameters: Mapping[str, tuple[int, Units]]
     gates: Mapping[str, tuple[Units, int]]
-    opaque: frozenset[str]
+    opaque: Mapping[str, str]
     fixed_macs: Mapping[str, int]
+    dropped: tuple[str, ...] = ()
+    only_in_training: tuple[str, ...] = ()
 
     @cached_property
     def prunable(self) -> tuple[Group, ...]:
@@ -148,6 +152,8 @@ def assemble(spec: NetworkSpec, model: nn.Module, trace: Trace, couplings: Coupl
         gates={name: gate for name, gate in gates.items() if gate[0].max() >= 0},
         opaque=trace.opaque,
         fixed_macs=couplings.fixed_macs,
+        dropped=trace.dropped,
+        only_in_training=trace.only_in_training,
     )
     uneven = _uneven_group(network)
     if uneven is None:

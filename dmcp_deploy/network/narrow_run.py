@@ -17,7 +17,7 @@ from dmcp_deploy.network.graph import Layer, Network
 from dmcp_deploy.network.graph_run import GraphRun
 from dmcp_deploy.network.layers import narrowed
 from dmcp_deploy.network.selection import Borrowed, Pick, Selection, layer_tensors, part
-from dmcp_deploy.network.trace import Fetch
+from dmcp_deploy.network.shape_pass import Fetch
 
 #: Activations that, in place, keep a copy of their input for the backward pass.
 _COPYING = (nn.Hardtanh, nn.Hardswish, nn.SiLU, nn.Mish)
