@@ -15,6 +15,7 @@ from dmcp_deploy.network.cost import Cost
 from dmcp_deploy.network.graph import Group, Network
 from dmcp_deploy.options.export import BuildOptions
 from dmcp_deploy.options.run import Compute, RunOptions
+from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.registry import ENGINE_RUNTIMES
 from dmcp_deploy.run.context import RunContext
 from dmcp_deploy.run.engines import check_machine, make_engine_request
@@ -81,7 +82,7 @@ def check(
     """
     options, compute = options or RunOptions(), compute or Compute()
     if options.data is None:
-        images = noise(classes, 3)
+        images = noise(classes, NetworkSpec.asked(model, options, classes).input_shape[0])
     else:
         images = open_data(options.data, progress=compute.progress)
     request = make_request(model, "100%", options, compute, images)

@@ -223,7 +223,7 @@ def _foreign(name: str, request: RunRequest, err: Exception) -> str:
     place = f", at {Path(theirs[-1].filename).name}:{theirs[-1].lineno}" if theirs else ""
     return (
         f"{request.network.model} fails in the first step of {name}"
-        f" ({type(err).__name__}: {reason_of(err)}{place}): mend its forward, or leave it out."
+        f" ({type(err).__name__}: {reason_of(err)}{place}): mend the network before it is trained."
     )
 
 
