@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
@@ -24,6 +23,7 @@ from dmcp_deploy.data.augment import (
     to_picture,
     to_pixels,
 )
+from dmcp_deploy.data.deep import DeepRange, to_eight_bits
 from dmcp_deploy.data.preprocessing import CROP, PAD, SQUASH, Preprocessing
 from dmcp_deploy.data.size import Size, as_size
 from dmcp_deploy.errors import DmcpError, reason_of
@@ -38,7 +38,9 @@ PICTURES = ("jpg", "jpeg", "png", "bmp", "webp", "ppm", "tif", "tiff")
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
 
 _CHUNK = 64
-_UNREADABLE = (
+
+#: What Pillow raises on files that it cannot read.
+UNREADABLE = (
     OSError,
     SyntaxError,
     ValueError,
@@ -179,7 +181,13 @@ class ArrayImages(ImageSource):
 
 
 class PictureImages(ImageSource):
-    """Pictures of any size, decoded one by one."""
+    """Pictures of any size, decoded one by one.
+
+    Attributes:
+        deep: What those of more than 8 bits have in common; None if there are none.
+    """
+
+    deep: DeepRange | None = None
 
     def picture(self, index: int) -> Image.Image:
         """Returns one picture, in grey or RGB, at its own size.
@@ -188,10 +196,12 @@ class PictureImages(ImageSource):
             DmcpError: The picture cannot be read.
         """
         try:
-            return _decoded(self._open(index), "L" if self.channels == 1 else "RGB")
-        except _UNREADABLE as err:
+            with self.open(index) as picture:
+                plain = to_eight_bits(picture, self.deep)
+                return plain.convert("L" if self.channels == 1 else "RGB")
+        except UNREADABLE as err:
             raise DmcpError(
-                f"The picture {self._where(index)} cannot be read ({_reason(err)}): replace it, or"
+                f"The picture {self.where(index)} cannot be read ({_reason(err)}): replace it, or"
                 " take it out of the data."
             ) from err
 
@@ -202,10 +212,12 @@ class PictureImages(ImageSource):
         return torch.stack([to_pixels(fit(picture, size, how)) for picture in pictures])
 
     @abstractmethod
-    def _open(self, index: int) -> Image.Image: ...
+    def open(self, index: int) -> Image.Image:
+        """Returns one picture as it is stored, not decoded yet."""
 
     @abstractmethod
-    def _where(self, index: int) -> str: ...
+    def where(self, index: int) -> str:
+        """Returns a picture's name, for messages."""
 
 
 class FileImages(PictureImages):
@@ -228,12 +240,14 @@ class FileImages(PictureImages):
 
     def stored_bytes(self, index: int) -> int:
         """Returns the size of a picture's file."""
-        return os.stat(self._where(index)).st_size
+        return os.stat(self.where(index)).st_size
 
-    def _open(self, index: int) -> Image.Image:
-        return Image.open(self._where(index), formats=FORMATS)
+    def open(self, index: int) -> Image.Image:
+        """Returns one picture as it is stored, not decoded yet."""
+        return Image.open(self.where(index), formats=FORMATS)
 
-    def _where(self, index: int) -> str:
+    def where(self, index: int) -> str:
+        """Returns a picture's path."""
         return os.path.join(self.folder, self.names[index])
 
 
@@ -251,25 +265,18 @@ class DatasetImages(PictureImages):
         self._dataset = dataset
         self._name = name
 
-    def _open(self, index: int) -> Image.Image:
+    def open(self, index: int) -> Image.Image:
+        """Returns one picture as it is stored."""
         picture: Image.Image = self._dataset[index][0]
         return picture
 
-    def _where(self, index: int) -> str:
+    def where(self, index: int) -> str:
+        """Returns a picture's number."""
         return f"number {index} of {self._name}"
 
 
 def _chosen(pixels: Tensor, indices: Tensor) -> Tensor:
     return torch.from_numpy(pixels.numpy()[indices.numpy()])
-
-
-def _decoded(picture: Image.Image, mode: str) -> Image.Image:
-    with picture:
-        if picture.mode.startswith("I"):
-            # Pillow would clip 16-bit grey at 255, which turns most pictures white.
-            deep = np.asarray(picture, dtype=np.int64)
-            return Image.fromarray((deep // 256).clip(0, 255).astype(np.uint8)).convert(mode)
-        return picture.convert(mode)
 
 
 def _reason(err: BaseException) -> str:
