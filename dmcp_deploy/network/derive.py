@@ -13,6 +13,7 @@ from dmcp_deploy.network.graph import Network, assemble
 from dmcp_deploy.network.misfit import misfit
 from dmcp_deploy.network.probe import failing_groups
 from dmcp_deploy.network.shape_pass import MISFITS, ShapePass
+from dmcp_deploy.network.statistics import check_statistics
 from dmcp_deploy.network.trace import evaluating, fetch, trace_model
 from dmcp_deploy.plan import NetworkSpec
 
@@ -28,11 +29,13 @@ def trace_network(model: nn.Module, spec: NetworkSpec) -> Network:
         spec: Its description; MACs are counted at its input shape.
 
     Raises:
-        DmcpError: The forward pass cannot be traced or does not run on such an input.
+        DmcpError: The forward pass cannot be traced, does not run on such an input, or looks at
+            all images of a batch at once.
     """
     with evaluating(model):
         trace = trace_model(model, spec.input_shape)
         check_channels(trace, spec)
+        check_statistics(trace)
         known = {**trace.modules, **trace.constants}
         shape_pass = ShapePass(partial(fetch, model, known), spec.input_shape)
         try:

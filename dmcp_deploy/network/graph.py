@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from dmcp_deploy.network.channels import Ids
 from dmcp_deploy.network.coupling import INPUT_REASON, OUTPUT_REASON, Couplings, Producer
 from dmcp_deploy.network.layer_rules import Cuts
-from dmcp_deploy.network.trace import Trace, fetch
+from dmcp_deploy.network.trace import Trace, called_modules, fetch
 from dmcp_deploy.plan import NetworkSpec
 
 Units = Ids  # Unit numbers: within a group, or within the network, where -1 is always kept.
@@ -125,6 +125,25 @@ class Network:
         """Units of all prunable groups."""
         return sum(group.units for group in self.prunable)
 
+    @property
+    def graph_reason(self) -> str | None:
+        """Why dense networks are the graph and not the stock class; None if they are that."""
+        if self.dropped:
+            return f"its output does not depend on {_some(self.dropped)}"
+        if self.only_in_training:
+            return f"in training alone it calls {_some(self.only_in_training)}"
+        return None
+
+    @cached_property
+    def weights(self) -> Mapping[str, nn.Parameter]:
+        """The parameters that a dense network has of the model's, by name."""
+        named = dict(self.model.named_parameters())
+        if self.graph_reason is None:
+            return named
+        read = {str(node.target) for node in self.graph.nodes if node.op == "get_attr"}
+        modules = called_modules(self.model, self.graph)
+        return {n: p for n, p in named.items() if n in read or n.rpartition(".")[0] in modules}
+
     def fetch(self, target: str) -> Any:
         """Returns a module, parameter or constant by its path in the graph."""
         return fetch(self.model, self.constants, target)
@@ -132,6 +151,11 @@ class Network:
     def sizes(self) -> dict[str, int]:
         """Returns the channels of every group."""
         return {group.name: group.size for group in self.groups}
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{rest}"
 
 
 def assemble(spec: NetworkSpec, model: nn.Module, trace: Trace, couplings: Couplings) -> Network:

@@ -77,18 +77,16 @@ class _Merge:
 
     def extra(self) -> tuple[str, ...]:
         """Returns what there is in the training graph alone, once all else is merged."""
-        extra: list[fx.Node] = []
+        alone: list[fx.Node] = []
+        otherwise: list[fx.Node] = []
         for node in self._training.nodes:
             twin = self._twins.get(node)
-            same = self._copy_dropout(node) if twin is None else self._merge(twin, node)
-            if not same:
-                extra.append(node)
-        modules = [
-            str(node.target)
-            for node in extra
-            if node.op == "call_module" and node not in self._twins
-        ]
-        return tuple(dict.fromkeys(modules or [node.name for node in extra]))
+            if twin is None and not self._copy_dropout(node):
+                alone.append(node)
+            elif twin is not None and not self._merge(twin, node):
+                otherwise.append(node)
+        modules = [str(node.target) for node in alone if node.op == "call_module"]
+        return tuple(dict.fromkeys(modules or [node.name for node in alone or otherwise]))
 
     def _merge(self, twin: fx.Node, node: fx.Node) -> bool:
         """Returns whether a node's arguments are its twin's, as far as they can be made so."""

@@ -153,6 +153,11 @@ class _PartsWithoutData:
             self._memo.update((id(t), t.detach().to("meta")) for t in part.buffers())
             for parameter in part.parameters():
                 self._memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"))
+            # Weights that hooks compute are plain attributes.
+            others = (value for module in part.modules() for value in module.__dict__.values())
+            self._memo.update(
+                (id(t), t.detach().to("meta")) for t in others if isinstance(t, Tensor)
+            )
         return copy.deepcopy(part, self._memo)
 
 
