@@ -10,9 +10,9 @@ plans; uniform widths; the plan of a search that sees the budget loss alone; uni
 times the budget, which tell what a margin is worth in multiply-adds; uniform widths but for the
 last convolution, which keeps its 1280 channels. All start from an initialisation of their own and
 are trained alike. Several processes share one GPU. A probe tells first what a step takes: where
-the first budget would not fit into the seconds given, the steps of all searches and networks are
-shortened by one factor; a second budget is done only where it fits too. A killed run goes on from
-the folder of its raw records.
+the first budget would not fit into the seconds given, all searches are shortened by one factor, and
+behind them all networks' training by another; a second budget is done only where it fits too. A
+killed run goes on from the folder of its raw records.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ from duo100_report import report
 
 TRAINERS = 2  # processes; each trains a wave of networks at a time
 _START_S = 30.0  # of processes, and of judging: no steps are done in them
-_FILLED = 0.75  # of the time left that the plan may fill
+_FILLED = 0.7  # of the time left that the plan of all may fill, before it begins
+_TRAINED = 0.8  # of the time left behind the searches that training may fill
+#: What a probe settles: whether steps are recorded, whether kernels are tried out.
+_SETTLED = ("graph", "search_graph", "cudnn_benchmark")
 _SMOKE = {
     **{"width": 0.3, "base_width": 0.2, "budgets": (0.6,), "batch": 8, "seeds": 2, "searches": 2},
     **{"dense_steps": 20, "search_steps": 5, "test_images": 200, "device": "cpu"},
@@ -87,6 +90,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--sigmoid", action="store_true", help="One arm more: that transition.")
     parser.add_argument("--no-graph", dest="graph", action="store_false")
+    parser.add_argument("--no-search-graph", dest="search_graph", action="store_false")
     parser.add_argument("--cudnn-benchmark", action="store_true")
     parser.add_argument("--no-probe", dest="probe", action="store_false", help="Steps as given.")
     parser.add_argument("--smoke", action="store_true", help="All of it, tiny, on the CPU.")
@@ -111,12 +115,16 @@ def _lead(options: argparse.Namespace) -> None:
     files.start()
     found = _probed(options, files)
     if found:
-        _plan(options, found)
-    steps = {"search": [options.search_steps] * 2, "dense": options.dense_steps}
-    content = {**_asked(options), "steps": steps, "probe": found}
+        vars(options).update({name: found[name] for name in _SETTLED})
+        if "search_steps" not in files.planned():
+            _plan_searches(options, files, found)
+        vars(options).update({**files.planned(), "budgets": tuple(files.planned()["budgets"])})
+    else:
+        files.plan(dense_steps=options.dense_steps)
     names = [f"search:{seed}" for seed in range(options.searches)]
     names += [f"train:{number}" for number in range(TRAINERS)]
     running = {name: _start(options, name) for name in names}
+    content = {**_asked(options), "probe": found}
     while running:
         time.sleep(1)
         for name, process in list(running.items()):
@@ -125,42 +133,56 @@ def _lead(options: argparse.Namespace) -> None:
                 files.claim(f"{name} ended")
                 del running[name]
             elif time.time() > options.deadline + 25:
-                process.terminate()
+                process.kill()
+        if found and "dense_steps" not in files.planned() and _are_searched(files, options):
+            _plan_training(options, files, found)
         _save(options, files, content)
-    _save(options, files, content)
     print(report(json.loads(options.out.read_text())))
 
 
 def _probed(options: argparse.Namespace, files: Files) -> dict[str, Any]:
     """Returns what the probe tells, without graphs where they fail; empty where none is asked."""
+    path, found = files.folder / "probe.json", {}
     if options.smoke or not options.probe:
-        return {}
-    for graph in (True, False) if options.graph else (False,):
-        options.graph = graph
-        if _start(options, "probe").wait() == 0:
-            return json.loads((files.folder / "probe.json").read_text())
-        print(f"the probe has failed, CUDA graphs: {graph}", flush=True)
+        return found
+    for _ in range(3):
+        found = json.loads(path.read_text()) if path.exists() else {}
+        if "search_ms" in found or _start(options, "probe").wait() == 0:
+            return json.loads(path.read_text())
+        found = json.loads(path.read_text()) if path.exists() else {}
+        failed = "search_graph" if "dense_ms" in found else "graph"
+        print(f"the probe has failed: goes on without {failed}", flush=True)
+        setattr(options, failed, False)
     sys.exit("The probe fails even without CUDA graphs: see above.")
 
 
-def _plan(options: argparse.Namespace, found: dict[str, Any]) -> None:
-    """Fits steps and budgets into the time left, and prints what comes of it."""
+def _plan_searches(options: argparse.Namespace, files: Files, found: dict[str, Any]) -> None:
+    """Fits searches and budgets into the time left, and prints what comes of it."""
     from duo100_jobs import planned_s
 
-    options.cudnn_benchmark = found["cudnn_benchmark"]
     left_s = _FILLED * (options.deadline - time.time() - _START_S)
     asked = [planned_s(found, options, count + 1) for count in range(len(options.budgets))]
-    factor = min(1.0, max(left_s, 1.0) / asked[0])
     fitting = [count for count, seconds in enumerate(asked) if seconds <= left_s]
-    options.budgets = options.budgets[: max(fitting, default=0) + 1]
-    options.dense_steps = round(factor * options.dense_steps)
-    options.search_steps = round(factor * options.search_steps)
+    files.plan(
+        search_steps=round(min(1.0, max(left_s, 1.0) / asked[0]) * options.search_steps),
+        budgets=options.budgets[: max(fitting, default=0) + 1],
+    )
     print(
-        f"probe: {json.dumps(found)}\nleft {left_s:.0f} s, asked for {[round(s) for s in asked]} s"
-        f" of GPU by budgets: steps times {factor:.2f}, so {options.search_steps} a stage,"
-        f" {options.dense_steps} a network, budgets {options.budgets}",
+        f"probe: {json.dumps(found)}\nleft {left_s:.0f} s; asked for, by budgets, "
+        f"{[round(seconds) for seconds in asked]} s of the GPU: {files.planned()}",
         flush=True,
     )
+
+
+def _plan_training(options: argparse.Namespace, files: Files, found: dict[str, Any]) -> None:
+    """Fits the training of all networks into the time that the searches have left."""
+    from duo100_jobs import planned_s
+
+    left_s = _TRAINED * (options.deadline - time.time())
+    asked_s = planned_s(found, options, len(options.budgets), searched=True)
+    factor = min(1.0, max(left_s, 1.0) / asked_s)
+    files.plan(dense_steps=round(factor * options.dense_steps))
+    print(f"left {left_s:.0f} s, asked for {asked_s:.0f} s: {files.planned()}", flush=True)
 
 
 def _start(options: argparse.Namespace, worker: str) -> subprocess.Popen[bytes]:
@@ -171,24 +193,35 @@ def _start(options: argparse.Namespace, worker: str) -> subprocess.Popen[bytes]:
             arguments.append(f"--{name.replace('_', '-')}={getattr(options, name)}")
     for name in ("search_steps", "dense_steps", "test_images", "device", "deadline"):
         arguments.append(f"--{name.replace('_', '-')}={getattr(options, name)}")
-    given = {"--no-graph": not options.graph, "--cudnn-benchmark": options.cudnn_benchmark}
-    given["--sigmoid"] = options.sigmoid
+    given = {"--no-graph": not options.graph, "--no-search-graph": not options.search_graph}
+    given |= {"--cudnn-benchmark": options.cudnn_benchmark, "--sigmoid": options.sigmoid}
     arguments += [flag for flag, wanted in given.items() if wanted]
     return subprocess.Popen([sys.executable, __file__, *arguments])
 
 
 def _work(options: argparse.Namespace) -> None:
     """Does one process's share."""
-    from duo100_jobs import Bench, probe, run_search
+    from duo100_jobs import Bench, run_search
 
     kind, _, number = options.worker.partition(":")
     files, bench = Files(options.work), Bench(options)
     if kind == "probe":
-        (files.folder / "probe.json").write_text(json.dumps(probe(bench, options.seeds)))
+        _probe(bench, files.folder / "probe.json")
     elif kind == "search":
         run_search(bench, files, int(number))
     else:
         _train_waves(bench, files)
+
+
+def _probe(bench: Any, path: Path) -> None:
+    """Writes what steps take, and first what dense ones do: a failure ends the process."""
+    from duo100_jobs import probe_dense, probe_search
+
+    found = json.loads(path.read_text()) if path.exists() else {}
+    if "dense_ms" not in found:
+        found = probe_dense(bench, bench.options.seeds)
+        path.write_text(json.dumps(found))
+    path.write_text(json.dumps({**found, **probe_search(bench)}))
 
 
 def _train_waves(bench: Any, files: Files) -> None:
@@ -196,9 +229,17 @@ def _train_waves(bench: Any, files: Files) -> None:
     from duo100_jobs import run_wave
 
     options, slowest_s = bench.options, 0.0
+    assert len(bench.test[1]) == options.test_images  # made while the searches run
+    while "dense_steps" not in files.planned():
+        time.sleep(0.5)  # the searches fill the GPU, and how long they take is not known before
+        if time.time() > options.deadline:
+            return
+    options.dense_steps = files.planned()["dense_steps"]
     while time.time() < options.deadline:
         listed = [wave for wave in waves(options) if not _is_done(files, wave)]
-        open_ones = [wave for wave in listed if not files.is_claimed(wave.name)]
+        open_ones = [
+            w for w in listed if not files.is_claimed(w.name) and _hopes(files, options, w)
+        ]
         ready = [wave for wave in open_ones if _has_plans(files, options, wave)]
         if not open_ones:
             return
@@ -223,8 +264,25 @@ def _has_plans(files: Files, options: argparse.Namespace, wave: Any) -> bool:
     if not wave.arm.startswith("dmcp"):
         return True
     plans = files.plans(wave.arm, wave.budget)
-    ended = [files.is_claimed(f"search:{seed} ended") for seed in range(options.searches)]
+    ended = _ended(files, options)
     return bool(plans) and all(seed in plans or end for seed, end in enumerate(ended))
+
+
+def _are_searched(files: Files, options: argparse.Namespace) -> bool:
+    """Returns whether the first budget's searches are done, or have ended without a plan."""
+    plans = files.plans("dmcp", options.budgets[0])
+    return all(seed in plans or end for seed, end in enumerate(_ended(files, options)))
+
+
+def _hopes(files: Files, options: argparse.Namespace, wave: Any) -> bool:
+    """Returns whether an arm's plans are there or may still come."""
+    if not wave.arm.startswith("dmcp") or not all(_ended(files, options)):
+        return True
+    return bool(files.plans(wave.arm, wave.budget))
+
+
+def _ended(files: Files, options: argparse.Namespace) -> list[bool]:
+    return [files.is_claimed(f"search:{seed} ended") for seed in range(options.searches)]
 
 
 def _asked(options: argparse.Namespace) -> dict[str, Any]:
@@ -249,7 +307,9 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
 def _save(options: argparse.Namespace, files: Files, content: dict[str, Any]) -> None:
     from dmcp_deploy.artifact import write_text
 
-    write_text(options.out, json.dumps({**content, "records": files.records()}, indent=1) + "\n")
+    steps = {"search": [options.search_steps] * 2, "dense": files.planned().get("dense_steps")}
+    results = {**content, "steps": steps, "records": files.records()}
+    write_text(options.out, json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -38,6 +38,8 @@ class Composites:
     def __init__(self, garments: Tensor, labels: Tensor, device: torch.device) -> None:
         self._garments, self._labels = garments.to(device), labels.to(device)
         self._device = device
+        # Copied once: a copy to a GPU waits for all that its stream has to do.
+        self._ends = torch.tensor(SIZES, device=device)
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Returns canvases uint8 [count, 64, 64] and labels int64 [count].
@@ -66,10 +68,7 @@ class Composites:
 
     def _patches(self, picked: Tensor, placed: Tensor) -> Tensor:
         """Returns each object alone on a canvas, in [0, 1], shape [objects, 64, 64]."""
-        least, most = (
-            torch.tensor(ends, device=self._device).repeat(len(picked) // len(SIZES))
-            for ends in zip(*SIZES, strict=True)
-        )
+        least, most = self._ends.repeat(len(picked) // len(SIZES), 1).unbind(1)
         side = least + (most - least) * placed[:, 0]
         is_crop = most <= SIZES[_CROPS - 1][1]
         window = torch.where(is_crop, side, torch.full_like(side, _SOURCE))

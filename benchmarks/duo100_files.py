@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,17 @@ class Files:
         """Returns whether some process has taken a piece of work."""
         return self._mark(name).exists()
 
+    def plan(self, **decided: Any) -> None:
+        """Adds to what is decided for all processes; only the parent does."""
+        path = self.folder / "plan.part"
+        path.write_text(json.dumps({**self.planned(), **decided}))
+        path.replace(self.folder / "plan.json")
+
+    def planned(self) -> dict[str, Any]:
+        """Returns what is decided so far."""
+        path = self.folder / "plan.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
     def start(self) -> None:
         """Forgets who took what, and what was left out, for a new run."""
         for mark in self.folder.glob("*.taken"):
@@ -66,4 +78,4 @@ class Files:
         self._lines.write_text("".join(line + "\n" for line in kept))
 
     def _mark(self, name: str) -> Path:
-        return self.folder / f"{name.replace(' ', '-').replace('%', '')}.taken"
+        return self.folder / f"{re.sub('[^A-Za-z0-9]+', '-', name)}.taken"

@@ -34,9 +34,10 @@ from dmcp_deploy.training.recipe import Recipe, Schedule
 
 ALIGN, LAST = 2, 1280
 LARGER = 1.35  # the budget of "uniform, larger" over the arm's
-GRACE_S = 20.0  # by which work that has begun may outlast its time
+GRACE_S = 12.0  # by which work that has begun may outlast its time
 _JUDGED, _RANDOM_PLANS = 5120, 8
 _LARGER_BUDGET = 1.6  # a step's time at a further budget over that at the first one, about
+_WORTHWHILE = 0.85  # of a step's time: trying out kernels takes time for every new shape
 _PATIENCE = 200  # steps between two looks at the clock
 
 
@@ -59,7 +60,6 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace) -> None:
         torch.set_num_threads(1)
-        torch.backends.cudnn.benchmark = options.cudnn_benchmark
         self.options = options
         self.precision = choose_precision(options.device, "auto")
         self.splits = open_splits(options.data, self.precision.device)
@@ -133,19 +133,22 @@ def run_search(bench: Bench, files: Files, seed: int) -> None:
     if not left:
         return
     began = time.time()
+    torch.backends.cudnn.benchmark = False  # widths are many
     problem = bench.problem(_network(options.width, seed), left[0][0], seed)
-    search = DmcpSearch(problem, 2 * steps, bench.splits["train"], options.graph)
+    search = DmcpSearch(problem, 2 * steps, bench.splits["train"], options.search_graph)
     search.run(0, steps)
     search.keep()
+    _wait()
     first_s = time.time() - began
     for budget, transition in left:
         began = time.time()
         what = f"search {seed}, {budget:.0%}, {transition}"
-        if began + 1.3 * first_s > options.deadline:
+        if budget != options.budgets[0] and began + 1.3 * first_s > options.deadline:
             files.add({"kind": "left out", "what": what, "why": f"{first_s:.0f} s too long"})
             continue
         search.go_back(int(budget * bench.base_macs), transition)
         search.run(steps, 2 * steps)
+        _wait()
         widths, share = search.widths()
         record = {
             "kind": "search",
@@ -166,6 +169,7 @@ def run_search(bench: Bench, files: Files, seed: int) -> None:
 def run_wave(bench: Bench, files: Files, wave: Wave) -> None:
     """Trains a wave's networks side by side and leaves a record of each."""
     options, began = bench.options, time.time()
+    torch.backends.cudnn.benchmark = options.cudnn_benchmark
     lanes = {}
     for seed in range(wave.seeds):
         if not files.trained(wave.arm, wave.budget, seed):
@@ -175,6 +179,7 @@ def run_wave(bench: Bench, files: Files, wave: Wave) -> None:
         files.add({"kind": "left out", "what": wave.name, "why": "it would not have ended in time"})
         return
     trained_s, cost = time.time() - began, Cost(bench.supernet)
+    torch.backends.cudnn.benchmark = False
     for seed, (search, widths, lane) in lanes.items():
         found = evaluate(lane.finish(), batches(*bench.test, 1000), bench.precision)
         files.add(
@@ -196,33 +201,37 @@ def run_wave(bench: Bench, files: Files, wave: Wave) -> None:
         )
 
 
-def probe(bench: Bench, lanes: int) -> dict[str, Any]:
-    """Returns milliseconds of a dense network's step, alone and side by side, and of a search's."""
+def probe_dense(bench: Bench, lanes: int) -> dict[str, Any]:
+    """Returns milliseconds of a dense network's step, alone and side by side."""
     wave = Wave("uniform", bench.options.budgets[0], 1)
     widths = bench.unsearched("uniform", wave.budget)
     alone = {}
     for benchmark in (False, True):
         torch.backends.cudnn.benchmark = benchmark
         alone[benchmark] = _step_ms([_lane(bench, wave, widths, 0)])
-    best = min(alone, key=alone.__getitem__)
+    best = alone[True] < _WORTHWHILE * alone[False]
     torch.backends.cudnn.benchmark = best
     together = _step_ms([_lane(bench, wave, widths, seed) for seed in range(lanes)])
-    torch.backends.cudnn.benchmark = False
-    problem = bench.problem(_network(bench.options.width, 0), wave.budget)
-    search = DmcpSearch(problem, 80, bench.splits["train"], bench.options.graph)
-    stages = []
-    for first in (0, 40):
-        search.run(first, first + 10)
-        run = partial(search.run, first + 10, first + 40)
-        stages.append(_ms(run) / 30)
     return {
         "dense_ms": {"alone": alone[False], "alone, cudnn.benchmark": alone[True]},
         "dense_together_ms": together / lanes,
-        "search_ms": stages,
         "lanes": lanes,
         "cudnn_benchmark": best,
         "graph": bench.options.graph,
     }
+
+
+def probe_search(bench: Bench) -> dict[str, Any]:
+    """Returns milliseconds of a search's step in either stage."""
+    torch.backends.cudnn.benchmark = False
+    options = bench.options
+    problem = bench.problem(_network(options.width, 0), options.budgets[0])
+    search = DmcpSearch(problem, 80, bench.splits["train"], options.search_graph)
+    stages = []
+    for first in (0, 40):
+        search.run(first, first + 10)
+        stages.append(_ms(partial(search.run, first + 10, first + 40)) / 30)
+    return {"search_ms": stages, "search_graph": options.search_graph}
 
 
 def _step_ms(lanes: list[DenseLane]) -> float:
@@ -350,10 +359,13 @@ def _last_kept(problem: SearchProblem) -> dict[str, int]:
     return problem.space.widths(fit_widths(problem.cost, grid, wanted, problem.budget_macs))
 
 
-def planned_s(found: Mapping[str, Any], options: argparse.Namespace, budgets: int) -> float:
-    """Returns the seconds that searches and networks of the first budgets take, as probed."""
+def planned_s(
+    found: Mapping[str, Any], options: argparse.Namespace, budgets: int, *, searched: bool = False
+) -> float:
+    """Returns the seconds that the first budgets take, as probed; or those behind a search."""
     first, second = found["search_ms"]
-    search = options.searches * options.search_steps * (first + budgets * second)
-    networks = 3 * options.seeds + options.seeds // 2
+    stages = (budgets - 1) * second if searched else first + budgets * second
+    networks = 3 * options.seeds + max(2, options.seeds // 2)
     dense = networks * options.dense_steps * found["dense_together_ms"]
+    search = options.searches * options.search_steps * stages
     return (search + dense * (1 + _LARGER_BUDGET * (budgets - 1))) / 1e3

@@ -171,14 +171,14 @@ def _search_table(searches: list[Record]) -> list[str]:
     lines = [
         "Loss on the searched supernet, batch norms recalibrated:",
         "",
-        f"| budget | search | E[MACs] / budget | {' | '.join(names)} | uniform beats, of random |",
+        f"| budget | search | E[MACs]/budget | {' | '.join(names)} | DMCP, uniform beat |",
         "|---|---|---|" + "---|" * (len(names) + 1),
     ]
     for record in searches:
         cells = [f"{record['losses'][n]:.4f}" if n in record["losses"] else "" for n in names]
         random = record["random_losses"]
-        beaten = sum(record["losses"]["uniform"] < loss for loss in random)
+        beaten = [sum(record["losses"][n] < loss for loss in random) for n in ("dmcp", "uniform")]
         name = f"{record['seed']} {record['transition']}"
         head = f"| {record['budget']:.0%} | {name} | {record['expected_share']:.3f}"
-        lines.append(f"{head} | {' | '.join(cells)} | {beaten} of {len(random)} |")
+        lines.append(f"{head} | {' | '.join(cells)} | {beaten[0]}, {beaten[1]} of {len(random)} |")
     return [*lines, ""]

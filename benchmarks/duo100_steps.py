@@ -19,6 +19,7 @@ from duo100_data import SIDE, Composites, network_input
 from torch import Tensor, nn
 
 from dmcp_deploy.network.selection import Borrowed
+from dmcp_deploy.search.architecture import Architecture
 from dmcp_deploy.search.budget_loss import budget_loss
 from dmcp_deploy.search.dmcp import DmcpTask
 from dmcp_deploy.search.fit import fit_widths
@@ -195,6 +196,7 @@ class DmcpSearch:
         self._gate_step.stream = self._weight_step.stream
         with self._weight_step.on_stream():
             self.task = DmcpTask(problem, steps)
+            self.task.architecture = new_architecture(problem)
             self._supernet, self._model = self.task._weights.supernet, problem.network.model
             self._batches = Stream(composites, problem.recipe.search.batch_size, seed, device)
             self._descent = Descent(self._model, problem.recipe.search)
@@ -232,7 +234,9 @@ class DmcpSearch:
         with self._weight_step.on_stream(), torch.no_grad():
             now = [*self._descent.parameters, *self._descent.momenta]
             torch._foreach_copy_(now, self._kept)
-            self.task = DmcpTask(self._problem, self._steps)
+        # The same task, so that the weights stay where the recorded work finds them.
+        self.task._problem = self._problem
+        self.task.architecture = new_architecture(self._problem)
 
     def widths(self) -> tuple[dict[str, int], float]:
         """Returns the plan by expected sampling, and E[MACs] / budget."""
@@ -291,39 +295,43 @@ class DmcpSearch:
         self._gradient.copy_(torch.autograd.grad(loss, [self._gates])[0])
 
     def _move_alphas(self, step: int) -> None:
-        recipe, architecture = self._problem.recipe, self.task.architecture
+        architecture = self.task.architecture
         first = self.task.first_architecture_step
         done = (step - first) / max(1, self._steps - first)
         gates = architecture.gates()
-        with self._gate_step.on_stream(), torch.no_grad():
-            self._gates.copy_(gates)
-        self._gate_step()
         with self._gate_step.on_stream():
+            with torch.no_grad():
+                self._gates.copy_(gates)
+            self._gate_step()
             gradient = self._gradient.cpu().to(gates.dtype)
         # What has the gradient of the task loss at these gates.
-        task = (gates.cpu() * gradient).sum()
-        move_alphas(self._problem, architecture, task, done, recipe)
+        task = (gates * gradient).sum()
+        move_alphas(self._problem, architecture, task, done)
 
 
 def move_alphas(
-    problem: SearchProblem, architecture: Any, task: Tensor | float, done: float, recipe: Recipe
+    problem: SearchProblem, architecture: Architecture, task: Tensor | float, done: float
 ) -> None:
     """Moves the alphas by task and budget loss where a share of stage 2 is done."""
+    recipe = problem.recipe
     rate = recipe.alpha_lr * (1 + math.cos(math.pi * done)) / 2
     budget = budget_loss(architecture.expected_macs(), problem.budget_macs)
     architecture.move(task + recipe.budget_weight * budget, rate)
 
 
-def blind_widths(problem: SearchProblem, steps: int) -> Mapping[str, int]:
-    """Returns the plan of a search whose alphas see the budget loss alone, and no image."""
-    from dmcp_deploy.search.architecture import Architecture
-
+def new_architecture(problem: SearchProblem) -> Architecture:
+    """Returns a search's alphas at their start; their gates stay on the CPU as well."""
     cpu = torch.device("cpu")
-    architecture = Architecture(
+    return Architecture(
         problem.space, problem.cost, problem.budget_macs, problem.recipe.transition, cpu
     )
+
+
+def blind_widths(problem: SearchProblem, steps: int) -> Mapping[str, int]:
+    """Returns the plan of a search whose alphas see the budget loss alone, and no image."""
+    architecture = new_architecture(problem)
     for step in range(steps):
-        move_alphas(problem, architecture, 0.0, step / max(1, steps), problem.recipe)
+        move_alphas(problem, architecture, 0.0, step / max(1, steps))
     wanted = architecture.expected_units().detach().numpy()
     units = fit_widths(problem.cost, problem.grid, wanted, problem.budget_macs)
     return problem.space.widths(units)
