@@ -104,8 +104,8 @@ def search(
     from dmcp_deploy.run.stages import run_search
 
     compute = _joined(compute)
-    request = make_request(model, flops, merged(RunOptions, options, **changes), compute)
     run = RunDir(Path(out) if out is not None else Path("runs") / folder_name(f"{model}-{flops}"))
+    request = make_request(model, flops, merged(RunOptions, options, **changes), compute, run)
     run_search(RunContext(run, request, compute))
     return run
 

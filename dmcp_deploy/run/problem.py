@@ -8,12 +8,13 @@ from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.run import plan_problem
 
 
-def search_problem(context: RunContext, network: Network) -> SearchProblem:
+def search_problem(context: RunContext, network: Network, given: bool) -> SearchProblem:
     """Returns the search problem of a run.
 
     Args:
         context: The run.
         network: The full network, with the weights that the search starts from.
+        given: Whether these weights were given, not random.
 
     Raises:
         DmcpError: The budget cannot be reached.
@@ -33,4 +34,5 @@ def search_problem(context: RunContext, network: Network) -> SearchProblem:
         compute=context.compute,
         precision=context.precision,
         folder=context.run.path,
+        pretrained=given,
     )
