@@ -341,8 +341,8 @@ def _search(
     from dmcp_deploy.run.stages import prepare_search, run_search
 
     compute = _joined(compute)
-    request = make_request(model, flops, options, compute)
     run = RunDir(Path(out) if out is not None else Path("runs") / folder_name(f"{model}-{flops}"))
+    request = make_request(model, flops, options, compute, run)
     context, begun = RunContext(run, request, compute), run.holds(request)
     problem = prepare_search(context)
     if problem is not None:
