@@ -14,7 +14,7 @@ from dmcp_deploy.network.misfit import misfit
 from dmcp_deploy.network.probe import failing_groups
 from dmcp_deploy.network.shape_pass import MISFITS, ShapePass
 from dmcp_deploy.network.statistics import check_statistics
-from dmcp_deploy.network.trace import evaluating, fetch, trace_model
+from dmcp_deploy.network.trace import evaluating, fetch, restored, trace_model
 from dmcp_deploy.plan import NetworkSpec
 
 
@@ -32,7 +32,7 @@ def trace_network(model: nn.Module, spec: NetworkSpec) -> Network:
         DmcpError: The forward pass cannot be traced, does not run on such an input, or looks at
             all images of a batch at once.
     """
-    with evaluating(model):
+    with evaluating(model), restored(model):
         trace = trace_model(model, spec.input_shape)
         check_channels(trace, spec)
         check_statistics(trace)
