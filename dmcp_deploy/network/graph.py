@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from dmcp_deploy.network.channels import Ids
 from dmcp_deploy.network.coupling import INPUT_REASON, OUTPUT_REASON, Couplings, Producer
 from dmcp_deploy.network.layer_rules import Cuts
+from dmcp_deploy.network.rewrites import Rewrite
 from dmcp_deploy.network.trace import Trace, fetch
 from dmcp_deploy.plan import NetworkSpec
 
@@ -98,6 +99,8 @@ class Network:
         opaque: Modules that could not be traced and are kept whole.
         fixed_macs: Module or operation outside the layer table -> multiply-adds for one image of
             the convolutions and linear layers in it; they never narrow.
+        rewrites: Node name -> what it counts in place of numbers of channels that the forward
+            pass writes down: the dense network is then the graph, not the stock class.
     """
 
     spec: NetworkSpec
@@ -110,11 +113,21 @@ class Network:
     gates: Mapping[str, tuple[Units, int]]
     opaque: frozenset[str]
     fixed_macs: Mapping[str, int]
+    rewrites: Mapping[str, Rewrite]
 
     @cached_property
     def prunable(self) -> tuple[Group, ...]:
         """The groups that may be narrowed, in order."""
         return tuple(group for group in self.groups if group.prunable)
+
+    @property
+    def graph_reason(self) -> str | None:
+        """Why dense networks are the graph and not the stock class; None if they are that."""
+        if not self.rewrites:
+            return None
+        places = list(dict.fromkeys(self.rewrites[name].place for name in self.rewrites))
+        rest = f" and {len(places) - 3} more" if len(places) > 3 else ""
+        return f"numbers of channels are written down in {', '.join(places[:3])}{rest}"
 
     @cached_property
     def unit_count(self) -> int:
@@ -148,6 +161,7 @@ def assemble(spec: NetworkSpec, model: nn.Module, trace: Trace, couplings: Coupl
         gates={name: gate for name, gate in gates.items() if gate[0].max() >= 0},
         opaque=trace.opaque,
         fixed_macs=couplings.fixed_macs,
+        rewrites={name: r.numbered(numbering) for name, r in couplings.rewrites.items()},
     )
     uneven = _uneven_group(network)
     if uneven is None:
@@ -158,7 +172,7 @@ def assemble(spec: NetworkSpec, model: nn.Module, trace: Trace, couplings: Coupl
 
 @dataclass
 class _Bundle:
-    """The channels that appear in just the same producers."""
+    """The channels that appear in just the same producers, and parts of them."""
 
     name: str
     size: int
@@ -202,13 +216,14 @@ class _Numbering:
 
 
 def _bundles(couplings: Couplings, root_of_id: Ids) -> list[_Bundle]:
-    """Returns the channels bundled by the set of producers they appear in, in order."""
+    """Returns the channels bundled by the producers and parts they appear in, in order."""
     made = [
         (producer.name, root_of_id[producer.coupling.outputs])
         for producer in couplings.producers
         if producer.coupling.outputs is not None
     ]
-    signature = _signatures(len(root_of_id), [roots for _, roots in made])
+    parts = [root_of_id[part] for part in couplings.ids.parts]
+    signature = _signatures(len(root_of_id), [*(roots for _, roots in made), *parts])
     pinned = couplings.ids.pinned()
     bundles: list[_Bundle] = []
     seen: set[int] = set()
@@ -222,11 +237,11 @@ def _bundles(couplings: Couplings, root_of_id: Ids) -> list[_Bundle]:
     return bundles
 
 
-def _signatures(count: int, producers: list[Ids]) -> Ids:
-    """Returns a number for every identity, equal for those that the same producers make."""
+def _signatures(count: int, arrays: list[Ids]) -> Ids:
+    """Returns a number for every identity, equal for those that are in the same arrays."""
     signature = np.zeros(count, dtype=np.int64)
     known = 0
-    for roots in producers:
+    for roots in arrays:
         olds, which = np.unique(signature[roots], return_inverse=True)
         signature[roots] = known + 1 + which
         known += len(olds)

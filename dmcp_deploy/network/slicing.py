@@ -1,4 +1,4 @@
-"""From a network and what its groups keep to a smaller, dense network of the same classes."""
+"""From a network and what its groups keep to a smaller, dense network."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from dmcp_deploy.network.graph import Network
+from dmcp_deploy.network.graph_module import graph_module
 from dmcp_deploy.network.layers import narrowed
 from dmcp_deploy.network.selection import Selection, layer_tensors, part
 from dmcp_deploy.plan import Keep
 
 
 def slice_network(network: Network, keeps: Mapping[str, int | Keep]) -> nn.Module:
-    """Returns a new dense model of the stock classes that holds copies of the kept weights.
+    """Returns a new dense model that holds copies of the kept weights.
 
-    In evaluation mode it computes what the supernet computes at the same widths, given the same
-    batch-norm statistics. The network itself is not changed.
+    It is of the stock classes, and in evaluation mode it computes what the supernet computes at
+    the same widths, given the same batch-norm statistics. Where a stock class cannot
+    (`Network.graph_reason`), the network's graph stands in for its forward pass; names stay. The
+    network itself is not changed.
 
     Args:
         network: The full network.
@@ -39,7 +42,9 @@ def slice_network(network: Network, keeps: Mapping[str, int | Keep]) -> nn.Modul
         parameter = dense.get_parameter(name)
         kept = part(parameter, selection.picks([(dim, units)]))
         setattr(dense.get_submodule(owner), attribute, _own(kept, parameter))
-    return dense
+    if network.graph_reason is None:
+        return dense
+    return graph_module(network, dense, selection.extent)
 
 
 def _shrink(module: nn.Module, tensors: Mapping[str, Tensor], inputs: int | None) -> None:
