@@ -10,11 +10,9 @@ import torch
 from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.graph_run import GraphRun
-from dmcp_deploy.network.layers import is_stock
-from dmcp_deploy.network.shape_pass import BATCH, MISFITS, ShapePass, call_for_shape
-from dmcp_deploy.network.trace import Fetch, describe
+from dmcp_deploy.network.layers import is_hooked, is_stock
+from dmcp_deploy.network.shape_pass import BATCH, Fetch, ShapePass, node_value
 
 
 def annotate_graph(graph: fx.Graph, shape_pass: ShapePass) -> None:
@@ -30,16 +28,9 @@ def annotate_graph(graph: fx.Graph, shape_pass: ShapePass) -> None:
         shape_pass: Runs it on inputs of its size.
 
     Raises:
-        DmcpError: The model does not take such an input.
+        One of MISFITS: The model does not take such an input.
     """
-    try:
-        shape_pass.run(lambda fetch, images: _annotate(graph, fetch, images))
-    except MISFITS as err:
-        size = "x".join(str(n) for n in shape_pass.input_shape)
-        raise DmcpError(
-            f"The network does not run on a {size} input ({describe(err)}):"
-            " choose another --input-size."
-        ) from err
+    shape_pass.run(lambda fetch, images: _annotate(graph, fetch, images))
 
 
 def _annotate(graph: fx.Graph, fetch: Fetch, images: Tensor) -> None:
@@ -55,19 +46,18 @@ class _Annotator:
         self._fetch = fetch
 
     def evaluate(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
-        if node.op == "get_attr":
-            return self._fetch(str(node.target))
-        target: Any = node.target
-        if node.op == "call_method":
-            target, args = getattr(args[0], target), args[1:]
-        elif node.op == "call_module":
-            target = self._fetch(target)
-            if is_stock(target) and len(node.all_input_nodes) == 1:
-                return call_for_shape(target, *args, **kwargs)
+        if node.op == "get_attr" or self._is_known_layer(node):
+            return node_value(node, args, kwargs, self._fetch)
         with _MacCounter() as counter:
-            value = call_for_shape(target, *args, **kwargs)
+            value = node_value(node, args, kwargs, self._fetch)
         node.meta["macs"] = counter.macs // BATCH
         return value
+
+    def _is_known_layer(self, node: fx.Node) -> bool:
+        if node.op != "call_module" or len(node.all_input_nodes) != 1:
+            return False
+        module = self._fetch(str(node.target))
+        return is_stock(module) and not is_hooked(module)
 
     def note(self, node: fx.Node, value: Any) -> None:
         node.meta["shape"] = _shape(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ from dmcp_deploy.network.channels import Ids
 from dmcp_deploy.network.coupling import INPUT_REASON, OUTPUT_REASON, Couplings, Producer
 from dmcp_deploy.network.layer_rules import Cuts
 from dmcp_deploy.network.rewrites import Rewrite
-from dmcp_deploy.network.trace import Trace, fetch
+from dmcp_deploy.network.trace import Trace, called_modules, fetch
 from dmcp_deploy.plan import NetworkSpec
 
 Units = Ids  # Unit numbers: within a group, or within the network, where -1 is always kept.
@@ -96,11 +96,13 @@ class Network:
         parameters: Name of a bare parameter -> its cut, where the graph reads one directly.
         gates: Node name -> unit numbers of its channels and their axis: where the search
             multiplies activations by the probability that their channel is kept.
-        opaque: Modules that could not be traced and are kept whole.
+        opaque: Modules that could not be traced and are kept whole -> why.
         fixed_macs: Module or operation outside the layer table -> multiply-adds for one image of
             the convolutions and linear layers in it; they never narrow.
         rewrites: Node name -> what it counts in place of numbers of channels that the forward
             pass writes down: the dense network is then the graph, not the stock class.
+        dropped: What the model's own forward calls in vain, and the graph does not.
+        only_in_training: What the model's own forward calls in training mode alone.
     """
 
     spec: NetworkSpec
@@ -111,28 +113,43 @@ class Network:
     layers: Mapping[str, Layer]
     parameters: Mapping[str, tuple[int, Units]]
     gates: Mapping[str, tuple[Units, int]]
-    opaque: frozenset[str]
+    opaque: Mapping[str, str]
     fixed_macs: Mapping[str, int]
     rewrites: Mapping[str, Rewrite]
+    dropped: tuple[str, ...] = ()
+    only_in_training: tuple[str, ...] = ()
 
     @cached_property
     def prunable(self) -> tuple[Group, ...]:
         """The groups that may be narrowed, in order."""
         return tuple(group for group in self.groups if group.prunable)
 
-    @property
-    def graph_reason(self) -> str | None:
-        """Why dense networks are the graph and not the stock class; None if they are that."""
-        if not self.rewrites:
-            return None
-        places = list(dict.fromkeys(self.rewrites[name].place for name in self.rewrites))
-        rest = f" and {len(places) - 3} more" if len(places) > 3 else ""
-        return f"numbers of channels are written down in {', '.join(places[:3])}{rest}"
-
     @cached_property
     def unit_count(self) -> int:
         """Units of all prunable groups."""
         return sum(group.units for group in self.prunable)
+
+    @property
+    def graph_reason(self) -> str | None:
+        """Why dense networks are the graph and not the stock class; None if they are that."""
+        written = list(dict.fromkeys(rewrite.place for rewrite in self.rewrites.values()))
+        reasons = {
+            "numbers of channels are written down in": written,
+            "its output does not depend on": self.dropped,
+            "in training alone it calls": self.only_in_training,
+        }
+        told = [f"{reason} {_some(names)}" for reason, names in reasons.items() if names]
+        return "; ".join(told) or None
+
+    @cached_property
+    def weights(self) -> Mapping[str, nn.Parameter]:
+        """The parameters that a dense network has of the model's, by name."""
+        named = dict(self.model.named_parameters())
+        if self.graph_reason is None:
+            return named
+        read = {str(node.target) for node in self.graph.nodes if node.op == "get_attr"}
+        modules = called_modules(self.model, self.graph)
+        return {n: p for n, p in named.items() if n in read or n.rpartition(".")[0] in modules}
 
     def fetch(self, target: str) -> Any:
         """Returns a module, parameter or constant by its path in the graph."""
@@ -141,6 +158,11 @@ class Network:
     def sizes(self) -> dict[str, int]:
         """Returns the channels of every group."""
         return {group.name: group.size for group in self.groups}
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{rest}"
 
 
 def assemble(spec: NetworkSpec, model: nn.Module, trace: Trace, couplings: Couplings) -> Network:
@@ -162,6 +184,8 @@ def assemble(spec: NetworkSpec, model: nn.Module, trace: Trace, couplings: Coupl
         opaque=trace.opaque,
         fixed_macs=couplings.fixed_macs,
         rewrites={name: r.numbered(numbering) for name, r in couplings.rewrites.items()},
+        dropped=trace.dropped,
+        only_in_training=trace.only_in_training,
     )
     uneven = _uneven_group(network)
     if uneven is None:

@@ -30,7 +30,7 @@ def slice_network(network: Network, keeps: Mapping[str, int | Keep]) -> nn.Modul
         DmcpError: A group is unknown, pinned but not kept whole, or left with parts of units.
     """
     selection = Selection(network, keeps)
-    dense = copy.deepcopy(network.model)
+    dense = copy.deepcopy(network.model, _computed(network.model))
     for layer in network.layers.values():
         module = dense.get_submodule(layer.name)
         tensors = layer_tensors(module, layer, selection)
@@ -45,6 +45,16 @@ def slice_network(network: Network, keeps: Mapping[str, int | Keep]) -> nn.Modul
     if network.graph_reason is None:
         return dense
     return graph_module(network, dense, selection.extent)
+
+
+def _computed(model: nn.Module) -> dict[int, Tensor]:
+    """Returns copies of what hooks have computed last (of weight norm, say), by identity.
+
+    They are part of a graph of autograd, and those torch does not copy.
+    """
+    values = (value for module in model.modules() for value in module.__dict__.values())
+    computed = (v for v in values if isinstance(v, Tensor) and not v.is_leaf)
+    return {id(value): value.detach().clone() for value in computed}
 
 
 def _shrink(module: nn.Module, tensors: Mapping[str, Tensor], inputs: int | None) -> None:

@@ -12,9 +12,9 @@ from dmcp_deploy.data.sources import ImageSource
 from dmcp_deploy.data.types import ImageData
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.graph import Network
+from dmcp_deploy.network.misfit import describe
 from dmcp_deploy.network.shape_pass import MISFITS, run_without_data
 from dmcp_deploy.network.supernet import Supernet
-from dmcp_deploy.network.trace import describe
 from dmcp_deploy.progress import Progress
 from dmcp_deploy.training.distributed import world_size
 from dmcp_deploy.training.recipe import Recipe
