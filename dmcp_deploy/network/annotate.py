@@ -16,11 +16,12 @@ from dmcp_deploy.network.shape_pass import BATCH, Fetch, ShapePass, node_value
 
 
 def annotate_graph(graph: fx.Graph, shape_pass: ShapePass) -> None:
-    """Gives every node of a graph two entries in its `meta`.
+    """Gives every node of a graph three entries in its `meta`.
 
     "shape" is the shape of its value (a tuple for a tensor, a tuple of those for several, None
-    for anything else; the batch is 2), and "macs" the multiply-adds for one image of the
-    convolutions and linear layers in it that the layer table does not know.
+    for anything else; the batch is 2), "value" the value itself if it is an integer, and "macs"
+    the multiply-adds for one image of the convolutions and linear layers in it that the layer
+    table does not know.
 
     Args:
         graph: The graph of the model that `shape_pass` runs.
@@ -60,6 +61,7 @@ class _Annotator:
 
     def note(self, node: fx.Node, value: Any) -> None:
         node.meta["shape"] = _shape(value)
+        node.meta["value"] = value if isinstance(value, int) else None
 
 
 @contextmanager
