@@ -140,6 +140,7 @@ class Compute:
         tensorboard: Whether to write TensorBoard files.
         supernet: The directory of a run whose first stage a new search takes over: the steps
             that do not depend on the budget, which are the same in both.
+        moved_data: Where the data of a run lies now, which has moved since the run was begun.
         progress: Where to report.
     """
 
@@ -151,6 +152,9 @@ class Compute:
     tensorboard: bool = option(False, help="Write TensorBoard files as well.")
     supernet: Path | str | None = option(
         None, help="Take over the first stage of a run for another budget."
+    )
+    moved_data: str | None = option(
+        None, flag="--data", help="Where the run's data lies now, if it has moved."
     )
     progress: Progress = NO_PROGRESS
 

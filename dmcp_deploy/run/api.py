@@ -100,13 +100,13 @@ def search(
     """
     require(*_SEARCH_LIBRARIES)
     from dmcp_deploy.run.context import RunContext
-    from dmcp_deploy.run.resolve import make_request
+    from dmcp_deploy.run.resolve import continued, make_request
     from dmcp_deploy.run.stages import run_search
 
     compute = _joined(compute)
     request = make_request(model, flops, merged(RunOptions, options, **changes), compute)
     run = RunDir(Path(out) if out is not None else Path("runs") / folder_name(f"{model}-{flops}"))
-    run_search(RunContext(run, request, compute))
+    run_search(RunContext(run, *continued(run, request, compute)))
     return run
 
 

@@ -11,6 +11,7 @@ from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.options.declare import shared_fields
 from dmcp_deploy.options.run import Compute, RunOptions, RunSettings
 from dmcp_deploy.plan import NetworkSpec
+from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.training.precision import choose_precision
 from dmcp_deploy.training.recipe import Recipe, load_recipe, recipe_to_json
@@ -50,6 +51,25 @@ def make_request(model: str, flops: str, options: RunOptions, compute: Compute) 
         weights_digest=weights_digest,
         recipe=recipe_to_json(recipe),
     )
+
+
+def continued(run: RunDir, request: RunRequest, compute: Compute) -> tuple[RunRequest, Compute]:
+    """Returns the request of the run that lies there, or else that of the run it takes over from.
+
+    They may name another place of the same data, which its checkpoints are bound to.
+
+    Raises:
+        DmcpError: Another run lies there, or files that are no run.
+    """
+    lender = None if compute.supernet is None else RunDir(Path(compute.supernet))
+    known = begun = request.data
+    if run.holds(request):
+        begun = run.request().data
+        known = run.data_place() or begun
+    elif lender is not None and lender.request().data_digest == request.data_digest:
+        known = begun = lender.request().data
+    moved = None if request.data == known else request.data
+    return replace(request, data=begun), replace(compute, moved_data=moved)
 
 
 def _recipe(options: RunOptions) -> Recipe:

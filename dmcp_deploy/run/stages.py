@@ -25,7 +25,7 @@ from dmcp_deploy.options.export import CALIBRATION_IMAGES
 from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.run.checks import check_pictures, check_training
 from dmcp_deploy.run.context import SUPERNET, RunContext
-from dmcp_deploy.run.data import EVAL_BATCH
+from dmcp_deploy.run.data import EVAL_BATCH, note_data
 from dmcp_deploy.run.evaluation import evaluate, logits, recalibrate
 from dmcp_deploy.run.networks import first_network, load_dense, random_network, searched_network
 from dmcp_deploy.run.problem import search_problem
@@ -57,6 +57,7 @@ def run_search(context: RunContext) -> None:
     searched = begun and _is_searched(context)
     wait_for_all()
     if searched:
+        context.note_moved_data()
         context.plan()
         return
     problem = search_problem(context, first_network(context))
@@ -69,6 +70,7 @@ def run_search(context: RunContext) -> None:
     wait_for_all()
     if is_main():
         context.run.begin(context.request)
+        note_data(context.data, context.run)
     context.compute.progress.say(
         f"Search: {context.request.network.model} has {format_macs(problem.cost.full_macs)}, the"
         f" budget is {format_macs(problem.budget_macs)} multiply-adds"
@@ -266,7 +268,11 @@ def _export(
             input_shape=context.request.network.input_shape,
             batch=batch,
             opset=opset,
-            metadata={"model": context.request.network.model, "macs": str(macs)},
+            metadata={
+                "model": context.request.network.model,
+                "macs": str(macs),
+                **context.data.fed.to_onnx(),
+            },
         )
         images = _repeated(context.data.proof_images(), batch)
         with torch.no_grad(), OnnxSession(part) as session:
