@@ -28,6 +28,9 @@ EVAL_BATCH = 64
 
 _PROOF_IMAGES = 8
 
+#: Where white lies in pictures that releases before this one have read as they are.
+_READ_BEFORE = (255, 2**16 - 1)
+
 
 @dataclass(frozen=True)
 class RunData:
@@ -193,6 +196,11 @@ def _unchanged_images(request: RunRequest, compute: Compute, run: RunDir) -> Ima
             f"The data {images.name} is not what the run in {run.path} was begun on"
             f" ({request.data}: other files, sizes or labels): restore it, name where it lies"
             " now with --data, or choose another --out."
+        )
+    if begun and run.input() is None and images.val.preprocessing.white not in _READ_BEFORE:
+        raise DmcpError(
+            f"The run in {run.path} was begun by a release that read its pictures as nearly black,"
+            f" and white is at {images.val.preprocessing.white:g}: begin anew with another --out."
         )
     return images
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+from deep_pictures import write_folder, write_whole
 from picture_folders import make_folder, make_picture
 from tiny_runs import asked, library, refused, snapshot, succeed
 
@@ -95,6 +96,15 @@ def test_other_data_is_refused(begun, stage):
             " it lies now with --data, or choose another --out."
         )
     assert snapshot(run) == before
+
+
+def test_a_run_that_an_older_release_began_on_dark_pictures_is_refused(tmp_path):
+    data = write_folder(tmp_path / "data", ".png", write_whole(4095), count=8)
+    run = dmcp_deploy.run.search(**library(data, tmp_path / "run", method="uniform"))
+    content = json.loads(run.file("run.json").read_text())
+    del content["input"]
+    run.file("run.json").write_text(json.dumps(content))
+    assert "as nearly black, and white is at 4095: begin anew" in refused("slice", run.path)
 
 
 @pytest.mark.xdist_group("run")
