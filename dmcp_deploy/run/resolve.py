@@ -87,6 +87,25 @@ def _opened(source: str | None, progress: Progress) -> ImageData:
     return data
 
 
+def continued(run: RunDir, request: RunRequest, compute: Compute) -> tuple[RunRequest, Compute]:
+    """Returns the request of the run that lies there, or else that of the run it takes over from.
+
+    They may name another place of the same data, which its checkpoints are bound to.
+
+    Raises:
+        DmcpError: Another run lies there, or files that are no run.
+    """
+    lender = None if compute.supernet is None else RunDir(Path(compute.supernet))
+    known = begun = request.data
+    if run.holds(request):
+        begun = run.request().data
+        known = run.data_place() or begun
+    elif lender is not None and lender.request().data_digest == request.data_digest:
+        known = begun = lender.request().data
+    moved = None if request.data == known else request.data
+    return replace(request, data=begun), replace(compute, moved_data=moved)
+
+
 def _recipe(options: RunOptions) -> Recipe:
     """Returns the recipe that is asked for, with what else is asked for in its place."""
     recipe = load_recipe(options.recipe or ("demo" if options.data is None else "small"))

@@ -72,7 +72,12 @@ class RunRequest(RunSettings):
         )
 
     def difference(self, other: RunRequest) -> str | None:
-        """Returns the first value in which another request differs, as "name: a, b"; or None."""
+        """Returns the first value in which another request differs, as "name: a, b"; or None.
+
+        Where the data lies is none: of equal digests it is the same data.
+        """
+        if self.data_digest == other.data_digest:
+            other = dataclasses.replace(other, data=self.data)
         both = ({**later_fields(RunRequest), **request.to_json()} for request in (self, other))
         mine, theirs = (dict(_leaves("", content)) for content in both)
         for name in {**mine, **theirs}:
