@@ -124,11 +124,13 @@ def sorted_tensors(network: Network) -> dict[str, Tensor]:
 def _members(network: Network) -> Iterator[tuple[Group, Layer, Units]]:
     """Yields every prunable group with each layer that makes or normalises its channels.
 
-    With them come the unit numbers of all the layer's channels.
+    With them come the unit numbers of all the layer's channels, or filters where it has some.
     """
     for group in network.prunable:
         for layer in map(network.layers.__getitem__, group.layers):
             units = layer.inputs if layer.outputs is None else layer.outputs
+            if "weight" in layer.cuts:
+                units = layer.cuts["weight"][0][1]
             assert units is not None
             yield group, layer, units
 
@@ -142,7 +144,8 @@ def _filters(network: Network, layer: Layer, units: Units, group: Group) -> Tens
     """Returns a layer's weights for a group's channels, one filter a row, on the CPU."""
     weight = network.model.get_submodule(layer.name).get_parameter("weight").detach()
     rows = torch.from_numpy(np.flatnonzero(_of(group, units)))
-    return weight.cpu().double().reshape(len(units), -1)[rows]
+    along = weight.cpu().double().movedim(layer.cuts["weight"][0][0], 0)
+    return along.reshape(len(units), -1)[rows]
 
 
 def _mean(found: Tensor) -> float:

@@ -22,8 +22,9 @@ def zero_filters(network: Network, kept: np.ndarray) -> None:
         network: The network.
         kept: Whether each unit is kept, shape [units].
     """
-    for module, rows in _producers(network, kept):
-        module.get_parameter("weight")[rows] = 0.0
+    for name, parameter, dim, rows in _producers(network, kept):
+        if name == "weight":
+            parameter.index_fill_(dim, rows, 0.0)
 
 
 @torch.no_grad()
@@ -38,9 +39,8 @@ def silence(network: Network, kept: np.ndarray) -> None:
         network: The network.
         kept: Whether each unit is kept, shape [units].
     """
-    for module, rows in _producers(network, kept):
-        for parameter in module.parameters(recurse=False):
-            parameter[rows] = 0.0
+    for _, parameter, dim, rows in _producers(network, kept):
+        parameter.index_fill_(dim, rows, 0.0)
     for layer in network.layers.values():
         if layer.kind == "norm" and layer.inputs is not None:
             rows = _dropped(layer.inputs, kept)
@@ -63,10 +63,10 @@ def bound_gradients(network: Network, kept: np.ndarray) -> None:
         network: The network, with gradients.
         kept: Whether each unit is kept, shape [units].
     """
-    for module, rows in _producers(network, kept):
-        gradient = module.get_parameter("weight").grad
-        if gradient is None:
+    for name, parameter, dim, rows in _producers(network, kept):
+        if name != "weight" or parameter.grad is None:
             continue
+        gradient = parameter.grad.movedim(dim, 0)
         lengths = gradient.flatten(1).norm(dim=1)
         others = torch.ones_like(lengths, dtype=torch.bool)
         others[rows] = False
@@ -74,14 +74,19 @@ def bound_gradients(network: Network, kept: np.ndarray) -> None:
         gradient[rows] *= factors.view(-1, *[1] * (gradient.ndim - 1))
 
 
-def _producers(network: Network, kept: np.ndarray) -> Iterator[tuple[nn.Module, Tensor]]:
-    """Yields each layer that produces dropped units, with the numbers of their filters."""
+def _producers(
+    network: Network, kept: np.ndarray
+) -> Iterator[tuple[str, nn.Parameter, int, Tensor]]:
+    """Yields what makes dropped units: a parameter with its name, an axis, places along it."""
     for layer in network.layers.values():
-        if layer.outputs is not None:
-            module = network.model.get_submodule(layer.name)
-            rows = _dropped(layer.outputs, kept)
+        if layer.outputs is None:
+            continue
+        module = network.model.get_submodule(layer.name)
+        for name, ((dim, units), *_) in layer.cuts.items():
+            rows = _dropped(units, kept)
             if len(rows):
-                yield module, rows.to(module.get_parameter("weight").device)
+                parameter = module.get_parameter(name)
+                yield name, parameter, dim, rows.to(parameter.device)
 
 
 def _dropped(units: Units, kept: np.ndarray) -> Tensor:

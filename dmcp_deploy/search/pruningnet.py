@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from dmcp_deploy.data.seeds import step_seed
 from dmcp_deploy.network.graph import Layer, Network
+from dmcp_deploy.network.layers import WEIGHTED
 from dmcp_deploy.network.supernet import Supernet
 from dmcp_deploy.search.space import SearchSpace
 
@@ -141,7 +142,7 @@ def _parts(network: Network) -> list[_Part]:
     parts: dict[int, _Part] = {}
     for layer in network.layers.values():
         groups = _groups(layer, owners)
-        if groups and layer.kind in ("conv", "linear"):
+        if groups and layer.kind in WEIGHTED:
             name = f"{layer.name}.weight"
             # Layers may share one weight; it is generated once.
             parts.setdefault(id(network.model.get_parameter(name)), _Part(name, groups))
