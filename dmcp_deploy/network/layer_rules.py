@@ -68,7 +68,7 @@ def couple_transposed(
     outputs = ids.fresh(module.out_channels)
     cuts = _along({"weight": 1, "bias": 0}, module, outputs)
     positions = math.prod(x_shape[2:]) * math.prod(module.weight.shape[2:])
-    result = Channels(outputs, 1)
+    result = Channels(outputs, (1,))
     if module.groups > 1:
         _tie_conv_groups(module, ids, inputs, outputs)
         # The filters of a convolution group, tied to its outputs, lie along its inputs.

@@ -186,6 +186,8 @@ def note_data(data: RunData, run: RunDir) -> None:
 def images_for(images: ImageData, request: RunRequest) -> ImageData:
     """Returns a data set as a run's network wants it: its channels, and where it is augmented."""
     how = images.train.preprocessing.for_channels(request.network.input_shape[0])
+    if request.pictures is not None:
+        how = request.pictures.applied(how)
     images = images.prepared(how)
     return crops_of_views(images) if request.augment_on == "device" else images
 
