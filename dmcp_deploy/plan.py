@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dmcp_deploy.artifact import encode, load_artifact, write_artifact
+from dmcp_deploy.artifact import LATER_IF_SET, encode, load_artifact, write_artifact
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.options.network import SizeOptions
 from dmcp_deploy.units import format_macs
 
 KIND = "plan"
@@ -25,12 +26,20 @@ class NetworkSpec:
         width_mult: The network's width multiplier.
         num_classes: Length of the logits.
         input_shape: (C, H, W) of the deployed input; MACs are counted there.
+        transform_input: Whether the network normalises its input once more, as torchvision's
+            GoogLeNet and Inception v3 do with the weights that torchvision publishes.
     """
 
     model: str = field(metadata={"json": "name"})
     width_mult: float = 1.0
     num_classes: int = 1000
     input_shape: tuple[int, int, int] = field(default=(3, 224, 224), metadata={"json": "input"})
+    transform_input: bool = field(default=False, metadata=LATER_IF_SET)
+
+    @classmethod
+    def asked(cls, model: str, options: SizeOptions, num_classes: int) -> NetworkSpec:
+        """Returns the network that a command is asked for."""
+        return cls(model, options.width_mult, num_classes, options.input_shape)
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,10 @@ import torch
 from torch import Tensor, fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.graph_run import GraphRun
-from dmcp_deploy.network.layers import is_stock
+from dmcp_deploy.network.layers import is_hooked, is_stock
 from dmcp_deploy.network.products import ProductCounter, reads_shape_alone
-from dmcp_deploy.network.shape_pass import BATCH, MISFITS, ShapePass, call_for_shape
-from dmcp_deploy.network.trace import Fetch, describe
+from dmcp_deploy.network.shape_pass import BATCH, Fetch, ShapePass, call_for_shape, node_value
 
 
 def annotate_graph(graph: fx.Graph, shape_pass: ShapePass) -> None:
@@ -31,16 +29,9 @@ def annotate_graph(graph: fx.Graph, shape_pass: ShapePass) -> None:
         shape_pass: Runs it on inputs of its size.
 
     Raises:
-        DmcpError: The model does not take such an input.
+        One of MISFITS: The model does not take such an input.
     """
-    try:
-        shape_pass.run(lambda fetch, images: _annotate(graph, fetch, images))
-    except MISFITS as err:
-        size = "x".join(str(n) for n in shape_pass.input_shape)
-        raise DmcpError(
-            f"The network does not run on a {size} input ({describe(err)}):"
-            " choose another --input-size."
-        ) from err
+    shape_pass.run(lambda fetch, images: _annotate(graph, fetch, images))
 
 
 def _annotate(graph: fx.Graph, fetch: Fetch, images: Tensor) -> None:
@@ -58,31 +49,37 @@ class _Annotator:
 
     def evaluate(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         if node.op == "get_attr":
-            return self._fetch(str(node.target))
-        target: Any = node.target
-        if node.op == "call_method":
-            target, args = getattr(args[0], target), args[1:]
-        elif node.op == "call_module":
-            target = self._fetch(target)
-            if is_stock(target) and len(node.all_input_nodes) == 1:
-                return self._passed_on(args, kwargs, call_for_shape(target, *args, **kwargs))
+            return node_value(node, args, kwargs, self._fetch)
+        if self._is_known_layer(node):
+            value = node_value(node, args, kwargs, self._fetch)
+            follows = self._counter.is_from_input((args, kwargs))
+            return self._counter.noted(value) if follows else value
         before = self._counter.macs
         with self._counter:
-            if self._counter.is_from_input(args[:1]) and not reads_shape_alone(node.target):
-                value = call_for_shape(target, *args, **kwargs)
-                value = self._counter.noted(value) if isinstance(value, Tensor) else value
-            else:  # what the tables make of the first operand's shape would pass for a constant
-                value = target(*args, **kwargs)
+            value = node_value(node, args, kwargs, self._fetch, self._call)
         node.meta["macs"] = (self._counter.macs - before) // BATCH
         return value
+
+    def _is_known_layer(self, node: fx.Node) -> bool:
+        if node.op != "call_module" or len(node.all_input_nodes) != 1:
+            return False
+        module = self._fetch(str(node.target))
+        return is_stock(module) and not is_hooked(module)
 
     def note(self, node: fx.Node, value: Any) -> None:
         node.meta["shape"] = _shape(value)
         node.meta["from_input"] = self._counter.is_from_input(value)
 
-    def _passed_on(self, args: Any, kwargs: Any, value: Any) -> Any:
-        follows = self._counter.is_from_input((args, kwargs))
-        return self._counter.noted(value) if follows else value
+    def _call(self, target: Any, *args: Any, **kwargs: Any) -> Any:
+        """Returns a call's value, of which it stays known whether it follows from the input.
+
+        What the tables make of the first operand's shape alone would not tell.
+        """
+        is_method = isinstance(getattr(target, "__self__", None), Tensor)
+        if is_method or reads_shape_alone(target) or not self._counter.is_from_input(args[:1]):
+            return target(*args, **kwargs)
+        value = call_for_shape(target, *args, **kwargs)
+        return self._counter.noted(value) if isinstance(value, Tensor) else value
 
 
 @contextmanager

@@ -91,7 +91,7 @@ class Cost:
     def params(self, widths: Mapping[str, int]) -> int:
         """Returns the parameters at given group widths."""
         kept = _kept(self._network, self.units(widths))
-        total = sum(p.numel() for p in self._network.model.parameters())
+        total = sum(p.numel() for p in self._network.weights.values())
         for layer in self._network.layers.values():
             total += sum(kept_now - whole for whole, kept_now in _sizes(self._network, layer, kept))
         for name, (dim, units) in self._network.parameters.items():

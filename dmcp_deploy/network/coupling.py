@@ -12,7 +12,7 @@ from torch import fx, nn
 from dmcp_deploy.network.channels import ChannelIds, Channels, Ids
 from dmcp_deploy.network.gates import gate_nodes, weighted_ends
 from dmcp_deploy.network.layer_rules import Coupling, Shape
-from dmcp_deploy.network.layers import rule_for
+from dmcp_deploy.network.layers import is_hooked, rule_for
 from dmcp_deploy.network.operations import Call, Value, fits, propagate
 from dmcp_deploy.network.trace import Trace
 
@@ -140,10 +140,13 @@ class _Walk:
     def _call_module(self, node: fx.Node) -> Value:
         name = str(node.target)
         module = self._modules[name]
-        rule = rule_for(module)
+        what = f"{name} ({type(module).__name__})"
+        rule = None if is_hooked(module) else rule_for(module)
         if rule is None or not _maps_one_tensor(node):
             self._add_fixed_macs(node, name)
-            return self._refuse_inputs(node, f"{name} ({type(module).__name__})")
+            if is_hooked(module):
+                return self._pin_inputs(node, f"{what} has a hook, which may do anything")
+            return self._refuse_inputs(node, what)
         source = node.all_input_nodes[0]
         x, x_shape, y_shape = self.values[source], source.meta["shape"], node.meta["shape"]
         coupling = rule.couple(module, self.couplings.ids, x, x_shape, y_shape)
@@ -153,11 +156,14 @@ class _Walk:
         if fits(coupling.result, y_shape):
             return coupling.result
         self.couplings.ids.pin(coupling.result, f"{name} returns another shape than its type does")
-        return self._refuse_inputs(node, f"{name} ({type(module).__name__}), as it is used here,")
+        return self._refuse_inputs(node, f"{what}, as it is used here,")
 
     def _refuse_inputs(self, node: fx.Node, what: str) -> None:
+        self._pin_inputs(node, f"{what} is not in the layer table")
+
+    def _pin_inputs(self, node: fx.Node, reason: str) -> None:
         for source in node.all_input_nodes:
-            self.couplings.ids.pin(self.values[source], f"{what} is not in the layer table")
+            self.couplings.ids.pin(self.values[source], reason)
 
     def _add_fixed_macs(self, node: fx.Node, name: str) -> None:
         macs = node.meta.get("macs", 0)

@@ -8,9 +8,12 @@ from torch import nn
 
 from dmcp_deploy.network.annotate import annotate_graph
 from dmcp_deploy.network.coupling import couple_channels
+from dmcp_deploy.network.first_layer import check_channels
 from dmcp_deploy.network.graph import Network, assemble
+from dmcp_deploy.network.misfit import misfit
 from dmcp_deploy.network.probe import failing_groups
-from dmcp_deploy.network.shape_pass import ShapePass
+from dmcp_deploy.network.shape_pass import MISFITS, ShapePass
+from dmcp_deploy.network.statistics import check_statistics
 from dmcp_deploy.network.trace import evaluating, fetch, trace_model
 from dmcp_deploy.plan import NetworkSpec
 
@@ -26,13 +29,19 @@ def trace_network(model: nn.Module, spec: NetworkSpec) -> Network:
         spec: Its description; MACs are counted at its input shape.
 
     Raises:
-        DmcpError: The forward pass cannot be traced or does not run on such an input.
+        DmcpError: The forward pass cannot be traced, does not run on such an input, or looks at
+            all images of a batch at once.
     """
     with evaluating(model):
-        trace = trace_model(model)
+        trace = trace_model(model, spec.input_shape)
+        check_channels(trace, spec)
+        check_statistics(trace)
         known = {**trace.modules, **trace.constants}
         shape_pass = ShapePass(partial(fetch, model, known), spec.input_shape)
-        annotate_graph(trace.graph, shape_pass)
+        try:
+            annotate_graph(trace.graph, shape_pass)
+        except MISFITS as err:
+            raise misfit(model, spec.input_shape, err) from err
         refused: dict[str, str] = {}
         while True:
             couplings = couple_channels(model, trace, refused)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from dmcp_deploy.network.channels import Ids
 from dmcp_deploy.network.coupling import INPUT_REASON, OUTPUT_REASON, Couplings, Producer
 from dmcp_deploy.network.layer_rules import Cuts
-from dmcp_deploy.network.trace import Trace, fetch
+from dmcp_deploy.network.trace import Trace, called_modules, fetch
 from dmcp_deploy.plan import NetworkSpec
 
 Units = Ids  # Unit numbers: within a group, or within the network, where -1 is always kept.
@@ -95,9 +95,11 @@ class Network:
         parameters: Name of a bare parameter -> its cut, where the graph reads one directly.
         gates: Node name -> unit numbers of its channels and their axis: where the search
             multiplies activations by the probability that their channel is kept.
-        opaque: Modules that could not be traced and are kept whole.
+        opaque: Modules that could not be traced and are kept whole -> why.
         fixed_macs: Module or operation outside the layer table -> multiply-adds for one image of
             the convolutions and linear layers in it; they never narrow.
+        dropped: What the model's own forward calls in vain, and the graph does not.
+        only_in_training: What the model's own forward calls in training mode alone.
     """
 
     spec: NetworkSpec
@@ -108,8 +110,10 @@ class Network:
     layers: Mapping[str, Layer]
     parameters: Mapping[str, tuple[int, Units]]
     gates: Mapping[str, tuple[Units, int]]
-    opaque: frozenset[str]
+    opaque: Mapping[str, str]
     fixed_macs: Mapping[str, int]
+    dropped: tuple[str, ...] = ()
+    only_in_training: tuple[str, ...] = ()
 
     @cached_property
     def prunable(self) -> tuple[Group, ...]:
@@ -121,6 +125,25 @@ class Network:
         """Units of all prunable groups."""
         return sum(group.units for group in self.prunable)
 
+    @property
+    def graph_reason(self) -> str | None:
+        """Why dense networks are the graph and not the stock class; None if they are that."""
+        if self.dropped:
+            return f"its output does not depend on {_some(self.dropped)}"
+        if self.only_in_training:
+            return f"in training alone it calls {_some(self.only_in_training)}"
+        return None
+
+    @cached_property
+    def weights(self) -> Mapping[str, nn.Parameter]:
+        """The parameters that a dense network has of the model's, by name."""
+        named = dict(self.model.named_parameters())
+        if self.graph_reason is None:
+            return named
+        read = {str(node.target) for node in self.graph.nodes if node.op == "get_attr"}
+        modules = called_modules(self.model, self.graph)
+        return {n: p for n, p in named.items() if n in read or n.rpartition(".")[0] in modules}
+
     def fetch(self, target: str) -> Any:
         """Returns a module, parameter or constant by its path in the graph."""
         return fetch(self.model, self.constants, target)
@@ -128,6 +151,11 @@ class Network:
     def sizes(self) -> dict[str, int]:
         """Returns the channels of every group."""
         return {group.name: group.size for group in self.groups}
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{rest}"
 
 
 def assemble(spec: NetworkSpec, model: nn.Module, trace: Trace, couplings: Couplings) -> Network:
@@ -148,6 +176,8 @@ def assemble(spec: NetworkSpec, model: nn.Module, trace: Trace, couplings: Coupl
         gates={name: gate for name, gate in gates.items() if gate[0].max() >= 0},
         opaque=trace.opaque,
         fixed_macs=couplings.fixed_macs,
+        dropped=trace.dropped,
+        only_in_training=trace.only_in_training,
     )
     uneven = _uneven_group(network)
     if uneven is None:

@@ -105,6 +105,11 @@ def is_layer(module: nn.Module) -> bool:
     return rule_for(module) is not None
 
 
+def is_hooked(module: nn.Module) -> bool:
+    """Returns whether a module does more, before or behind it, than its type says."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
 def is_norm(module: nn.Module) -> bool:
     """Returns whether a module normalises, so that it cancels the scale of its input."""
     rule = rule_for(module)

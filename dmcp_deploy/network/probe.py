@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from dmcp_deploy.network.graph import Group, Network
+from dmcp_deploy.network.misfit import describe
 from dmcp_deploy.network.narrow_run import NarrowRun
 from dmcp_deploy.network.selection import Selection
-from dmcp_deploy.network.shape_pass import MISFITS, ShapePass, call_for_shape
-from dmcp_deploy.network.trace import Fetch, describe
+from dmcp_deploy.network.shape_pass import MISFITS, Fetch, ShapePass, call_for_shape
 
 Groups = tuple[Group, ...]
 

@@ -44,14 +44,14 @@ class Accuracy:
         top1: In [0, 1].
         loss: Cross entropy.
         images: Images it was taken on.
-        image_size: Their side in pixels.
+        image_size: Their side in pixels; "32x96", height and width, where they are oblong.
     """
 
     network: Judged
     top1: float
     loss: float
     images: int
-    image_size: int
+    image_size: int | str
 
 
 @dataclass(frozen=True)

@@ -77,11 +77,15 @@ def accuracies(figures: Figures) -> list[Accuracy]:
             float(item["top1"]),
             float(item["loss"]),
             int(item["images"]),
-            int(item["image_size"]),
+            _size(item["image_size"]),
         )
         for network, item in taken
         if item is not None
     ]
+
+
+def _size(value: object) -> int | str:
+    return value if isinstance(value, str) else int(value)  # type: ignore[call-overload]
 
 
 def parities(figures: Figures) -> list[Parity]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from dmcp_deploy.data.datasets import open_data
 from dmcp_deploy.data.loader import eval_batches, train_batches
 from dmcp_deploy.data.seeds import step_seed
+from dmcp_deploy.data.size import Size, scaled_size
 from dmcp_deploy.data.types import Batch, ImageData, crops_of_views
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.options.run import Compute
@@ -33,7 +34,7 @@ class RunData:
     Attributes:
         images: The data set.
         recipe: Hyper-parameters: batch sizes and training size.
-        deployed_size: Side of the deployed input in pixels.
+        deployed_size: Height and width of the deployed input in pixels.
         seed: The seed of all orders.
         workers: Processes that load images.
         device: Where training batches are made ready.
@@ -42,16 +43,16 @@ class RunData:
 
     images: ImageData
     recipe: Recipe
-    deployed_size: int
+    deployed_size: Size
     seed: int
     workers: int
     device: torch.device
     validated: int
 
     @property
-    def image_size(self) -> int:
-        """Side of the training images in pixels."""
-        return self.recipe.train_size or self.deployed_size
+    def image_size(self) -> Size:
+        """Height and width of the training images in pixels."""
+        return scaled_size(self.deployed_size, self.recipe.train_size)
 
     def batches(self, schedule: Schedule, start: int, steps: int, purpose: str) -> Iterator[Batch]:
         """Returns training batches from one step on, in an order of their own per purpose."""
@@ -70,7 +71,7 @@ class RunData:
             yield from self._sized_batches(self.deployed_size, schedule, first, steps, "train")
 
     def validation_batches(
-        self, image_size: int, first: int = 0, step: int = 1, device: torch.device | None = None
+        self, image_size: Size, first: int = 0, step: int = 1, device: torch.device | None = None
     ) -> Iterator[Batch]:
         """Returns every `step`-th validation batch from `first` on, always the same."""
         return eval_batches(
@@ -115,7 +116,7 @@ class RunData:
         return next(batches).images
 
     def _sized_batches(
-        self, image_size: int, schedule: Schedule, start: int, steps: int, purpose: str
+        self, image_size: Size, schedule: Schedule, start: int, steps: int, purpose: str
     ) -> Iterator[Batch]:
         return train_batches(
             self.images,
@@ -132,7 +133,12 @@ class RunData:
 
 
 def open_run_data(
-    request: RunRequest, recipe: Recipe, compute: Compute, device: torch.device, folder: Path
+    request: RunRequest,
+    recipe: Recipe,
+    compute: Compute,
+    device: torch.device,
+    folder: Path,
+    images: ImageData | None = None,
 ) -> RunData:
     """Returns the data of a run, once it is seen to be what the run was begun on.
 
@@ -142,25 +148,32 @@ def open_run_data(
         compute: How it is computed.
         device: Where training batches are made ready.
         folder: The run directory, for the message.
+        images: The data where it is open already.
 
     Raises:
         DmcpError: The data is missing, or has changed since.
     """
-    images = open_data(request.data, progress=compute.progress)
+    images = images or open_data(request.data, progress=compute.progress)
     if images.digest != request.data_digest:
         raise DmcpError(
             f"The data {request.data} has changed since the run in {folder} was begun: restore"
             " it, or choose another --out."
         )
-    if request.augment_on == "device":
-        images = crops_of_views(images)
+    images = images_for(images, request)
     count = len(images.val)
     return RunData(
         images=images,
         recipe=recipe,
-        deployed_size=request.network.input_shape[-1],
+        deployed_size=request.network.input_shape[1:],
         seed=request.seed,
         workers=compute.workers,
         device=device,
         validated=count if request.max_steps is None else min(EVAL_BATCH, count),
     )
+
+
+def images_for(images: ImageData, request: RunRequest) -> ImageData:
+    """Returns a data set as a run's network wants it: its channels, and where it is augmented."""
+    how = images.train.preprocessing.for_channels(request.network.input_shape[0])
+    images = images.prepared(how)
+    return crops_of_views(images) if request.augment_on == "device" else images

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dmcp_deploy.artifact import MisstatedError, decode, encode
-from dmcp_deploy.options.declare import later_fields, recorded
+from dmcp_deploy.options.declare import later_fields, option, recorded
 from dmcp_deploy.options.run import RunSettings
 from dmcp_deploy.plan import NetworkSpec
 
@@ -28,6 +28,7 @@ class RunRequest(RunSettings):
         data_digest: What the data looked like at the start.
         weights_digest: SHA-256 of the weights' file; None if there is none.
         recipe: Hyper-parameters, as JSON.
+        contiguous: Whether the network needs contiguous memory; else its channels come last.
     """
 
     network: NetworkSpec
@@ -35,6 +36,7 @@ class RunRequest(RunSettings):
     data_digest: str
     weights_digest: str | None
     recipe: Mapping[str, Any]
+    contiguous: bool = option(False, later=True, help="Needs contiguous memory.")
 
     def to_json(self) -> dict[str, Any]:
         """Returns the request as JSON values; what older runs lack is left out at its default."""

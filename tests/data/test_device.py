@@ -9,7 +9,7 @@ from picture_folders import make_folder
 from torchvision.transforms import v2
 
 from dmcp_deploy.data import loader
-from dmcp_deploy.data.augment import DRAWS, augment_batch, normalise, view_side
+from dmcp_deploy.data.augment import DRAWS, augment_batch, normalise, view_size
 from dmcp_deploy.data.augment_device import (
     VIEW_DRAWS,
     _boxes,
@@ -151,7 +151,7 @@ def test_crops_of_views_hold_small_data_and_decode_it_once(pictures, monkeypatch
     assert data.augmentation == "views"
     options = {"image_size": 32, "batch_size": 6, "seed": 3, "start_step": 0, "steps": 8}
     first = list(train_batches(data, **options))
-    assert view_side(32) in data.train._held
+    assert view_size(32) in data.train._held
     monkeypatch.setattr(data.train, "picture", None)
     assert same(first, list(train_batches(data, **options)))
     assert first[0].images.shape == (6, 3, 32, 32)

@@ -107,7 +107,7 @@ def test_a_record_of_a_run_holds_every_setting() -> None:
 
 def test_a_recipe_may_set_what_the_papers_tables_tell() -> None:
     assert set(RUN_OPTIONS) == {
-        *("model", "flops", "width_mult", "input_size", "method", "sampling"),
+        *("model", "flops", "width_mult", "input_size", "input", "method", "sampling"),
         *("align", "weights", "init", "distill"),
     }
 
