@@ -166,6 +166,8 @@ class _Walk:
         source = _tensors_read(node)[0]
         x, x_shape, y_shape = self.values[source], source.meta["shape"], node.meta["shape"]
         coupling = rule.couple(module, self.couplings.ids, x, x_shape, y_shape)
+        if not source.meta["from_input"]:  # known before the first image
+            coupling = replace(coupling, macs_per_pair=0)
         self._record(name, rule.kind, module, coupling, y_shape)
         if fits(coupling.result, y_shape):
             return coupling.result
