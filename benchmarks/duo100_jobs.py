@@ -38,6 +38,7 @@ GRACE_S = 12.0  # by which work that has begun may outlast its time
 _JUDGED, _RANDOM_PLANS = 5120, 8
 _LARGER_BUDGET = 1.6  # a step's time at a further budget over that at the first one, about
 _WORTHWHILE = 0.85  # of a step's time: trying out kernels takes time for every new shape
+_PROBED = 80  # steps that a probe does
 _PATIENCE = 200  # steps between two looks at the clock
 
 
@@ -174,7 +175,8 @@ def run_wave(bench: Bench, files: Files, wave: Wave) -> None:
     for seed in range(wave.seeds):
         if not files.trained(wave.arm, wave.budget, seed):
             search, widths = _plan(bench, files, wave, seed)
-            lanes[seed] = (search, widths, _lane(bench, wave, widths, seed))
+            lane = _lane(bench, wave, widths, seed, options.dense_steps)
+            lanes[seed] = (search, widths, lane)
     if not _train(bench, [lane for _, _, lane in lanes.values()], options.dense_steps):
         files.add({"kind": "left out", "what": wave.name, "why": "it would not have ended in time"})
         return
@@ -208,10 +210,10 @@ def probe_dense(bench: Bench, lanes: int) -> dict[str, Any]:
     alone = {}
     for benchmark in (False, True):
         torch.backends.cudnn.benchmark = benchmark
-        alone[benchmark] = _step_ms([_lane(bench, wave, widths, 0)])
+        alone[benchmark] = _step_ms([_lane(bench, wave, widths, 0, _PROBED)])
     best = alone[True] < _WORTHWHILE * alone[False]
     torch.backends.cudnn.benchmark = best
-    together = _step_ms([_lane(bench, wave, widths, seed) for seed in range(lanes)])
+    together = _step_ms([_lane(bench, wave, widths, seed, _PROBED) for seed in range(lanes)])
     return {
         "dense_ms": {"alone": alone[False], "alone, cudnn.benchmark": alone[True]},
         "dense_together_ms": together / lanes,
@@ -270,13 +272,13 @@ def _train(bench: Bench, lanes: list[DenseLane], steps: int) -> bool:
     return True
 
 
-def _lane(bench: Bench, wave: Wave, widths: Mapping[str, int], seed: int) -> DenseLane:
+def _lane(bench: Bench, wave: Wave, widths: Mapping[str, int], seed: int, steps: int) -> DenseLane:
     # Networks of one number share neither weights nor images over the arms.
     own_seed = step_seed(seed, 0, wave.name)
     return DenseLane(
         make=lambda: fresh_network(bench.supernet, widths, own_seed),
         recipe=bench.recipe(),
-        steps=bench.options.dense_steps,
+        steps=steps,
         composites=bench.splits["train"],
         seed=own_seed,
         precision=bench.precision,

@@ -90,7 +90,7 @@ def prune(
     target: Target,
     options: RunOptions,
     measured: Annotated[BenchOptions, But(*_FOR_GPUS)],
-    compute: Compute,
+    compute: Annotated[Compute, But("moved_data")],
     engines: PruneEngines,
     launch: LaunchOptions,
 ) -> None:
@@ -119,7 +119,12 @@ def prune(
 
 @main.command()
 @takes_options
-def search(target: Target, options: RunOptions, compute: Compute, launch: LaunchOptions) -> None:
+def search(
+    target: Target,
+    options: RunOptions,
+    compute: Annotated[Compute, But("moved_data")],
+    launch: LaunchOptions,
+) -> None:
     """Search the channel plan of a network for a budget."""
     share_work(launch, compute.device)
     from dmcp_deploy.run import api, summary
@@ -277,7 +282,7 @@ def compare(
     asked: CompareOptions,
     shared: Annotated[RunOptions, But(*_NOT_COMPARED)],
     measured: Annotated[BenchOptions, But(*_FOR_GPUS, seconds=COMPARE_SECONDS)],
-    compute: Annotated[Compute, But("supernet")],
+    compute: Annotated[Compute, But("supernet", "moved_data")],
 ) -> None:
     """Compare search methods at equal budgets: accuracy, latency, cost of the search.
 

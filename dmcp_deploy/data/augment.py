@@ -96,8 +96,8 @@ def squash(picture: Image.Image, size: int | Size, how: Preprocessing = IMAGENET
 def centre_crop(
     picture: Image.Image, size: int | Size, how: Preprocessing = IMAGENET
 ) -> Image.Image:
-    """Returns the middle of the picture, first resized by one factor to cover `view_size`."""
-    height, width = view_size(size, how)
+    """Returns the middle of the picture, first resized by one factor: see `Preprocessing`."""
+    height, width = how.covered(as_size(size))
     if picture.width * height < width * picture.height:
         height = width * picture.height // picture.width
     else:
@@ -106,12 +106,6 @@ def centre_crop(
     resized = v2.functional.resize(picture, [height, width], interpolation)
     cropped: Image.Image = v2.functional.center_crop(resized, list(as_size(size)))
     return cropped
-
-
-def view_size(size: int | Size, how: Preprocessing = IMAGENET) -> Size:
-    """Returns height and width that a picture covers whose middle evaluation takes."""
-    height, width = as_size(size)
-    return int(height / how.crop_share), int(width / how.crop_share)
 
 
 def largest_move(side: int) -> int:

@@ -16,7 +16,6 @@ from dmcp_deploy.data.augment import (
     augment_batch,
     normalise,
     random_crop,
-    view_size,
 )
 from dmcp_deploy.data.augment_device import (
     VIEW_DRAWS,
@@ -72,7 +71,7 @@ class TrainMaker:
             return self.image_size
         if self.data.augmentation != "views":
             return None
-        return view_size(self.image_size, self.data.train.preprocessing)
+        return self.data.train.preprocessing.covered(self.image_size)
 
     def pixels(self, number: int) -> tuple[Tensor, Tensor]:
         """Returns pixels and labels, before what is done to the batch as a whole."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from dmcp_deploy.data.size import Size
+
 #: ImageNet's mean and standard deviation of red, green and blue, of values in [0, 1].
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -44,6 +46,11 @@ class Preprocessing:
     def channels(self) -> int:
         """Channels of the network's input."""
         return len(self.mean)
+
+    def covered(self, size: Size) -> Size:
+        """Returns height and width that a picture covers whose middle of a size is taken."""
+        height, width = size
+        return int(height / self.crop_share), int(width / self.crop_share)
 
     def for_channels(self, channels: int) -> Preprocessing:
         """Returns the same for 1 (grey) or 3 channels, ImageNet's mean and deviation if it changes.

@@ -10,7 +10,7 @@ import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from dmcp_deploy.export.half_types import HalfType, half_tensor
-from dmcp_deploy.export.image_nodes import SHAPE_OPERATORS, reads_images
+from dmcp_deploy.onnxgraph.image_nodes import SHAPE_OPERATORS, reads_images
 
 #: The schema allows them in half precision; runtimes read them on the host, as float32.
 _KEPT_PARAMETERS = {("Resize", "T2"), ("Upsample", "T2")}

@@ -23,7 +23,6 @@ from dmcp_deploy.artifact import digest_file
 from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.export.half_graph import node_label
 from dmcp_deploy.export.image_batches import image_batches
-from dmcp_deploy.export.image_nodes import reads_images
 from dmcp_deploy.export.quiet import quiet
 from dmcp_deploy.onnxgraph.file import (
     PRESET_KEY,
@@ -32,6 +31,7 @@ from dmcp_deploy.onnxgraph.file import (
     require_fp32,
     write_onnx,
 )
+from dmcp_deploy.onnxgraph.image_nodes import reads_images
 
 PRESETS = ("tensorrt", "cpu")
 METHODS = ("minmax", "percentile", "entropy")

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from torch import fx, nn
 
+from dmcp_deploy.network.call import Call, Value, fits, place
 from dmcp_deploy.network.channels import ChannelIds, Channels, Ids
 from dmcp_deploy.network.gates import gate_nodes, weighted_ends
 from dmcp_deploy.network.layer_rules import Coupling, Shape
 from dmcp_deploy.network.layers import is_hooked, rule_for
-from dmcp_deploy.network.operations import Call, Value, fits, propagate
+from dmcp_deploy.network.operations import propagate
+from dmcp_deploy.network.rewrites import Rewrite
 from dmcp_deploy.network.trace import Trace
 
 INPUT_REASON = "it is the network's input"
@@ -42,6 +44,7 @@ class Couplings:
         parameters: (name, dimension, identities) of parameters that the graph reads directly.
         gates: (node name, identities, axis) of the places where a gate may sit.
         fixed_macs: Where -> multiply-adds of convolutions and linear layers outside the table.
+        rewrites: Node name -> the numbers of channels among its arguments, by identities.
     """
 
     ids: ChannelIds = field(default_factory=ChannelIds)
@@ -49,6 +52,7 @@ class Couplings:
     parameters: list[tuple[str, int, Ids]] = field(default_factory=list)
     gates: list[tuple[str, Ids, int]] = field(default_factory=list)
     fixed_macs: dict[str, int] = field(default_factory=dict)
+    rewrites: dict[str, Rewrite] = field(default_factory=dict)
 
     def refuse(self, group: str, reason: str) -> None:
         """Pins the group that is named after one of the layers."""
@@ -58,7 +62,7 @@ class Couplings:
         if part:
             start, stop = (int(n) for n in part.rstrip("]").split(":"))
             outputs = outputs[start:stop]
-        self.ids.pin(Channels(outputs, 1), reason)
+        self.ids.pin(Channels(outputs, (1,)), reason)
 
 
 def couple_channels(model: nn.Module, trace: Trace, refused: Mapping[str, str]) -> Couplings:
@@ -72,6 +76,7 @@ def couple_channels(model: nn.Module, trace: Trace, refused: Mapping[str, str]) 
     walk = _Walk(model, trace)
     for node in trace.graph.nodes:
         walk.visit(node)
+    walk.couplings.ids.settle_splits()
     walk.pin_borrowed_weights()
     for name, reason in refused.items():
         walk.couplings.refuse(name, reason)
@@ -98,14 +103,14 @@ class _Walk:
                 for ids in (producer.coupling.inputs, producer.coupling.outputs):
                     if ids is not None:
                         self.couplings.ids.pin(
-                            Channels(ids, 1), "its layer's weights serve elsewhere"
+                            Channels(ids, (1,)), "its layer's weights serve elsewhere"
                         )
 
     def _placeholder(self, node: fx.Node) -> Value:
         shape = node.meta["shape"]
         if not _is_tensor_shape(shape):
             return None
-        value = Channels(self.couplings.ids.fresh(shape[1]), 1)
+        value = Channels(self.couplings.ids.fresh(shape[1]), (1,))
         self.couplings.ids.pin(value, INPUT_REASON)
         return value
 
@@ -126,14 +131,25 @@ class _Walk:
             return None
         for known, dim, ids in self.couplings.parameters:
             if known == name:
-                return Channels(ids, dim)
+                return Channels(ids, (dim,))
         ids = self.couplings.ids.fresh(shape[long[0]])
         self.couplings.parameters.append((name, long[0], ids))
-        return Channels(ids, long[0])
+        return Channels(ids, (long[0],))
+
+    def _adopt(self, node: object, axis: int, ids: Ids) -> bool:
+        """Lets a bare parameter with several long axes have channels along one of them."""
+        if not isinstance(node, fx.Node) or node.op != "get_attr":
+            return False
+        name, known = str(node.target), [p[0] for p in self.couplings.parameters]
+        if name not in self._parameters or name in known or node.meta["shape"][axis] != len(ids):
+            return False
+        self.couplings.parameters.append((name, axis, ids))
+        return True
 
     def _call_function(self, node: fx.Node) -> Value:
-        self._add_fixed_macs(node, _place(node))
-        return propagate(Call(node, self.couplings.ids, self.values))
+        self._add_fixed_macs(node, place(node))
+        couplings = self.couplings
+        return propagate(Call(node, couplings.ids, self.values, couplings.rewrites, self._adopt))
 
     _call_method = _call_function
 
@@ -150,6 +166,8 @@ class _Walk:
         source = _tensors_read(node)[0]
         x, x_shape, y_shape = self.values[source], source.meta["shape"], node.meta["shape"]
         coupling = rule.couple(module, self.couplings.ids, x, x_shape, y_shape)
+        if not source.meta["from_input"]:  # known before the first image
+            coupling = replace(coupling, macs_per_pair=0)
         self._record(name, rule.kind, module, coupling, y_shape)
         if fits(coupling.result, y_shape):
             return coupling.result
@@ -199,7 +217,7 @@ class _Walk:
 
     def _pin(self, ids: Ids | None, reason: str) -> None:
         if ids is not None:
-            self.couplings.ids.pin(Channels(ids, 1), reason)
+            self.couplings.ids.pin(Channels(ids, (1,)), reason)
 
 
 def _sharing(trace: Trace, parameters: Mapping[str, nn.Parameter]) -> set[str]:
@@ -213,12 +231,6 @@ def _sharing(trace: Trace, parameters: Mapping[str, nn.Parameter]) -> set[str]:
             owner = str(node.target).rpartition(".")[0]
             owners.setdefault(parameters[node.target], set()).add(owner)
     return {name for names in owners.values() if len(names) > 1 for name in names}
-
-
-def _place(node: fx.Node) -> str:
-    """Returns the module that an operation belongs to, or the operation's own name."""
-    stack = list(node.meta.get("nn_module_stack") or ())
-    return str(stack[-1]) if stack and stack[-1] else node.name
 
 
 def _maps_one_tensor(node: fx.Node) -> bool:

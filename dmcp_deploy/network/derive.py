@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from torch import nn
@@ -11,7 +12,7 @@ from dmcp_deploy.network.coupling import couple_channels
 from dmcp_deploy.network.first_layer import check_channels
 from dmcp_deploy.network.graph import Network, assemble
 from dmcp_deploy.network.misfit import misfit
-from dmcp_deploy.network.probe import failing_groups
+from dmcp_deploy.network.probe import try_narrow
 from dmcp_deploy.network.shape_pass import MISFITS, ShapePass
 from dmcp_deploy.network.statistics import check_statistics
 from dmcp_deploy.network.trace import evaluating, fetch, restored, trace_model
@@ -46,7 +47,8 @@ def trace_network(model: nn.Module, spec: NetworkSpec) -> Network:
         while True:
             couplings = couple_channels(model, trace, refused)
             network = assemble(spec, model, trace, couplings)
-            failures = failing_groups(network, shape_pass)
-            if not failures:
-                return network
-            refused.update(failures)
+            tried = try_narrow(network, shape_pass)
+            if not tried.failures:
+                kept = {n: r for n, r in network.rewrites.items() if n in tried.changed}
+                return replace(network, rewrites=kept)
+            refused.update(tried.failures)

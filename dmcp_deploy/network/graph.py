@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from dmcp_deploy.network.channels import Ids
 from dmcp_deploy.network.coupling import INPUT_REASON, OUTPUT_REASON, Couplings, Producer
 from dmcp_deploy.network.layer_rules import Cuts
+from dmcp_deploy.network.rewrites import Rewrite
 from dmcp_deploy.network.trace import Trace, called_modules, fetch
 from dmcp_deploy.plan import NetworkSpec
 
@@ -99,6 +100,8 @@ class Network:
         opaque: Modules that could not be traced and are kept whole -> why.
         fixed_macs: Module or operation outside the layer table -> multiply-adds for one image of
             the convolutions and linear layers in it; they never narrow.
+        rewrites: Node name -> what it counts in place of numbers of channels that the forward
+            pass writes down: the dense network is then the graph, not the stock class.
         dropped: What the model's own forward calls in vain, and the graph does not.
         only_in_training: What the model's own forward calls in training mode alone.
     """
@@ -113,6 +116,7 @@ class Network:
     gates: Mapping[str, tuple[Units, int]]
     opaque: Mapping[str, str]
     fixed_macs: Mapping[str, int]
+    rewrites: Mapping[str, Rewrite]
     dropped: tuple[str, ...] = ()
     only_in_training: tuple[str, ...] = ()
 
@@ -129,11 +133,14 @@ class Network:
     @property
     def graph_reason(self) -> str | None:
         """Why dense networks are the graph and not the stock class; None if they are that."""
-        if self.dropped:
-            return f"its output does not depend on {_some(self.dropped)}"
-        if self.only_in_training:
-            return f"in training alone it calls {_some(self.only_in_training)}"
-        return None
+        written = list(dict.fromkeys(rewrite.place for rewrite in self.rewrites.values()))
+        reasons = {
+            "numbers of channels are written down in": written,
+            "its output does not depend on": self.dropped,
+            "in training alone it calls": self.only_in_training,
+        }
+        told = [f"{reason} {_some(names)}" for reason, names in reasons.items() if names]
+        return "; ".join(told) or None
 
     @cached_property
     def weights(self) -> Mapping[str, nn.Parameter]:
@@ -177,6 +184,7 @@ def assemble(spec: NetworkSpec, model: nn.Module, trace: Trace, couplings: Coupl
         gates={name: gate for name, gate in gates.items() if gate[0].max() >= 0},
         opaque=trace.opaque,
         fixed_macs=couplings.fixed_macs,
+        rewrites={name: r.numbered(numbering) for name, r in couplings.rewrites.items()},
         dropped=trace.dropped,
         only_in_training=trace.only_in_training,
     )
@@ -189,7 +197,7 @@ def assemble(spec: NetworkSpec, model: nn.Module, trace: Trace, couplings: Coupl
 
 @dataclass
 class _Bundle:
-    """The channels that appear in just the same producers."""
+    """The channels that appear in just the same producers, and parts of them."""
 
     name: str
     size: int
@@ -233,13 +241,14 @@ class _Numbering:
 
 
 def _bundles(couplings: Couplings, root_of_id: Ids) -> list[_Bundle]:
-    """Returns the channels bundled by the set of producers they appear in, in order."""
+    """Returns the channels bundled by the producers and parts they appear in, in order."""
     made = [
         (producer.name, root_of_id[producer.coupling.outputs])
         for producer in couplings.producers
         if producer.coupling.outputs is not None
     ]
-    signature = _signatures(len(root_of_id), [roots for _, roots in made])
+    parts = [root_of_id[part] for part in couplings.ids.parts]
+    signature = _signatures(len(root_of_id), [*(roots for _, roots in made), *parts])
     pinned = couplings.ids.pinned()
     bundles: list[_Bundle] = []
     seen: set[int] = set()
@@ -253,11 +262,11 @@ def _bundles(couplings: Couplings, root_of_id: Ids) -> list[_Bundle]:
     return bundles
 
 
-def _signatures(count: int, producers: list[Ids]) -> Ids:
-    """Returns a number for every identity, equal for those that the same producers make."""
+def _signatures(count: int, arrays: list[Ids]) -> Ids:
+    """Returns a number for every identity, equal for those that are in the same arrays."""
     signature = np.zeros(count, dtype=np.int64)
     known = 0
-    for roots in producers:
+    for roots in arrays:
         olds, which = np.unique(signature[roots], return_inverse=True)
         signature[roots] = known + 1 + which
         known += len(olds)

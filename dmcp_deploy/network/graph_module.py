@@ -1,4 +1,4 @@
-"""A dense network whose forward pass is its graph."""
+"""A dense network whose forward pass is its graph, with its numbers of channels rewritten."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from torch import fx, nn
 
 from dmcp_deploy.network.graph import Network
+from dmcp_deploy.network.rewrites import Counter
 from dmcp_deploy.network.trace import fetch
 
 
-def graph_module(network: Network, dense: nn.Module) -> fx.GraphModule:
+def graph_module(network: Network, dense: nn.Module, count: Counter) -> fx.GraphModule:
     """Returns a module that runs a network's graph on the parts of its dense model.
 
     Parameters and buffers keep their names. What the graph does not reach is not in it.
@@ -18,15 +19,31 @@ def graph_module(network: Network, dense: nn.Module) -> fx.GraphModule:
     Args:
         network: The full network.
         dense: A copy of its model with narrowed layers; it is taken apart.
+        count: Returns how many channels are kept.
     """
     for name, value in network.constants.items():
         dense.register_buffer(name, value.clone(), persistent=False)
-    graph = fx.Graph()
-    graph.output(graph.graph_copy(network.graph, {}))
-    module = fx.GraphModule(dense, graph, type(dense).__name__)
+    module = fx.GraphModule(dense, _rewritten(network, count), type(dense).__name__)
     for owner, name in _transient_buffers(dense, module):
         owner._non_persistent_buffers_set.add(name)
     return module
+
+
+def _rewritten(network: Network, count: Counter) -> fx.Graph:
+    """Returns a copy of a network's graph that counts channels as they are kept."""
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in network.graph.nodes:
+        copies[node] = copy = graph.node_copy(node, copies.__getitem__)
+        copy.meta.clear()
+        rewrite = network.rewrites.get(node.name)
+        if rewrite is None:
+            continue
+        args, kwargs = rewrite.apply(copy.args, copy.kwargs, count)
+        if rewrite.target is not None:
+            copy.op, copy.target = "call_function", rewrite.target
+        copy.args, copy.kwargs = args, kwargs
+    return graph
 
 
 def _transient_buffers(dense: nn.Module, module: nn.Module) -> Iterator[tuple[nn.Module, str]]:

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from dmcp_deploy.network.channels import ChannelIds, Channels, Ids
-from dmcp_deploy.network.reshape import flatten_channels
+from dmcp_deploy.network.reshape import reshape_channels
 
 Cuts = dict[str, tuple[tuple[int, Ids], ...]]
 Shape = tuple[int, ...]
@@ -47,7 +47,7 @@ def couple_conv(
     outputs = ids.fresh(module.out_channels)
     cuts = _along({"weight": 0, "bias": 0}, module, outputs)
     positions = math.prod(y_shape[2:]) * math.prod(module.weight.shape[2:])
-    result = Channels(outputs, 1)
+    result = Channels(outputs, (1,))
     if module.groups > 1:
         per_group = module.in_channels // module.groups
         _tie_conv_groups(module, ids, inputs, outputs)
@@ -68,7 +68,7 @@ def couple_transposed(
     outputs = ids.fresh(module.out_channels)
     cuts = _along({"weight": 1, "bias": 0}, module, outputs)
     positions = math.prod(x_shape[2:]) * math.prod(module.weight.shape[2:])
-    result = Channels(outputs, 1)
+    result = Channels(outputs, (1,))
     if module.groups > 1:
         _tie_conv_groups(module, ids, inputs, outputs)
         # The filters of a convolution group, tied to its outputs, lie along its inputs.
@@ -87,7 +87,7 @@ def _tie_conv_groups(
     # on both its sides.
     rows = outputs.reshape(module.groups, -1)
     if inputs is None:
-        ids.pin(Channels(outputs, 1), "a grouped convolution reads channels that are kept whole")
+        ids.pin(Channels(outputs, (1,)), "a grouped convolution reads channels that are kept whole")
         return
     ids.tie_rows(np.hstack([inputs.reshape(module.groups, -1), rows]))
 
@@ -102,7 +102,8 @@ def _plain(channels: Channels | None, axis: int, size: int, ids: ChannelIds) -> 
     """Returns the identities of an input whose channels lie whole along `axis`, or None."""
     if channels is None:
         return None
-    if channels.ids.ndim == 1 and channels.axis == axis and len(channels.ids) == size:
+    channels = ids.compact(channels)
+    if channels.axes == (axis,) and len(channels.ids) == size:
         return channels.ids
     ids.pin(channels, "its channels do not lie along the axis that the next layer reads")
     return None
@@ -119,7 +120,7 @@ def couple_linear(
     if inputs is not None:
         cuts["weight"] = ((0, outputs), (1, inputs))
     positions = math.prod(y_shape[1:-1])
-    return Coupling(Channels(outputs, last), cuts, inputs, outputs, positions)
+    return Coupling(Channels(outputs, (last,)), cuts, inputs, outputs, positions)
 
 
 def couple_batch_norm(
@@ -146,9 +147,12 @@ def couple_layer_norm(
 def couple_group_norm(
     module: nn.GroupNorm, ids: ChannelIds, x: Channels | None, x_shape: Shape, y_shape: Shape
 ) -> Coupling:
-    """Returns the coupling of a group norm: its groups stay or go as one."""
+    """Returns the coupling of a group norm: its groups stay or go as one.
+
+    One over a single group normalises however many channels there are, as a layer norm does.
+    """
     inputs = _plain(x, 1, module.num_channels, ids)
-    if inputs is not None:
+    if inputs is not None and module.num_groups > 1:
         ids.tie_rows(inputs.reshape(module.num_groups, -1))
     return _norm(module, x, inputs)
 
@@ -181,7 +185,7 @@ def couple_spatial(
     module: nn.Module, ids: ChannelIds, x: Channels | None, x_shape: Shape, y_shape: Shape
 ) -> Coupling:
     """Returns the coupling of a layer that works on the axes behind the channels."""
-    if x is not None and x.axis != 1:
+    if x is not None and x.axes[-1] > 1:
         ids.pin(x, "a spatial operation runs over the channels")
         return Coupling(None)
     return Coupling(x)
@@ -191,7 +195,7 @@ def couple_flatten(
     module: nn.Flatten, ids: ChannelIds, x: Channels | None, x_shape: Shape, y_shape: Shape
 ) -> Coupling:
     """Returns the coupling of a flatten."""
-    return Coupling(flatten_channels(ids, x, x_shape, module.start_dim, module.end_dim))
+    return Coupling(None if x is None else reshape_channels(ids, x, x_shape, y_shape))
 
 
 def resize_conv(
@@ -246,7 +250,7 @@ def resize_group_norm(
     if inputs is None:
         return {}
     groups = module.num_groups * inputs // module.num_channels
-    return {"num_channels": inputs, "num_groups": groups}
+    return {"num_channels": inputs, "num_groups": max(1, groups)}
 
 
 def resize_prelu(

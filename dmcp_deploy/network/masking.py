@@ -16,7 +16,7 @@ def zero_filters(network: Network, kept: np.ndarray) -> None:
     """Zeroes the filters of units that are not kept, in place, in all layers that make them.
 
     Biases, scales and shifts stay: without them a ReLU behind a filter of zero would read zero
-    and pass no gradient that could bring the filter back.
+    and pass no gradient that could bring the filter back. Frozen filters stay.
 
     Args:
         network: The network.
@@ -33,7 +33,8 @@ def silence(network: Network, kept: np.ndarray) -> None:
 
     Their channels are then zero wherever activations keep zero at zero, so that slicing them off
     changes nothing: a batch norm behind a filter of zero would emit its shift. Layer norms are
-    the exception, they look at all channels at once.
+    the exception, they look at all channels at once. Frozen parameters stay: a channel whose
+    filter, scale and shift are all frozen is not silent.
 
     Args:
         network: The network.
@@ -44,11 +45,12 @@ def silence(network: Network, kept: np.ndarray) -> None:
     for layer in network.layers.values():
         if layer.kind == "norm" and layer.inputs is not None:
             rows = _dropped(layer.inputs, kept)
-            for parameter in network.model.get_submodule(layer.name).parameters(recurse=False):
+            for parameter in _learnt(network.model.get_submodule(layer.name)):
                 parameter[rows.to(parameter.device)] = 0.0
     for name, (dim, units) in network.parameters.items():
         parameter = network.model.get_parameter(name)
-        parameter.index_fill_(dim, _dropped(units, kept).to(parameter.device), 0.0)
+        if parameter.requires_grad:
+            parameter.index_fill_(dim, _dropped(units, kept).to(parameter.device), 0.0)
 
 
 @torch.no_grad()
@@ -77,16 +79,21 @@ def bound_gradients(network: Network, kept: np.ndarray) -> None:
 def _producers(
     network: Network, kept: np.ndarray
 ) -> Iterator[tuple[str, nn.Parameter, int, Tensor]]:
-    """Yields what makes dropped units: a parameter with its name, an axis, places along it."""
+    """Yields what makes dropped units and learns: a parameter's name, itself, an axis, places."""
     for layer in network.layers.values():
         if layer.outputs is None:
             continue
         module = network.model.get_submodule(layer.name)
         for name, ((dim, units), *_) in layer.cuts.items():
             rows = _dropped(units, kept)
-            if len(rows):
-                parameter = module.get_parameter(name)
+            parameter = module.get_parameter(name)
+            if len(rows) and parameter.requires_grad:
                 yield name, parameter, dim, rows.to(parameter.device)
+
+
+def _learnt(module: nn.Module) -> list[nn.Parameter]:
+    """Returns a layer's own parameters, but for frozen ones."""
+    return [parameter for parameter in module.parameters(recurse=False) if parameter.requires_grad]
 
 
 def _dropped(units: Units, kept: np.ndarray) -> Tensor:

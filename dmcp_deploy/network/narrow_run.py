@@ -60,8 +60,13 @@ class NarrowRun:
         selection: Selection,
         gates: Tensor | None = None,
         borrowed: Borrowed | None = None,
+        changed: set[str] | None = None,
     ) -> Tensor:
-        """Returns the logits; for the arguments see `Supernet.forward`."""
+        """Returns the logits; for the arguments see `Supernet.forward`.
+
+        What is left to it is `changed`: the names of the operations to which the forward pass
+        itself gives other arguments are added to it.
+        """
         one = _Pass(
             network=self._network,
             fetch=self._fetch,
@@ -71,6 +76,7 @@ class NarrowRun:
             gates={} if gates is None else self._gates_by_node(gates, images),
             gating=Gating({}, {}) if gates is None else self._gating,
             device=images.device,
+            changed=changed,
         )
         return self._run(images, one.value)  # type: ignore[no-any-return]
 
@@ -102,6 +108,7 @@ class _Pass:
     gates: Mapping[str, Tensor]
     gating: Gating
     device: torch.device
+    changed: set[str] | None
 
     def value(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         value = self._plain_value(node, args, kwargs)
@@ -116,6 +123,13 @@ class _Pass:
 
     def _plain_value(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         target: Any = node.target
+        rewrite = self.network.rewrites.get(node.name)
+        if rewrite is not None:
+            if self.changed is not None and rewrite.changes(args, kwargs, self.selection.extent):
+                self.changed.add(node.name)
+            args, kwargs = rewrite.apply(args, kwargs, self.selection.extent)
+            if rewrite.target is not None:
+                return self.call(rewrite.target, *args, **kwargs)
         if node.op == "call_function":
             if target in NORM_FUNCTIONS:
                 kwargs = _without_statistics(target, args, kwargs)

@@ -1,4 +1,4 @@
-"""From a network and what its groups keep to a smaller, dense network of the same classes."""
+"""From a network and what its groups keep to a smaller, dense network."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from dmcp_deploy.plan import Keep
 
 
 def slice_network(network: Network, keeps: Mapping[str, int | Keep]) -> nn.Module:
-    """Returns a new dense model of the stock classes that holds copies of the kept weights.
+    """Returns a new dense model that holds copies of the kept weights.
 
-    Where the network says that its dense form is its graph (`Network.graph_reason`), that graph
-    takes the place of the model's own forward pass.
-
-    In evaluation mode it computes what the supernet computes at the same widths, given the same
-    batch-norm statistics. The network itself is not changed.
+    It is of the stock classes, and in evaluation mode it computes what the supernet computes at
+    the same widths, given the same batch-norm statistics. Where a stock class cannot
+    (`Network.graph_reason`), the network's graph stands in for its forward pass; names stay. The
+    network itself is not changed.
 
     Args:
         network: The full network.
@@ -48,7 +47,9 @@ def slice_network(network: Network, keeps: Mapping[str, int | Keep]) -> nn.Modul
         kept = part(parameter, selection.picks([(dim, units)]))
         setattr(dense.get_submodule(owner), attribute, _own(kept, parameter))
         _rename(dense, names[name])
-    return dense if network.graph_reason is None else graph_module(network, dense)
+    if network.graph_reason is None:
+        return dense
+    return graph_module(network, dense, selection.extent)
 
 
 def _computed(model: nn.Module) -> dict[int, Tensor]:

@@ -141,6 +141,7 @@ class Compute:
         rehearse: Whether the whole chain is tried on a few pictures before any training.
         supernet: The directory of a run whose first stage a new search takes over: the steps
             that do not depend on the budget, which are the same in both.
+        moved_data: Where the data of a run lies now, which has moved since the run was begun.
         progress: Where to report.
     """
 
@@ -157,6 +158,9 @@ class Compute:
     )
     supernet: Path | str | None = option(
         None, help="Take over the first stage of a run for another budget."
+    )
+    moved_data: str | None = option(
+        None, flag="--data", help="Where the run's data lies now, if it has moved."
     )
     progress: Progress = NO_PROGRESS
 

@@ -70,6 +70,7 @@ def _tables(facts: RunFacts) -> list[Table]:
         tables.parity_table(facts),
         tables.engines_table(facts.engines),
         *([tables.groups_table(facts.plan)] if facts.plan is not None else []),
+        *([tables.input_table(facts.fed)] if facts.fed is not None else []),
         tables.environment_table(facts),
     ]
     return [table for table in all_tables if table.rows]

@@ -39,6 +39,7 @@ def run_sections(facts: RunFacts, key: str) -> str:
         ("Layer by layer", layers_part(facts, key)),
         ("Parity and precision", _parity(facts)),
         ("Engines", _engines(facts)),
+        *_input(facts),
         ("Environment", table_html(tables.environment_table(facts))),
         ("How to reproduce", _reproduce(facts)),
     ]
@@ -200,6 +201,12 @@ def _engines(facts: RunFacts) -> str:
     if not facts.engines:
         return lack_notice(facts, "engines")
     return table_html(tables.engines_table(facts.engines))
+
+
+def _input(facts: RunFacts) -> list[tuple[str, str]]:
+    if facts.fed is None:
+        return []
+    return [("What to feed", table_html(tables.input_table(facts.fed)))]
 
 
 def _reproduce(facts: RunFacts) -> str:

@@ -337,13 +337,14 @@ def _search(
 ) -> RunDir:
     from dmcp_deploy.run.context import RunContext
     from dmcp_deploy.run.rehearsal import rehearse
-    from dmcp_deploy.run.resolve import make_request
+    from dmcp_deploy.run.resolve import continued, make_request
     from dmcp_deploy.run.stages import prepare_search, run_search
 
     compute = _joined(compute)
     run = RunDir(Path(out) if out is not None else Path("runs") / folder_name(f"{model}-{flops}"))
     request = make_request(model, flops, options, compute, run)
-    context, begun = RunContext(run, request, compute), run.holds(request)
+    begun = run.holds(request)
+    context = RunContext(run, *continued(run, request, compute))
     problem = prepare_search(context)
     if problem is not None:
         if compute.rehearse and not begun:

@@ -12,19 +12,24 @@ import torch
 from torch import Tensor
 
 from dmcp_deploy.data.datasets import open_data
+from dmcp_deploy.data.input_record import InputRecord
 from dmcp_deploy.data.loader import eval_batches, train_batches
 from dmcp_deploy.data.seeds import step_seed
 from dmcp_deploy.data.size import Size, scaled_size
 from dmcp_deploy.data.types import Batch, ImageData, crops_of_views
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.options.run import Compute
+from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.rundir.request import RunRequest
-from dmcp_deploy.training.distributed import rank, world_size
+from dmcp_deploy.training.distributed import is_main, rank, world_size
 from dmcp_deploy.training.recipe import Recipe, Schedule
 
 EVAL_BATCH = 64
 
 _PROOF_IMAGES = 8
+
+#: Where white lies in pictures that releases before this one have read as they are.
+_READ_BEFORE = (255, 2**16 - 1)
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,12 @@ class RunData:
     def image_size(self) -> Size:
         """Height and width of the training images in pixels."""
         return scaled_size(self.deployed_size, self.recipe.train_size)
+
+    @property
+    def fed(self) -> InputRecord:
+        """What the deployed network is fed with."""
+        how = self.images.val.preprocessing
+        return InputRecord.make(how, (how.channels, *self.deployed_size), self.images.classes)
 
     def batches(self, schedule: Schedule, start: int, steps: int, purpose: str) -> Iterator[Batch]:
         """Returns training batches from one step on, in an order of their own per purpose."""
@@ -137,7 +148,7 @@ def open_run_data(
     recipe: Recipe,
     compute: Compute,
     device: torch.device,
-    folder: Path,
+    run: RunDir,
     images: ImageData | None = None,
 ) -> RunData:
     """Returns the data of a run, once it is seen to be what the run was begun on.
@@ -147,19 +158,13 @@ def open_run_data(
         recipe: Its hyper-parameters.
         compute: How it is computed.
         device: Where training batches are made ready.
-        folder: The run directory, for the message.
+        run: The run directory.
         images: The data where it is open already.
 
     Raises:
         DmcpError: The data is missing, or has changed since.
     """
-    images = images or open_data(request.data, progress=compute.progress)
-    if images.digest != request.data_digest:
-        raise DmcpError(
-            f"The data {request.data} has changed since the run in {folder} was begun: restore"
-            " it, or choose another --out."
-        )
-    images = images_for(images, request)
+    images = images_for(images or _unchanged_images(request, compute, run), request)
     count = len(images.val)
     return RunData(
         images=images,
@@ -172,8 +177,46 @@ def open_run_data(
     )
 
 
+def note_data(data: RunData, run: RunDir) -> None:
+    """Records in a run that is begun where its data lies, and what its networks are fed with."""
+    if is_main() and run.file("run.json").exists():
+        run.note(data.images.name, data.fed)
+
+
 def images_for(images: ImageData, request: RunRequest) -> ImageData:
     """Returns a data set as a run's network wants it: its channels, and where it is augmented."""
     how = images.train.preprocessing.for_channels(request.network.input_shape[0])
+    if request.pictures is not None:
+        how = request.pictures.applied(how)
     images = images.prepared(how)
     return crops_of_views(images) if request.augment_on == "device" else images
+
+
+def _unchanged_images(request: RunRequest, compute: Compute, run: RunDir) -> ImageData:
+    """Returns the data set that a run was begun on, wherever it lies now."""
+    begun = run.file("run.json").exists()
+    place = compute.moved_data or (run.data_place() if begun else None) or request.data
+    if begun and compute.moved_data is None:
+        _check_there(str(place), run)
+    images = open_data(place, progress=compute.progress)
+    if images.digest != request.data_digest:
+        raise DmcpError(
+            f"The data {images.name} is not what the run in {run.path} was begun on"
+            f" ({request.data}: other files, sizes or labels): restore it, name where it lies"
+            " now with --data, or choose another --out."
+        )
+    if begun and run.input() is None and images.val.preprocessing.white not in _READ_BEFORE:
+        raise DmcpError(
+            f"The run in {run.path} was begun by a release that read its pictures as nearly black,"
+            f" and white is at {images.val.preprocessing.white:g}: begin anew with another --out."
+        )
+    return images
+
+
+def _check_there(place: str, run: RunDir) -> None:
+    kind, _, path = place.partition(":")
+    if kind in ("folder", "webdataset") and "://" not in path and not Path(path).exists():
+        raise DmcpError(
+            f"The data of the run in {run.path} is no longer at {path}: name where it lies now"
+            " with --data."
+        )

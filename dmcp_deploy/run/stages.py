@@ -25,7 +25,7 @@ from dmcp_deploy.options.export import CALIBRATION_IMAGES
 from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.run.checks import check_pictures, check_training
 from dmcp_deploy.run.context import SUPERNET, RunContext
-from dmcp_deploy.run.data import EVAL_BATCH
+from dmcp_deploy.run.data import EVAL_BATCH, note_data
 from dmcp_deploy.run.evaluation import evaluate, logits, recalibrate
 from dmcp_deploy.run.networks import load_dense, random_network, searched_network
 from dmcp_deploy.run.problem import search_problem
@@ -58,6 +58,7 @@ def prepare_search(context: RunContext) -> SearchProblem | None:
     searched = begun and _is_searched(context)
     wait_for_all()
     if searched:
+        context.note_moved_data()
         context.plan()
         return None
     problem = search_problem(context)
@@ -75,6 +76,7 @@ def run_search(context: RunContext, problem: SearchProblem) -> None:
     """Searches the plan of a run by what `prepare_search` returned."""
     if is_main():
         context.run.begin(context.request)
+        note_data(context.data, context.run)
     if problem.pretrained:
         wait_for_all()
         keep_weights(context, problem.network)
@@ -278,7 +280,11 @@ def _export(
             input_shape=context.request.network.input_shape,
             batch=batch,
             opset=opset,
-            metadata={"model": context.request.network.model, "macs": str(macs)},
+            metadata={
+                "model": context.request.network.model,
+                "macs": str(macs),
+                **context.data.fed.to_onnx(),
+            },
         )
         images = _repeated(context.data.proof_images(), batch)
         with torch.no_grad(), OnnxSession(part) as session:

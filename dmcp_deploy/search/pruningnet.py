@@ -27,7 +27,8 @@ class PruningNet(nn.Module):
 
     Every convolution and linear layer that reads or writes a prunable group gets its weights from
     a `Generator` of its own, for the whole layer; the supernet then cuts the leading slice out of
-    them. Norms, biases and what else there is are the network's own, shared by all widths.
+    them. Norms, biases, frozen weights and what else there is are the network's own, shared by all
+    widths.
 
     Attributes:
         units: The units [groups] of which it computes; the full network at first.
@@ -145,7 +146,9 @@ def _parts(network: Network) -> list[_Part]:
         if groups and layer.kind in WEIGHTED:
             name = f"{layer.name}.weight"
             # Layers may share one weight; it is generated once.
-            parts.setdefault(id(network.model.get_parameter(name)), _Part(name, groups))
+            weight = network.model.get_parameter(name)
+            if weight.requires_grad:
+                parts.setdefault(id(weight), _Part(name, groups))
     return list(parts.values())
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from closeness import assert_same, count_roundings, difference, rounding_bound
+from constant_nets import OPEN_NETS, REWRITTEN_NETS
 from odd_nets import ODD_NETS
 from spread_nets import NARROWING_NETS
 from tiny_nets import (
@@ -75,7 +76,9 @@ def gated_groups(network: Network) -> set[str]:
     return {name for name, span in spans.items() if units.issuperset(span)}
 
 
-@pytest.mark.parametrize("net", [*NARROWING_NETS, *ODD_NETS], ids=lambda net: net.__name__)
+@pytest.mark.parametrize(
+    "net", [*NARROWING_NETS, *ODD_NETS, *REWRITTEN_NETS, *OPEN_NETS], ids=lambda net: net.__name__
+)
 def test_every_prunable_group_is_gated(net: type[TinyNet]) -> None:
     assert gated_groups(traced(net)) == set(net.truth.groups)
 
@@ -110,7 +113,9 @@ def assert_all_move(network: Network, gradient: Tensor | None) -> None:
         assert float(own.abs().max()) > noise, group.name
 
 
-@pytest.mark.parametrize("net", [*NARROWING_NETS, *ODD_NETS], ids=lambda net: net.__name__)
+@pytest.mark.parametrize(
+    "net", [*NARROWING_NETS, *ODD_NETS, *REWRITTEN_NETS, *OPEN_NETS], ids=lambda net: net.__name__
+)
 def test_gates_of_one_change_nothing(net: type[TinyNet]) -> None:
     network = traced(net)
     supernet = Supernet(network)

@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from constant_nets import OPEN_NETS, REWRITTEN_NETS
 from odd_nets import ODD_NETS, Opaque
 from search_problems import paper_network
 from spread_nets import NARROWING_NETS
@@ -17,7 +18,9 @@ from dmcp_deploy.network.supernet import Supernet
 from dmcp_deploy.plan import NetworkSpec
 
 
-@pytest.mark.parametrize("net", [*NARROWING_NETS, *ODD_NETS], ids=lambda net: net.__name__)
+@pytest.mark.parametrize(
+    "net", [*NARROWING_NETS, *ODD_NETS, *REWRITTEN_NETS, *OPEN_NETS], ids=lambda net: net.__name__
+)
 def test_groups_of_tiny_networks(net: type[TinyNet]) -> None:
     network = traced(net)
     found = {g.name: (g.size, g.unit, g.layers) for g in network.prunable}
