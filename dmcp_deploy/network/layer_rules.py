@@ -44,7 +44,7 @@ def couple_conv(
     """Returns the coupling of a convolution; a grouped one loses whole convolution groups."""
     inputs = _plain(x, 1, module.in_channels, ids)
     outputs = ids.fresh(module.out_channels)
-    cuts = _along({"weight": 0, "bias": 0}, module, outputs)
+    cuts = _along({"weight": 0, "bias": 0, "gain": 0}, module, outputs)
     positions = math.prod(y_shape[2:]) * math.prod(module.weight.shape[2:])
     result = Channels(outputs, (1,))
     if module.groups > 1:
