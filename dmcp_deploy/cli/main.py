@@ -90,7 +90,7 @@ def prune(
     target: Target,
     options: RunOptions,
     measured: Annotated[BenchOptions, But(*_FOR_GPUS)],
-    compute: Compute,
+    compute: Annotated[Compute, But("moved_data")],
     engines: PruneEngines,
     launch: LaunchOptions,
 ) -> None:
@@ -119,7 +119,12 @@ def prune(
 
 @main.command()
 @takes_options
-def search(target: Target, options: RunOptions, compute: Compute, launch: LaunchOptions) -> None:
+def search(
+    target: Target,
+    options: RunOptions,
+    compute: Annotated[Compute, But("moved_data")],
+    launch: LaunchOptions,
+) -> None:
     """Search the channel plan of a network for a budget."""
     share_work(launch, compute.device)
     from dmcp_deploy.run import api, summary
@@ -277,7 +282,7 @@ def compare(
     asked: CompareOptions,
     shared: Annotated[RunOptions, But(*_NOT_COMPARED)],
     measured: Annotated[BenchOptions, But(*_FOR_GPUS, seconds=COMPARE_SECONDS)],
-    compute: Annotated[Compute, But("supernet")],
+    compute: Annotated[Compute, But("supernet", "moved_data")],
 ) -> None:
     """Compare search methods at equal budgets: accuracy, latency, cost of the search.
 
@@ -309,6 +314,37 @@ def report(run_dirs: tuple[Path, ...], options: ReportOptions) -> None:
         click.echo(report_text(run_dirs, options.form), nl=False)
     else:
         _print(str(write_report(run_dirs, options.out, options.form)))
+
+
+@dataclass(frozen=True)
+class Classes:
+    """How many classes, where no data tells."""
+
+    classes: int = option(1000, least=1, help="Length of the logits, without --data.")
+
+
+@main.command()
+@takes_options
+@click.pass_context
+def check(
+    ctx: click.Context,
+    /,
+    network: ModelOption,
+    classes: Classes,
+    options: Annotated[RunOptions, But("max_steps")],
+    compute: Annotated[Compute, But("checkpoint_s", "tensorboard", "supernet", "rehearse")],
+) -> None:
+    """Try a network of your own: what is prunable, which budgets, whether every stage works.
+
+    The whole chain runs on a few pictures, one step of each loop; nothing that is written lasts.
+    Without --data it runs on noise.
+    """
+    from dmcp_deploy.run.check import check as check_network
+    from dmcp_deploy.run.check import check_text
+
+    found = check_network(network.model, classes=classes.classes, options=options, compute=compute)
+    _print(check_text(found))
+    ctx.exit(0 if found.passed else 1)
 
 
 @main.command()

@@ -47,10 +47,10 @@ def import_command(
     from dmcp_deploy.published.importing import check_place, import_plan
     from dmcp_deploy.units import format_macs
 
-    model, out, side = network.model, reading.out, options.input_size
+    model, out = network.model, reading.out
     if out.resolve() == file.resolve():
         raise DmcpError(f"The plan cannot take the place of {file}: give another --out.")
-    spec = NetworkSpec(model, options.width_mult, options.classes, (3, side, side))
+    spec = NetworkSpec.asked(model, options, options.classes)
     check_place(out, spec)
     plan = import_plan(file, spec, reading.form)
     plan.save(out)

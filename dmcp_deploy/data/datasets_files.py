@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torchvision.datasets.folder import has_file_allowed_extension, make_dataset
 
+from dmcp_deploy.data.ranges import with_range
 from dmcp_deploy.data.sources import PICTURES, FileImages
 from dmcp_deploy.data.types import ImageData, digest_of
 from dmcp_deploy.errors import DmcpError, reason_of
@@ -43,7 +44,7 @@ def open_folder(path: Path) -> ImageData:
         f"Image folder {path}: {len(train):,} training and {len(val):,} validation pictures,"
         f" {len(classes)} classes; your own data, under your own terms."
     )
-    return ImageData(f"folder:{path}", note, classes, train, val, "imagenet", digest)
+    return with_range(ImageData(f"folder:{path}", note, classes, train, val, "imagenet", digest))
 
 
 def open_elpv() -> ImageData:

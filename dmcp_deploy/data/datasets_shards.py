@@ -17,6 +17,8 @@ from PIL import Image
 
 from dmcp_deploy.artifact import read_artifact, well_formed, write_artifact
 from dmcp_deploy.data.datasets_torchvision import cache_folder
+from dmcp_deploy.data.preprocessing import CROP
+from dmcp_deploy.data.ranges import with_range
 from dmcp_deploy.data.shard_fetch import fetch_shards
 from dmcp_deploy.data.shard_index import ShardIndex, index_shard
 from dmcp_deploy.data.sources import FORMATS, PictureImages
@@ -39,7 +41,7 @@ class ShardImages(PictureImages):
 
     def __init__(self, shards: Mapping[Path, ShardIndex]) -> None:
         labels = np.concatenate([shard.labels for shard in shards.values()])
-        super().__init__(torch.from_numpy(labels), channels=3)
+        super().__init__(torch.from_numpy(labels), channels=3, resizing=CROP)
         self._paths = list(shards)
         counts = [len(shard.labels) for shard in shards.values()]
         # Arrays, not lists: workers would copy every number of a list as they come to count it.
@@ -51,7 +53,8 @@ class ShardImages(PictureImages):
         """Returns the bytes that are read from disk for a picture."""
         return int(self._sizes[index])
 
-    def _open(self, index: int) -> Image.Image:
+    def open(self, index: int) -> Image.Image:
+        """Returns one picture as it is stored, not decoded yet."""
         size = int(self._sizes[index])
         with self._path(index).open("rb", buffering=0) as file:
             file.seek(int(self._offsets[index]))
@@ -60,7 +63,8 @@ class ShardImages(PictureImages):
             raise EOFError("the shard ends within it")
         return Image.open(io.BytesIO(content), formats=FORMATS)
 
-    def _where(self, index: int) -> str:
+    def where(self, index: int) -> str:
+        """Returns a picture's name and shard."""
         path = self._path(index)
         try:
             with path.open("rb") as file:
@@ -120,7 +124,9 @@ def _data(name: str, folder: Path, splits: Mapping[str, Mapping[Path, ShardIndex
     )
     classes = tuple(map(str, range(count)))
     digest = digest_of(_identity(folder, splits))
-    return ImageData(f"webdataset:{name}", note, classes, train, val, "imagenet", digest)
+    return with_range(
+        ImageData(f"webdataset:{name}", note, classes, train, val, "imagenet", digest)
+    )
 
 
 def _shards(folder: Path, split: str) -> list[Path]:

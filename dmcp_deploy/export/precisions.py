@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: What needs images to be made.
 CALIBRATED = ("int8", "fp8")
 #: What ONNX Runtime has no kernels for on a CPU.
-_UNRUNNABLE = ("bf16", "fp8")
+UNRUNNABLE = ("bf16", "fp8")
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def judge(path: Path, precision: str, evidence: Evidence, progress: Progress) ->
     Raises:
         DmcpError: The network is further away than the precision's tolerance.
     """
-    if precision in _UNRUNNABLE:
+    if precision in UNRUNNABLE:
         return {"unchecked": f"ONNX Runtime has no {precision} convolution on a CPU"}
     assert evidence.validation is not None
     assert evidence.reference is not None

@@ -176,7 +176,7 @@ def _export(model: nn.Module, example: torch.Tensor, batch: int | None, opset: i
     except torch.onnx.errors.OnnxExporterError as err:
         hint = "" if batch is not None else "; a fixed batch size may help"
         raise DmcpError(
-            f"The ONNX exporter cannot take {type(model).__name__}: {_root_reason(err)}{hint}."
+            f"The ONNX exporter cannot take {type(model).__name__} ({_root_reason(err)}){hint}."
         ) from err
     assert program is not None
     return program.model_proto

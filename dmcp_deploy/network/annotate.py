@@ -11,8 +11,9 @@ from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dmcp_deploy.network.graph_run import GraphRun
+from dmcp_deploy.network.layer_rules import BATCH
 from dmcp_deploy.network.layers import is_hooked, is_stock
-from dmcp_deploy.network.shape_pass import BATCH, Fetch, ShapePass, node_value
+from dmcp_deploy.network.shape_pass import Fetch, ShapePass, node_value
 
 
 def annotate_graph(graph: fx.Graph, shape_pass: ShapePass) -> None:

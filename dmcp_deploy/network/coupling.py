@@ -12,7 +12,7 @@ from torch import fx, nn
 from dmcp_deploy.network.call import Call, Value, fits, place
 from dmcp_deploy.network.channels import ChannelIds, Channels, Ids
 from dmcp_deploy.network.gates import gate_nodes, weighted_ends
-from dmcp_deploy.network.layer_rules import Coupling, Shape
+from dmcp_deploy.network.layer_rules import Coupling, Shape, places
 from dmcp_deploy.network.layers import is_hooked, rule_for
 from dmcp_deploy.network.operations import propagate
 from dmcp_deploy.network.rewrites import Rewrite
@@ -257,8 +257,8 @@ def _extent(module: nn.Module, coupling: Coupling, y_shape: Shape) -> tuple[int,
         width = 0 if coupling.inputs is None else len(coupling.inputs)
         return width, width, 0
     inputs = module.in_channels if hasattr(module, "in_channels") else module.in_features
-    outputs = len(coupling.outputs)
-    return int(inputs), outputs, int(np.prod(y_shape[1:])) // outputs  # type: ignore[arg-type]
+    assert coupling.result is not None
+    return int(inputs), len(coupling.outputs), places(y_shape, coupling.result.axis)  # type: ignore[arg-type]
 
 
 def _gates(

@@ -10,6 +10,7 @@ from torch import nn
 
 from dmcp_deploy.network.annotate import annotate_graph
 from dmcp_deploy.network.coupling import couple_channels
+from dmcp_deploy.network.first_layer import check_channels
 from dmcp_deploy.network.graph import Layer, Network, assemble
 from dmcp_deploy.network.misfit import misfit
 from dmcp_deploy.network.probe import try_narrow
@@ -35,6 +36,7 @@ def trace_network(model: nn.Module, spec: NetworkSpec) -> Network:
     """
     with evaluating(model):
         trace = trace_model(model, spec.input_shape)
+        check_channels(trace, spec)
         check_statistics(trace)
         known = {**trace.modules, **trace.constants}
         shape_pass = ShapePass(partial(fetch, model, known), spec.input_shape)

@@ -15,6 +15,9 @@ from dmcp_deploy.network.reshape import reshape_channels
 Cuts = dict[str, tuple[tuple[int, Ids], ...]]
 Shape = tuple[int, ...]
 
+#: Images of the pass whose shapes the rules are told.
+BATCH = 2
+
 
 @dataclass(frozen=True)
 class Coupling:
@@ -51,7 +54,7 @@ def couple_conv(
     inputs = _plain(x, 1, module.in_channels, ids)
     outputs = ids.fresh(module.out_channels)
     cuts = _along({"weight": 0, "bias": 0, "gain": 0}, module, outputs)
-    positions = math.prod(y_shape[2:]) * math.prod(module.weight.shape[2:])
+    positions = places(y_shape, 1) * math.prod(module.weight.shape[2:])
     result = Channels(outputs, (1,))
     if module in ids.even:
         columns = _tie_columns(module, ids, inputs, outputs)
@@ -65,6 +68,15 @@ def couple_conv(
     if inputs is not None:
         cuts["weight"] = ((0, outputs), (1, inputs))
     return Coupling(result, cuts, inputs, outputs, positions)
+
+
+def places(shape: Shape, axis: int) -> int:
+    """Returns how many elements every channel along an axis has for one image.
+
+    The first axis may be longer than the batch (windows of pictures), or know nothing of it.
+    """
+    count = math.prod(shape) // shape[axis]
+    return count if shape[0] % BATCH else count // BATCH
 
 
 def _tie_conv_groups(module: nn.Conv2d, ids: ChannelIds, inputs: Ids | None, outputs: Ids) -> None:
@@ -117,7 +129,7 @@ def couple_linear(
     cuts = _along({"weight": 0, "bias": 0}, module, outputs)
     if inputs is not None:
         cuts["weight"] = ((0, outputs), (1, inputs))
-    positions = math.prod(y_shape[1:-1])
+    positions = places(y_shape, last)
     return Coupling(Channels(outputs, (last,)), cuts, inputs, outputs, positions)
 
 

@@ -25,8 +25,7 @@ def network(model: str, options: NetworkOptions) -> Network:
     """
     from dmcp_deploy.network.models import build_network
 
-    side = options.input_size
-    return build_network(NetworkSpec(model, options.width_mult, options.classes, (3, side, side)))
+    return build_network(NetworkSpec.asked(model, options, options.classes))
 
 
 def groups(

@@ -26,10 +26,9 @@ def misfit(model: nn.Module, input_shape: Shape, err: BaseException) -> DmcpErro
     said = f"The network does not run on a {_name(input_shape)} input ({describe(err)})"
     other = next((shape for shape in _others(input_shape) if runs(model, shape)), None)
     if other is None:
-        return DmcpError(f"{said}, nor on any other that was tried.")
-    if other[0] != input_shape[0]:
-        return DmcpError(f"{said}: it takes images of {other[0]} channels, not {input_shape[0]}.")
-    return DmcpError(f"{said}, but it does on {_name(other)}: choose another --input-size.")
+        return DmcpError(f"{said}, nor on squares that were tried: give --input CxHxW.")
+    name = _name(other)
+    return DmcpError(f"{said}, but it does on {name}: give --input {name}.")
 
 
 def runs(model: nn.Module, input_shape: Shape) -> bool:

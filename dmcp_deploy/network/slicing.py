@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from dmcp_deploy.network.aliases import names_of_tensors
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.graph_module import graph_module
 from dmcp_deploy.network.layers import narrowed
@@ -31,17 +32,21 @@ def slice_network(network: Network, keeps: Mapping[str, int | Keep]) -> nn.Modul
     """
     selection = Selection(network, keeps)
     dense = copy.deepcopy(network.model, _computed(network.model))
+    names = names_of_tensors(dense)
     for layer in network.layers.values():
         module = dense.get_submodule(layer.name)
         tensors = layer_tensors(module, layer, selection)
         if tensors or layer.kind == "norm":
             inputs = None if layer.inputs is None else selection.count(layer.inputs)
             _shrink(module, tensors, inputs)
+            for tensor in tensors:
+                _rename(dense, names[f"{layer.name}.{tensor}"])
     for name, (dim, units) in network.parameters.items():
         owner, _, attribute = name.rpartition(".")
         parameter = dense.get_parameter(name)
         kept = part(parameter, selection.picks([(dim, units)]))
         setattr(dense.get_submodule(owner), attribute, _own(kept, parameter))
+        _rename(dense, names[name])
     if network.graph_reason is None:
         return dense
     return graph_module(network, dense, selection.extent)
@@ -63,6 +68,15 @@ def _shrink(module: nn.Module, tensors: Mapping[str, Tensor], inputs: int | None
     module.__dict__.update(attributes)
     for name, tensor in tensors.items():
         setattr(module, name, _own(tensor, getattr(module, name)))
+
+
+def _rename(dense: nn.Module, names: tuple[str, ...]) -> None:
+    """Registers the first name's tensor under the others too, which still hold the whole one."""
+    owner, _, attribute = names[0].rpartition(".")
+    tensor = getattr(dense.get_submodule(owner), attribute)
+    for name in names[1:]:
+        owner, _, attribute = name.rpartition(".")
+        setattr(dense.get_submodule(owner), attribute, tensor)
 
 
 def _own(kept: Tensor, whole: Tensor) -> Tensor:

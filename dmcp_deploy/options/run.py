@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
+from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.extras import require
 from dmcp_deploy.options.declare import check, option
 from dmcp_deploy.options.network import (
@@ -21,6 +22,7 @@ INITS = ("scratch", "sliced")
 
 _LARGEST_SEED = 2**63 - 1
 _SMALLEST_SIDE = 16
+_PICTURE_CHANNELS = (1, 3)
 
 
 @dataclass(frozen=True)
@@ -93,16 +95,16 @@ class RunOptions(RunSettings, SizeOptions):
     """What a run is asked for beside its model and budget; bad values raise DmcpError.
 
     Attributes:
-        train_size: Side of the training images; None is the recipe's, or the deployed size.
+        train_size: Shorter side of the training images; None is the recipe's, or the deployed size.
         recipe: A recipe's name or file; None chooses by the data.
         search_epochs: Epochs of both search stages, in place of the recipe's.
         train_epochs: Epochs of the pruned network, in place of the recipe's.
         batch_size: Images per step, in place of the recipe's.
     """
 
-    input_size: int = input_size_option(least=_SMALLEST_SIDE)
+    input_size: int | None = input_size_option(least=_SMALLEST_SIDE)
     train_size: int | None = option(
-        None, least=_SMALLEST_SIDE, help="Side of the training images in pixels."
+        None, least=_SMALLEST_SIDE, help="Shorter side of the training images in pixels."
     )
     recipe: str | None = option(
         None,
@@ -115,6 +117,16 @@ class RunOptions(RunSettings, SizeOptions):
 
     def __post_init__(self) -> None:
         check(self)
+        channels, *sides = self.input_shape
+        if channels not in _PICTURE_CHANNELS:
+            raise DmcpError(
+                f"--input {self.input} has {channels} channels: pictures come with 1 (grey) or 3"
+                " (RGB)."
+            )
+        if min(sides) < _SMALLEST_SIDE:
+            raise DmcpError(
+                f"--input {self.input} is too small: its sides must be at least {_SMALLEST_SIDE}."
+            )
 
 
 @dataclass(frozen=True)
@@ -126,8 +138,10 @@ class Compute:
         workers: Processes that load images.
         checkpoint_s: Seconds between checkpoints.
         tensorboard: Whether to write TensorBoard files.
+        rehearse: Whether the whole chain is tried on a few pictures before any training.
         supernet: The directory of a run whose first stage a new search takes over: the steps
             that do not depend on the budget, which are the same in both.
+        moved_data: Where the data of a run lies now, which has moved since the run was begun.
         progress: Where to report.
     """
 
@@ -137,8 +151,16 @@ class Compute:
         60.0, flag="--checkpoint-seconds", least=0, help="Time between checkpoints."
     )
     tensorboard: bool = option(False, help="Write TensorBoard files as well.")
+    rehearse: bool = option(
+        True,
+        flag="--rehearse/--no-rehearse",
+        help="First try the whole chain, from one step of training to the engines.",
+    )
     supernet: Path | str | None = option(
         None, help="Take over the first stage of a run for another budget."
+    )
+    moved_data: str | None = option(
+        None, flag="--data", help="Where the run's data lies now, if it has moved."
     )
     progress: Progress = NO_PROGRESS
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from dmcp_deploy.bench.gate import GateResult
     from dmcp_deploy.bench.record import BenchRecord
+    from dmcp_deploy.run.engines import EngineRequest
 
 _SEARCH_LIBRARIES = ("torch", "torchvision", "safetensors", "PIL")
 _ENGINE_LIBRARIES = ("onnx", "onnxruntime")
@@ -64,9 +65,8 @@ def prune(
     check_runtime(measured.runtime)
     compute = compute or Compute()
     built = None if engine_options is None else merged(BuildOptions, engine_options)
-    if built is not None:
-        _check_build(built)
-    run = search(model, flops, out=out, options=options, compute=compute, **changes)
+    engines = None if built is None else _check_build(built)
+    run = _search(model, flops, out, merged(RunOptions, options, **changes), compute, engines)
     for stage in (slice, train, export):
         stage(run.path, compute=compute)
     if built is not None:
@@ -99,15 +99,7 @@ def search(
         DmcpError: Something asked for cannot be had; found before any training.
     """
     require(*_SEARCH_LIBRARIES)
-    from dmcp_deploy.run.context import RunContext
-    from dmcp_deploy.run.resolve import make_request
-    from dmcp_deploy.run.stages import run_search
-
-    compute = _joined(compute)
-    request = make_request(model, flops, merged(RunOptions, options, **changes), compute)
-    run = RunDir(Path(out) if out is not None else Path("runs") / folder_name(f"{model}-{flops}"))
-    run_search(RunContext(run, request, compute))
-    return run
+    return _search(model, flops, out, merged(RunOptions, options, **changes), compute)
 
 
 def slice(run_dir: Path | str, *, compute: Compute | None = None) -> RunDir:
@@ -335,14 +327,41 @@ def _convert(
     return is_main()
 
 
-def _check_build(options: BuildOptions) -> None:
-    """Finds what is wrong with an engine's options before hours of training."""
+def _search(
+    model: str,
+    flops: str,
+    out: Path | str | None,
+    options: RunOptions,
+    compute: Compute | None,
+    engines: EngineRequest | None = None,
+) -> RunDir:
+    from dmcp_deploy.run.context import RunContext
+    from dmcp_deploy.run.rehearsal import rehearse
+    from dmcp_deploy.run.resolve import continued, make_request
+    from dmcp_deploy.run.stages import prepare_search, run_search
+
+    compute = _joined(compute)
+    run = RunDir(Path(out) if out is not None else Path("runs") / folder_name(f"{model}-{flops}"))
+    request = make_request(model, flops, options, compute, run)
+    begun = run.holds(request)
+    context = RunContext(run, *continued(run, request, compute))
+    problem = prepare_search(context)
+    if problem is not None:
+        if compute.rehearse and not begun:
+            rehearse(context, problem, engines)
+        run_search(context, problem)
+    return run
+
+
+def _check_build(options: BuildOptions) -> EngineRequest:
+    """Returns the engines asked for; finds what is wrong with them before hours of training."""
     from dmcp_deploy.export.precisions import check_request
     from dmcp_deploy.run.engines import check_machine, make_engine_request
 
     request = make_engine_request(options)
     check_request(request.precisions, _count(options))
     check_machine(request)
+    return request
 
 
 def _count(options: BuildOptions) -> int:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from dmcp_deploy.data.seeds import step_seed
+from dmcp_deploy.data.types import ImageData
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.options.run import Compute
 from dmcp_deploy.plan import ChannelPlan, NetworkSpec
-from dmcp_deploy.run.data import RunData, open_run_data
+from dmcp_deploy.run.data import RunData, note_data, open_run_data
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.rundir.stages import Stage
@@ -34,27 +35,42 @@ class RunContext:
         run: The run directory.
         request: What is asked of the run.
         compute: How it is computed.
+        images: Its pictures where they are open already; None opens what the request names.
     """
 
     run: RunDir
     request: RunRequest
     compute: Compute
+    images: ImageData | None = None
 
     @classmethod
     def resume(cls, folder: Path, compute: Compute) -> RunContext:
         """Returns the context of a run that was begun before.
 
         Raises:
-            DmcpError: There is no run in the folder.
+            DmcpError: There is no run in the folder, or its data is not where it shall lie now.
         """
         run = RunDir(folder)
-        return cls(run, run.request(), compute)
+        context = cls(run, run.request(), compute)
+        context.note_moved_data()
+        return context
+
+    def note_moved_data(self) -> None:
+        """Takes over the place where the data lies now, if it has moved.
+
+        Raises:
+            DmcpError: There is other data, or none.
+        """
+        if self.compute.moved_data is not None:
+            _ = self.data
 
     @cached_property
     def precision(self) -> Precision:
         """Device and arithmetic of training."""
         chosen = choose_precision(self.compute.device, self.request.precision)
-        return replace(chosen, sync_bn=self.request.sync_bn)
+        return replace(
+            chosen, sync_bn=self.request.sync_bn, channels_last=not self.request.contiguous
+        )
 
     @cached_property
     def exact(self) -> Precision:
@@ -78,9 +94,16 @@ class RunContext:
         Raises:
             DmcpError: It has changed since.
         """
-        return open_run_data(
-            self.request, self.recipe, self.compute, self.precision.device, self.run.path
+        data = open_run_data(
+            self.request,
+            self.recipe,
+            self.compute,
+            self.precision.device,
+            self.run,
+            self.images,
         )
+        note_data(data, self.run)
+        return data
 
     @contextmanager
     def stage(

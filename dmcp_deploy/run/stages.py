@@ -25,10 +25,11 @@ from dmcp_deploy.options.export import CALIBRATION_IMAGES
 from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.run.checks import check_pictures, check_training
 from dmcp_deploy.run.context import SUPERNET, RunContext
-from dmcp_deploy.run.data import EVAL_BATCH
+from dmcp_deploy.run.data import EVAL_BATCH, note_data
 from dmcp_deploy.run.evaluation import evaluate, logits, recalibrate
-from dmcp_deploy.run.networks import first_network, load_dense, random_network, searched_network
+from dmcp_deploy.run.networks import load_dense, random_network, searched_network
 from dmcp_deploy.run.problem import search_problem
+from dmcp_deploy.run.start import WEIGHTS_FILE, keep_weights, weights_given
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.rundir.stages import EXPORT, SEARCH, SLICE, TRAIN, Stage
 from dmcp_deploy.runtimes.onnxruntime import OnnxSession
@@ -46,8 +47,8 @@ from dmcp_deploy.units import format_macs
 ONNX_TOLERANCE = 1e-4
 
 
-def run_search(context: RunContext) -> None:
-    """Searches the plan of a run that is new, or was stopped before it had one.
+def prepare_search(context: RunContext) -> SearchProblem | None:
+    """Returns the search of a run that is new, or was stopped before it had a plan; else None.
 
     Raises:
         DmcpError: Something asked for cannot be had, found before anything is written; or the
@@ -57,9 +58,10 @@ def run_search(context: RunContext) -> None:
     searched = begun and _is_searched(context)
     wait_for_all()
     if searched:
+        context.note_moved_data()
         context.plan()
-        return
-    problem = search_problem(context, first_network(context))
+        return None
+    problem = search_problem(context)
     if not begun:
         check_training(problem.network, context.data.images, context.recipe)
     if context.compute.supernet is not None:
@@ -67,8 +69,17 @@ def run_search(context: RunContext) -> None:
     if not begun and is_main():
         check_pictures(context.data.images, context.compute.progress)
     wait_for_all()
+    return problem
+
+
+def run_search(context: RunContext, problem: SearchProblem) -> None:
+    """Searches the plan of a run by what `prepare_search` returned."""
     if is_main():
         context.run.begin(context.request)
+        note_data(context.data, context.run)
+    if problem.pretrained:
+        wait_for_all()
+        keep_weights(context, problem.network)
     context.compute.progress.say(
         f"Search: {context.request.network.model} has {format_macs(problem.cost.full_macs)}, the"
         f" budget is {format_macs(problem.budget_macs)} multiply-adds"
@@ -103,7 +114,7 @@ def run_train(context: RunContext) -> None:
     sliced = context.request.init == "sliced"
     network = searched_network(context) if sliced else random_network(context)
     plan.check_fits(network.sizes(), network.spec.model)
-    inputs = ["plan.json", SUPERNET] if sliced else ["plan.json"]
+    inputs = ["plan.json", *([SUPERNET, WEIGHTS_FILE] if sliced else [])]
     with context.stage(TRAIN, inputs, ["dense.safetensors"]) as figures:
         figures["steps"] = steps = _train_steps(context)
         dense = _trained(context, network, plan, steps)
@@ -189,18 +200,21 @@ def _search(context: RunContext, problem: SearchProblem) -> None:
         if result.trained:
             save_weights(model, context.run.file(SUPERNET))
         plan.save(context.run.file("plan.json"))
+        if note := plan.shortfall():
+            context.compute.progress.say(note)
     drop_previous(context.run.file("checkpoints"))
 
 
 def _slice(context: RunContext, plan: ChannelPlan) -> None:
     network = searched_network(context)
-    with context.stage(SLICE, ["plan.json", SUPERNET], ["sliced.safetensors"]) as figures:
+    inputs = ["plan.json", SUPERNET, WEIGHTS_FILE]
+    with context.stage(SLICE, inputs, ["sliced.safetensors"]) as figures:
         # On the CPU: convolutions on a GPU may round to TF32 and choose algorithms by their shape.
         dense, parity = slice_proven(network, plan, context.data.proof_images())
         _check_count(dense, plan)
         figures["parity"] = parity.to_json()
         figures["params"] = plan.params
-        if context.run.file(SUPERNET).exists() or context.request.weights:
+        if context.run.file(SUPERNET).exists() or weights_given(context):
             recalibrate(context, dense, "recalibrate sliced")
             figures["accuracy"] = evaluate(context, dense, "evaluate sliced").to_json()
         if is_main():
@@ -266,7 +280,11 @@ def _export(
             input_shape=context.request.network.input_shape,
             batch=batch,
             opset=opset,
-            metadata={"model": context.request.network.model, "macs": str(macs)},
+            metadata={
+                "model": context.request.network.model,
+                "macs": str(macs),
+                **context.data.fed.to_onnx(),
+            },
         )
         images = _repeated(context.data.proof_images(), batch)
         with torch.no_grad(), OnnxSession(part) as session:

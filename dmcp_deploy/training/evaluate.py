@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from dmcp_deploy.data.size import recorded_size
 from dmcp_deploy.data.types import Batch
 from dmcp_deploy.network.statistics import NORM_FUNCTIONS, keeps_statistics, norm_arguments
 from dmcp_deploy.network.trace import evaluating
@@ -27,13 +28,13 @@ class Accuracy:
         top1: Share of images whose best class is right, in [0, 1].
         loss: Mean cross entropy.
         images: Images looked at.
-        image_size: Their side in pixels.
+        image_size: Their side in pixels; "32x96", height and width, where they are oblong.
     """
 
     top1: float
     loss: float
     images: int
-    image_size: int
+    image_size: int | str
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as JSON values."""
@@ -84,7 +85,7 @@ def evaluate(
     """
     # The sums stay on the device, so that no batch waits for the result of the one before.
     sums = torch.zeros(2, dtype=torch.float64, device=precision.device)
-    images = sides = 0
+    images = rows = columns = 0
     with evaluating(model):
         for batch in batches:
             moved = precision.move(batch)
@@ -94,11 +95,13 @@ def evaluate(
             loss = F.cross_entropy(logits, moved.labels, reduction="sum")
             sums += torch.stack([right.double(), loss.double()])
             images += len(moved.labels)
-            sides += len(moved.labels) * moved.images.shape[-1]
-    sums = torch.cat([sums, sums.new_tensor([images, sides])])
-    hits, loss_sum, images, sides = (add_up(sums) if shared else sums).tolist()
+            rows += len(moved.labels) * moved.images.shape[-2]
+            columns += len(moved.labels) * moved.images.shape[-1]
+    sums = torch.cat([sums, sums.new_tensor([images, rows, columns])])
+    hits, loss_sum, images, rows, columns = (add_up(sums) if shared else sums).tolist()
     count = max(1, int(images))
-    return Accuracy(hits / count, loss_sum / count, int(images), round(sides / count))
+    size = (round(rows / count), round(columns / count))
+    return Accuracy(hits / count, loss_sum / count, int(images), recorded_size(size))
 
 
 def running_statistics(model: nn.Module) -> list[Tensor]:

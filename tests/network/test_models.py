@@ -108,8 +108,12 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
             "no width multiplier of its own.* at most 1, not 1.5",
         ),
         (NetworkSpec("squeezenet1_1", input_shape=(3, 8, 8)), "does not run on a 3x8x8 input"),
-        (NetworkSpec("tiny_nets:Flattened", input_shape=(3, 9, 18)), "choose another --input-size"),
-        (NetworkSpec("tiny_nets:Chain", input_shape=(1, 8, 8)), "does not run on a 1x8x8 input"),
+        (NetworkSpec("tiny_nets:Flattened", input_shape=(3, 9, 18)), "give --input "),
+        (
+            NetworkSpec("tiny_nets:Chain", input_shape=(1, 8, 8)),
+            r"reads 3 channels \(conv1 is its first layer\), .* is 1x8x8: give --input 3x8x8",
+        ),
+        (NetworkSpec("shaped_nets:Meter"), "reads 1 channel .* give --input 1x224x224"),
     ],
     ids=lambda value: value.model if isinstance(value, NetworkSpec) else "",
 )

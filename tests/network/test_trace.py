@@ -154,9 +154,12 @@ class Nowhere(TwoConvs):
         (lambda: Between(by_item), "depends on values of a tensor"),
         (lambda: Before(by_image), "its Python code counts the images of a batch: move that part"),
         (NeedsMask, "NeedsMask needs mask, scale beside its images: give what it needs default"),
-        (OnlyLarge, r"3x16x16 input \(pictures of 200.*but it does on 3x224x224: choose another"),
-        (OnlyGrey, "it takes images of 1 channels, not 3"),
-        (Nowhere, r"3x16x16 input \(not written yet\), nor on any other that was tried"),
+        (
+            OnlyLarge,
+            r"3x16x16 input \(pictures of 200.*but it does on 3x224x224: give --input 3x224x224",
+        ),
+        (OnlyGrey, "give --input 1x16x16"),
+        (Nowhere, r"3x16x16 input \(not written yet\), nor on squares that were tried"),
     ],
 )
 def test_what_cannot_be_traced_is_said_in_a_sentence(

@@ -186,8 +186,8 @@ def _held_batch(problem: SearchProblem, held_out: ImageSource) -> Batch:
     """Returns this process's share of the images held out, as one batch on the device."""
     share = [batch for _, batch in _batches(problem, held_out, len(held_out))]
     if not share:
-        side = problem.image_size
-        return problem.precision.move(Batch(torch.zeros(0, 3, side, side), torch.zeros(0).long()))
+        shape = (0, problem.network.spec.input_shape[0], *problem.image_size)
+        return problem.precision.move(Batch(torch.zeros(shape), torch.zeros(0).long()))
     return Batch(torch.cat([b.images for b in share]), torch.cat([b.labels for b in share]))
 
 
