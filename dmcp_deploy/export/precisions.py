@@ -12,7 +12,12 @@ from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.export.image_batches import filled_batches
 from dmcp_deploy.export.lower_precision import overflowing_activations, to_half
 from dmcp_deploy.export.quantize import check_calibration, quantize_fp8, quantize_int8
-from dmcp_deploy.export.verify import compare_outputs, require_fidelity
+from dmcp_deploy.export.verify import (
+    compare_outputs,
+    flat_images,
+    require_fidelity,
+    require_finite,
+)
 from dmcp_deploy.progress import Progress
 from dmcp_deploy.registry import PRECISIONS, choose
 from dmcp_deploy.runtimes.onnxruntime import OnnxSession
@@ -97,12 +102,15 @@ def convert(source: Path, path: Path, precision: str, evidence: Evidence | None)
     if precision == "fp16" and evidence is not None:
         figures["overflow"] = _checked_range(source, evidence)
     report = to_half(source, path, precision)
+    if precision not in UNRUNNABLE:
+        _check_flat(source, path, precision)
     kept = [asdict(node) for node in report.kept]
     return {
         **figures,
         "converted": len(report.converted),
         "kept": kept,
         "flushed_weights": report.flushed_weights,
+        "raised": dict(report.raised),
     }
 
 
@@ -200,6 +208,14 @@ def _checked_range(source: Path, evidence: Evidence) -> dict[str, float]:
             f" images (the largest is {value:.3g}, in {name}); use --precision bf16 or fp32."
         )
     return over
+
+
+def _check_flat(source: Path, path: Path, precision: str) -> None:
+    """Checks that images without contrast have finite logits in a precision as in FP32."""
+    with OnnxSession(source, exact=True) as exact, OnnxSession(path, exact=True) as converted:
+        for flat in flat_images([size or 1 for size in exact.input_shape]):
+            what = f"The network in fp32 and in {precision}"
+            require_finite(exact.run(flat), converted.run(flat), what)
 
 
 def _logits(session: OnnxSession, images: Images) -> npt.NDArray[np.float32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -99,6 +100,31 @@ def require_parity(parity: Parity, tolerance: float, what: str) -> None:
         f" ({parity.max_abs:.3g} absolute), the tolerance is {tolerance:g}, and top-1 agrees on"
         f" {parity.top1_agreement:.1%} of the inputs."
     )
+
+
+def flat_images(shape: Sequence[int]) -> list[npt.NDArray[np.float32]]:
+    """Returns batches of images [N, C, H, W] without any contrast: black ones and grey ones."""
+    return [np.full(tuple(shape), value, dtype=np.float32) for value in (0.0, 0.5)]
+
+
+def require_finite(
+    reference: npt.NDArray[np.generic], other: npt.NDArray[np.generic], what: str
+) -> None:
+    """Checks that outputs for flat images are finite wherever the reference's are.
+
+    They are what an epsilon is for that a conversion may have lost: the deviation or the norm of
+    a flat image is 0.
+
+    Raises:
+        DmcpError: One is not.
+    """
+    lost = int((np.isfinite(reference) & ~np.isfinite(other)).sum())
+    if lost:
+        raise DmcpError(
+            f"{what} disagree on images of one colour: {lost} of {reference.size} values are NaN"
+            " or infinite in the second alone, as where a small epsilon is lost; raise the"
+            " network's epsilons to 1e-5 or more, or choose another --precision."
+        )
 
 
 def require_fidelity(parity: Parity, precision: str, what: str) -> None:

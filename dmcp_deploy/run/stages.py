@@ -6,21 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dmcp_deploy.artifact import atomic_path, digest_file
 from dmcp_deploy.data.loader import steps_per_epoch
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.export.precisions import CALIBRATED, Evidence, convert, judge, precision_path
+from dmcp_deploy.export.proven import export_proven
 from dmcp_deploy.export.quantize import check_calibration
 from dmcp_deploy.export.slice import slice_proven
-from dmcp_deploy.export.to_onnx import export_onnx
-from dmcp_deploy.export.verify import compare_outputs, require_parity
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.network.supernet import Supernet
-from dmcp_deploy.onnxgraph.cost import onnx_cost
 from dmcp_deploy.options.export import CALIBRATION_IMAGES
 from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.run.checks import check_pictures, check_training
@@ -32,7 +29,6 @@ from dmcp_deploy.run.problem import search_problem
 from dmcp_deploy.run.start import WEIGHTS_FILE, keep_weights, weights_given
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.rundir.stages import EXPORT, SEARCH, SLICE, TRAIN, Stage
-from dmcp_deploy.runtimes.onnxruntime import OnnxSession
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.run import search_plan
 from dmcp_deploy.training.checkpoint import drop_previous
@@ -41,10 +37,6 @@ from dmcp_deploy.training.distributed import is_main, wait_for_all, world_size
 from dmcp_deploy.training.loop import run_loop
 from dmcp_deploy.training.weights import save_weights
 from dmcp_deploy.units import format_macs
-
-#: Of the largest logit, in FP32. ONNX Runtime multiplies norms into weights and adds in an order of
-#: its own, with errors of some 1e-6; what an export gets wrong shows in the logits' first digits.
-ONNX_TOLERANCE = 1e-4
 
 
 def prepare_search(context: RunContext) -> SearchProblem | None:
@@ -272,34 +264,15 @@ def _export(
     context: RunContext, path: Path, model: nn.Module, macs: int, batch: int | None, opset: int
 ) -> dict[str, Any]:
     """Writes one network's ONNX file once ONNX Runtime is seen to compute the same."""
-    model = model.cpu().eval().to(memory_format=torch.contiguous_format)
-    with atomic_path(path) as part:
-        exported = export_onnx(
-            model,
-            part,
-            input_shape=context.request.network.input_shape,
-            batch=batch,
-            opset=opset,
-            metadata={
-                "model": context.request.network.model,
-                "macs": str(macs),
-                **context.data.fed.to_onnx(),
-            },
-        )
-        images = _repeated(context.data.proof_images(), batch)
-        with torch.no_grad(), OnnxSession(part) as session:
-            parity = compare_outputs(model(images).numpy(), session.run(images.numpy()))
-        require_parity(parity, ONNX_TOLERANCE, f"ONNX Runtime and torch on {path.name}")
-        found = onnx_cost(part).macs
-        if found != macs:
-            raise DmcpError(f"{path} has {found} multiply-adds where the plan has {macs}.")
-    return {
-        "parity": parity.to_json(),
-        "onnx_bytes": exported.onnx_bytes,
-        "opset": exported.opset,
-        "simplified": exported.simplified,
-        "macs": found,
-    }
+    return export_proven(
+        model,
+        path,
+        images=context.data.proof_images(),
+        macs=macs,
+        batch=batch,
+        opset=opset,
+        metadata={"model": context.request.network.model, **context.data.fed.to_onnx()},
+    )
 
 
 def _is_converted(context: RunContext, precision: str, calibration: int | None) -> bool:
@@ -339,13 +312,6 @@ def _evidence(context: RunContext, calibration: int) -> Evidence:
         total=-(-len(reference) // EVAL_BATCH),
         reference=reference.numpy(),
     )
-
-
-def _repeated(images: Tensor, batch: int | None) -> Tensor:
-    """Returns just as many images as a fixed batch takes, from the first on again."""
-    if batch is None:
-        return images
-    return images[torch.arange(batch) % len(images)]
 
 
 def _check_count(dense: nn.Module, plan: ChannelPlan) -> None:
