@@ -15,6 +15,10 @@ from dmcp_deploy.errors import DmcpError
 LARGEST_SNR_DB = 200.0
 
 
+class FidelityError(DmcpError):
+    """A network in a lower precision is too far from the trained one."""
+
+
 @dataclass(frozen=True)
 class Parity:
     """How far two outputs for the same batch are apart.
@@ -127,6 +131,11 @@ def require_finite(
         )
 
 
+def is_faithful(parity: Parity, precision: str) -> bool:
+    """Returns whether outputs in a precision are within `TOLERANCES` of the reference."""
+    return not _missed(parity, precision)
+
+
 def require_fidelity(parity: Parity, precision: str, what: str) -> None:
     """Checks that outputs in a precision are within `TOLERANCES` of the reference in FP32.
 
@@ -136,8 +145,21 @@ def require_fidelity(parity: Parity, precision: str, what: str) -> None:
         what: The two that were compared, for the message, such as "the int8 and the fp32 network".
 
     Raises:
-        DmcpError: A figure is beyond the tolerance, or the precision has none.
+        FidelityError: A figure is beyond the tolerance.
+        DmcpError: The precision has none.
     """
+    missed = _missed(parity, precision)
+    if not missed:
+        return
+    raise FidelityError(
+        f"{what} disagree: the signal-to-noise ratio is {parity.snr_db:.1f} dB, top-1 agrees on"
+        f" {parity.top1_agreement:.1%} of the inputs and the largest difference is"
+        f" {parity.max_rel:.3g} relative; {precision} is allowed {' and '.join(missed)}."
+    )
+
+
+def _missed(parity: Parity, precision: str) -> list[str]:
+    """Returns the limits that are not kept, in words."""
     allowed = TOLERANCES.get(precision)
     if allowed is None:
         raise DmcpError(
@@ -154,14 +176,7 @@ def require_fidelity(parity: Parity, precision: str, what: str) -> None:
             f"a largest difference of {allowed.max_rel:g} relative",
         ),
     )
-    missed = [limit for passed, limit in checks if not passed]
-    if not missed:
-        return
-    raise DmcpError(
-        f"{what} disagree: the signal-to-noise ratio is {parity.snr_db:.1f} dB, top-1 agrees on"
-        f" {parity.top1_agreement:.1%} of the inputs and the largest difference is"
-        f" {parity.max_rel:.3g} relative; {precision} is allowed {' and '.join(missed)}."
-    )
+    return [limit for passed, limit in checks if not passed]
 
 
 def _snr_db(truth: npt.NDArray[np.float64], found: npt.NDArray[np.float64]) -> float:

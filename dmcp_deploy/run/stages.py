@@ -11,14 +11,20 @@ from torch import nn
 from dmcp_deploy.artifact import atomic_path, digest_file
 from dmcp_deploy.data.loader import steps_per_epoch
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.export.precisions import CALIBRATED, Evidence, convert, judge, precision_path
+from dmcp_deploy.export.precisions import (
+    CALIBRATED,
+    Evidence,
+    convert_judged,
+    judge,
+    precision_path,
+)
 from dmcp_deploy.export.proven import export_proven
 from dmcp_deploy.export.quantize import check_calibration
 from dmcp_deploy.export.slice import slice_proven
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.network.supernet import Supernet
-from dmcp_deploy.options.export import CALIBRATION_IMAGES
+from dmcp_deploy.options.export import CALIBRATION_IMAGES, CALIBRATION_METHOD
 from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.run.checks import check_pictures, check_training
 from dmcp_deploy.run.context import SUPERNET, RunContext
@@ -140,7 +146,12 @@ def run_export(context: RunContext, batch: int | None, opset: int, original: boo
     wait_for_all()
 
 
-def run_precisions(context: RunContext, precisions: Sequence[str], calibration: int | None) -> None:
+def run_precisions(
+    context: RunContext,
+    precisions: Sequence[str],
+    calibration: int | None,
+    method: str = CALIBRATION_METHOD,
+) -> None:
     """Converts a run's ONNX file to other precisions, and judges each by the validation images.
 
     Args:
@@ -148,6 +159,7 @@ def run_precisions(context: RunContext, precisions: Sequence[str], calibration: 
         precisions: Of "fp32", "fp16", "bf16", "int8", "fp8".
         calibration: Training images that INT8 and FP8 are calibrated on; None keeps what has been
             calibrated before, on however many.
+        method: How INT8 finds the ranges of activations.
 
     Raises:
         DmcpError: There is no ONNX file, it cannot be converted, or the result is further from
@@ -156,12 +168,12 @@ def run_precisions(context: RunContext, precisions: Sequence[str], calibration: 
     source = context.run.file("model.onnx")
     if not source.exists():
         raise DmcpError(f"{context.run.path} has no model.onnx yet: run export first.")
-    wanted = [name for name in precisions if not _is_converted(context, name, calibration)]
+    wanted = [name for name in precisions if not _is_converted(context, name, calibration, method)]
     count = CALIBRATION_IMAGES if calibration is None else calibration
     if any(name in CALIBRATED for name in wanted):
         check_calibration(min(count, len(context.data.images.train)))
     if wanted and is_main():
-        evidence = _evidence(context, count)
+        evidence = _evidence(context, count, method)
         for name in wanted:
             _convert(context, source, name, count, evidence)
     wait_for_all()
@@ -275,15 +287,21 @@ def _export(
     )
 
 
-def _is_converted(context: RunContext, precision: str, calibration: int | None) -> bool:
+def _is_converted(
+    context: RunContext, precision: str, calibration: int | None, method: str
+) -> bool:
     stage = Stage.precision(precision)
-    return context.run.is_current(
-        stage, None if calibration is None else _asked(precision, calibration)
-    )
+    if calibration is None and method == CALIBRATION_METHOD:
+        return context.run.is_current(stage)
+    asked = _asked(precision, calibration or CALIBRATION_IMAGES, method)
+    return context.run.is_current(stage, asked)
 
 
-def _asked(precision: str, calibration: int) -> dict[str, int]:
-    return {"calibration": calibration} if precision in CALIBRATED else {}
+def _asked(precision: str, calibration: int, method: str) -> dict[str, Any]:
+    asked: dict[str, Any] = {"calibration": calibration} if precision in CALIBRATED else {}
+    # Older runs have no method on record: theirs is the usual one.
+    named = precision == "int8" and method != CALIBRATION_METHOD
+    return {**asked, "calibration_method": method} if named else asked
 
 
 def _convert(
@@ -292,17 +310,16 @@ def _convert(
     path = precision_path(source, context.run.path, precision)
     outputs = [path.name] if path != source else []
     with context.run.stage(Stage.precision(precision), [source.name], outputs) as figures:
-        figures["asked"] = _asked(precision, calibration)
+        figures["asked"] = _asked(precision, calibration, evidence.method)
         if path == source:
             figures |= judge(source, precision, evidence, context.compute.progress)
             return
         context.compute.progress.say(f"Converting {source.name} to {precision}")
         with atomic_path(path) as part:
-            figures |= convert(source, part, precision, evidence)
-            figures |= judge(part, precision, evidence, context.compute.progress)
+            figures |= convert_judged(source, part, precision, evidence, context.compute.progress)
 
 
-def _evidence(context: RunContext, calibration: int) -> Evidence:
+def _evidence(context: RunContext, calibration: int, method: str) -> Evidence:
     """Returns images to calibrate and to judge by, with the trained network's logits on them."""
     dense = load_dense(context.run.path)
     reference = logits(context, dense, "evaluate trained", context.data.deployed_size)
@@ -311,6 +328,7 @@ def _evidence(context: RunContext, calibration: int) -> Evidence:
         validation=context.data.validation_arrays,
         total=-(-len(reference) // EVAL_BATCH),
         reference=reference.numpy(),
+        method=method,
     )
 
 
