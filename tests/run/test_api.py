@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 import dmcp_deploy
 from dmcp_deploy.bench.record import BenchRecord
+from dmcp_deploy.export.proven import ONNX_TOLERANCE
 from dmcp_deploy.export.slice import TOLERANCE
 from dmcp_deploy.options.run import Compute
 from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.run.context import RunContext
 from dmcp_deploy.run.networks import random_network
-from dmcp_deploy.run.stages import ONNX_TOLERANCE
 from dmcp_deploy.run.start import starting_network
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.runtimes.onnxruntime import OnnxSession
