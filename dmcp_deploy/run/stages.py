@@ -71,6 +71,8 @@ def run_search(context: RunContext) -> None:
     if is_main():
         context.run.begin(context.request)
         note_data(context.data, context.run)
+    if note := context.data.workers_note():
+        context.compute.progress.say(note)
     context.compute.progress.say(
         f"Search: {context.request.network.model} has {format_macs(problem.cost.full_macs)}, the"
         f" budget is {format_macs(problem.budget_macs)} multiply-adds"
