@@ -55,6 +55,8 @@ def renamings(stored: Stored, wanted: Collection[str]) -> Iterator[Renamed]:
     seen = []
     for off, on in _beginnings(list(stored.tensors), set(wanted)):
         names = {name: on + name[len(off) :] for name in stored.tensors if name.startswith(off)}
+        others = {name for name in stored.tensors if name in wanted and name not in names}
+        names |= {name: name for name in others - set(names.values())}
         if names in seen:
             continue
         seen.append(names)
