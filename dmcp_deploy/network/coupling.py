@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import fx, nn
 from dmcp_deploy.network.call import Call, Value, fits, place
 from dmcp_deploy.network.channels import ChannelIds, Channels, Ids
 from dmcp_deploy.network.gates import gate_nodes, weighted_ends
-from dmcp_deploy.network.layer_rules import Coupling, Shape
+from dmcp_deploy.network.layer_rules import Coupling, Shape, places
 from dmcp_deploy.network.layers import is_hooked, rule_for
 from dmcp_deploy.network.operations import propagate
 from dmcp_deploy.network.rewrites import Rewrite
@@ -47,7 +47,7 @@ class Couplings:
         rewrites: Node name -> the numbers of channels among its arguments, by identities.
     """
 
-    ids: ChannelIds = field(default_factory=ChannelIds)
+    ids: ChannelIds
     producers: list[Producer] = field(default_factory=list)
     parameters: list[tuple[str, int, Ids]] = field(default_factory=list)
     gates: list[tuple[str, Ids, int]] = field(default_factory=list)
@@ -65,15 +65,18 @@ class Couplings:
         self.ids.pin(Channels(outputs, (1,)), reason)
 
 
-def couple_channels(model: nn.Module, trace: Trace, refused: Mapping[str, str]) -> Couplings:
+def couple_channels(
+    model: nn.Module, trace: Trace, refused: Mapping[str, str], even: Collection[str] = ()
+) -> Couplings:
     """Returns the channels of a traced network with all that ties and pins them.
 
     Args:
         model: The network.
         trace: Its trace, whose nodes carry their shapes (see `annotate_graph`).
         refused: Group name -> reason: groups to pin beside what the rules pin.
+        even: The grouped convolutions that keep their groups (see `ChannelIds`).
     """
-    walk = _Walk(model, trace)
+    walk = _Walk(model, trace, ChannelIds([trace.modules[name] for name in even]))
     for node in trace.graph.nodes:
         walk.visit(node)
     walk.couplings.ids.settle_splits()
@@ -85,8 +88,8 @@ def couple_channels(model: nn.Module, trace: Trace, refused: Mapping[str, str]) 
 
 
 class _Walk:
-    def __init__(self, model: nn.Module, trace: Trace) -> None:
-        self.couplings = Couplings()
+    def __init__(self, model: nn.Module, trace: Trace, ids: ChannelIds) -> None:
+        self.couplings = Couplings(ids)
         self.values: dict[fx.Node, Value] = {}
         self._modules = trace.modules
         self._parameters = dict(model.named_parameters())
@@ -122,6 +125,8 @@ class _Walk:
     def _get_attr(self, node: fx.Node) -> Value:
         """A bare parameter with one long axis carries channels along it (a layer scale)."""
         name, shape = str(node.target), node.meta["shape"]
+        if not _reads_values(node):
+            return None
         owner = name.rpartition(".")[0]
         if owner in self._modules and rule_for(self._modules[owner]) is not None:
             self._borrowed.add(owner)
@@ -227,10 +232,16 @@ def _sharing(trace: Trace, parameters: Mapping[str, nn.Parameter]) -> set[str]:
         for parameter in module.parameters(recurse=False):
             owners.setdefault(parameter, set()).add(name)
     for node in trace.graph.nodes:
-        if node.op == "get_attr" and node.target in parameters:
+        if node.op == "get_attr" and node.target in parameters and _reads_values(node):
             owner = str(node.target).rpartition(".")[0]
             owners.setdefault(parameters[node.target], set()).add(owner)
     return {name for names in owners.values() if len(names) > 1 for name in names}
+
+
+def _reads_values(node: fx.Node) -> bool:
+    """Returns whether anything reads more of a tensor than where and of what type it is."""
+    facts = ("device", "dtype")
+    return not all(user.target is getattr and user.args[1] in facts for user in node.users)
 
 
 def _maps_one_tensor(node: fx.Node) -> bool:
@@ -253,8 +264,8 @@ def _extent(module: nn.Module, coupling: Coupling, y_shape: Shape) -> tuple[int,
         width = 0 if coupling.inputs is None else len(coupling.inputs)
         return width, width, 0
     inputs = module.in_channels if hasattr(module, "in_channels") else module.in_features
-    outputs = len(coupling.outputs)
-    return int(inputs), outputs, int(np.prod(y_shape[1:])) // outputs  # type: ignore[arg-type]
+    assert coupling.result is not None
+    return int(inputs), len(coupling.outputs), places(y_shape, coupling.result.axis)  # type: ignore[arg-type]
 
 
 def _gates(

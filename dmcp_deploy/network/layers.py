@@ -71,7 +71,7 @@ class LayerRule:
 def rule_for(module: nn.Module) -> LayerRule | None:
     """Returns the table's row for a module, or None for one it does not know."""
     rule = _stock_rule(module)
-    if rule is not None or type(module) in _TABLE:
+    if rule is not None or type(module) in _TABLE or _qualified_name(module) in _BY_NAME:
         return rule
     for base in type(module).__mro__:
         if base in _TABLE:
@@ -96,8 +96,8 @@ def output_shape(module: nn.Module, x: Tensor) -> Shape | None:
 
 def _stock_rule(module: nn.Module) -> LayerRule | None:
     rule = _TABLE.get(type(module))
-    if rule is None and _qualified_name(module) in _PASSING_NAMES:
-        rule = _PASSING
+    if rule is None:
+        rule = _BY_NAME.get(_qualified_name(module))
     return rule if rule is not None and _holds_only(module, rule.tensors) else None
 
 
@@ -153,6 +153,8 @@ _AFFINE = frozenset({"weight", "bias"})
 _RUNNING = _AFFINE | {"running_mean", "running_var", "num_batches_tracked"}
 _CONV_RULE = LayerRule("conv", couple_conv, resize_conv, _AFFINE, conv_shape)
 _TRANSPOSED_RULE = LayerRule("transposed", couple_transposed, resize_transposed, _AFFINE)
+#: Standardises each of its filters before it convolves, and scales it by a gain of its own.
+_SCALED_CONV_RULE = LayerRule("conv", couple_conv, resize_conv, _AFFINE | {"gain"})
 _INSTANCE_NORM_RULE = LayerRule("norm", couple_batch_norm, resize_batch_norm, _RUNNING)
 _BATCH_NORM_RULE = replace(_INSTANCE_NORM_RULE, output_shape=batch_norm_shape)
 _PASSING = LayerRule("pass", couple_passing, keep_size, frozenset(), passing_shape)
@@ -211,6 +213,12 @@ _PASSING_NAMES = frozenset(
         "timm.layers.activations.Mish",
     }
 )
+
+_BY_NAME: dict[str, LayerRule] = {
+    **dict.fromkeys(_PASSING_NAMES, _PASSING),
+    "timm.layers.std_conv.ScaledStdConv2d": _SCALED_CONV_RULE,
+    "timm.layers.std_conv.ScaledStdConv2dSame": _SCALED_CONV_RULE,
+}
 
 _TABLE: dict[type[nn.Module], LayerRule] = {
     nn.Conv1d: _CONV_RULE,

@@ -20,7 +20,7 @@ import torch
 
 from dmcp_deploy.data.holdout import spread
 from dmcp_deploy.errors import DmcpError, reason_of
-from dmcp_deploy.export.precisions import UNRUNNABLE, Evidence, convert, precision_path
+from dmcp_deploy.export.precisions import UNRUNNABLE, Evidence, convert, precision_path, read_images
 from dmcp_deploy.export.quantize import FEWEST_IMAGES
 from dmcp_deploy.onnxgraph.file import inspect_onnx
 from dmcp_deploy.options.export import ExportOptions
@@ -127,7 +127,7 @@ def build(engines: EngineRequest, small: RunContext) -> None:
     np.save(images, small.data.calibration_images(FEWEST_IMAGES).numpy())
     quick = replace(engines, builds=tuple(replace(b, optimization_level=0) for b in engines.builds))
     folder = small.run.file("engines")
-    engines_of_file(source, folder, quick, images, NO_PROGRESS)
+    engines_of_file(source, folder, quick, read_images(images), NO_PROGRESS)
     for converted in folder.glob("*.onnx"):
         if inspect_onnx(converted).precision not in UNRUNNABLE:
             _run(converted, np.load(images))
