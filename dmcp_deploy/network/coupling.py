@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +21,9 @@ from dmcp_deploy.network.trace import Trace
 
 INPUT_REASON = "it is the network's input"
 OUTPUT_REASON = "it is the network's output"
+
+#: Elements of a bare parameter that are followed one by one; a larger one stays whole.
+_MOST_BARE = 1 << 17
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +83,7 @@ def couple_channels(
     walk = _Walk(model, trace, ChannelIds([trace.modules[name] for name in even]))
     for node in trace.graph.nodes:
         walk.visit(node)
-    walk.couplings.ids.settle_splits()
+    walk.settle()
     walk.pin_borrowed_weights()
     for name, reason in refused.items():
         walk.couplings.refuse(name, reason)
@@ -95,6 +99,7 @@ class _Walk:
         self._parameters = dict(model.named_parameters())
         self._borrowed = _sharing(trace, self._parameters)
         self._seen: dict[str, Producer] = {}
+        self._bare: dict[str, Channels] = {}
 
     def visit(self, node: fx.Node) -> None:
         self.values[node] = getattr(self, f"_{node.op}")(node)
@@ -123,7 +128,7 @@ class _Walk:
         return None
 
     def _get_attr(self, node: fx.Node) -> Value:
-        """A bare parameter with one long axis carries channels along it (a layer scale)."""
+        """A bare parameter carries channels along one of its long axes."""
         name, shape = str(node.target), node.meta["shape"]
         if not _reads_values(node):
             return None
@@ -131,30 +136,28 @@ class _Walk:
         if owner in self._modules and rule_for(self._modules[owner]) is not None:
             self._borrowed.add(owner)
             return None
-        long = [i for i, n in enumerate(shape or ()) if n > 1]
-        if len(long) != 1 or name not in self._parameters:
+        long = tuple(axis for axis, size in enumerate(shape or ()) if size > 1)
+        if name not in self._parameters or not long:
             return None
-        for known, dim, ids in self.couplings.parameters:
-            if known == name:
-                return Channels(ids, (dim,))
-        ids = self.couplings.ids.fresh(shape[long[0]])
-        self.couplings.parameters.append((name, long[0], ids))
-        return Channels(ids, (long[0],))
+        sizes = [shape[axis] for axis in long]
+        if name not in self._bare and math.prod(sizes) <= _MOST_BARE:
+            ids = self.couplings.ids.fresh(math.prod(sizes))
+            self._bare[name] = Channels(ids.reshape(sizes), long)
+            self.couplings.ids.split(self._bare[name].ids, None)
+        return self._bare.get(name)
 
-    def _adopt(self, node: object, axis: int, ids: Ids) -> bool:
-        """Lets a bare parameter with several long axes have channels along one of them."""
-        if not isinstance(node, fx.Node) or node.op != "get_attr":
-            return False
-        name, known = str(node.target), [p[0] for p in self.couplings.parameters]
-        if name not in self._parameters or name in known or node.meta["shape"][axis] != len(ids):
-            return False
-        self.couplings.parameters.append((name, axis, ids))
-        return True
+    def settle(self) -> None:
+        """Decides which axis narrows where several could."""
+        ids = self.couplings.ids
+        ids.settle_splits()
+        for name, value in self._bare.items():
+            left = ids.compact(value)
+            self.couplings.parameters.append((name, left.axis, left.ids))
 
     def _call_function(self, node: fx.Node) -> Value:
         self._add_fixed_macs(node, place(node))
         couplings = self.couplings
-        return propagate(Call(node, couplings.ids, self.values, couplings.rewrites, self._adopt))
+        return propagate(Call(node, couplings.ids, self.values, couplings.rewrites))
 
     _call_method = _call_function
 

@@ -227,6 +227,17 @@ def couple_spatial(
     return Coupling(x)
 
 
+def couple_blur(
+    module: nn.Module, ids: ChannelIds, x: Channels | None, x_shape: Shape, y_shape: Shape
+) -> Coupling:
+    """Returns the coupling of a fixed filter, with a copy of it for every channel or with one."""
+    copies = module.get_buffer("filt").shape[0]
+    if copies == 1:
+        return couple_spatial(module, ids, x, x_shape, y_shape)
+    inputs = _plain(x, 1, copies, ids)
+    return Coupling(x, {} if inputs is None else {"filt": ((0, inputs),)}, inputs=inputs)
+
+
 def couple_flatten(
     module: nn.Flatten, ids: ChannelIds, x: Channels | None, x_shape: Shape, y_shape: Shape
 ) -> Coupling:
@@ -287,6 +298,13 @@ def resize_group_norm(
         return {}
     groups = module.num_groups * inputs // module.num_channels
     return {"num_channels": inputs, "num_groups": max(1, groups)}
+
+
+def resize_blur(
+    module: nn.Module, tensors: Mapping[str, Tensor], inputs: int | None
+) -> dict[str, object]:
+    """Returns the attributes of a fixed filter with fewer copies."""
+    return {"channels": tensors["filt"].shape[0]} if "filt" in tensors else {}
 
 
 def resize_prelu(

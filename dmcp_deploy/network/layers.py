@@ -16,6 +16,7 @@ from dmcp_deploy.network.layer_rules import (
     batch_norm_shape,
     conv_shape,
     couple_batch_norm,
+    couple_blur,
     couple_conv,
     couple_flatten,
     couple_group_norm,
@@ -30,6 +31,7 @@ from dmcp_deploy.network.layer_rules import (
     linear_shape,
     passing_shape,
     resize_batch_norm,
+    resize_blur,
     resize_conv,
     resize_group_norm,
     resize_layer_norm,
@@ -134,6 +136,9 @@ def narrowed(module: nn.Module, tensors: Mapping[str, Tensor], inputs: int | Non
         tensors: Its narrowed parameters and buffers by name; the others are shared.
         inputs: Channels of the layer's input; None where its type does not ask.
     """
+    if type(module) not in _TABLE:
+        # What it computes of its weights may be added up in the order that they lie in.
+        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     copy = object.__new__(type(module))
     copy.__dict__.update(module.__dict__)
     for store in ("_parameters", "_buffers"):
@@ -214,8 +219,11 @@ _PASSING_NAMES = frozenset(
     }
 )
 
+_BLUR = LayerRule("pass", couple_blur, resize_blur, frozenset({"filt"}))
+
 _BY_NAME: dict[str, LayerRule] = {
     **dict.fromkeys(_PASSING_NAMES, _PASSING),
+    "timm.layers.blur_pool.BlurPool2d": _BLUR,
     "timm.layers.std_conv.ScaledStdConv2d": _SCALED_CONV_RULE,
     "timm.layers.std_conv.ScaledStdConv2dSame": _SCALED_CONV_RULE,
 }

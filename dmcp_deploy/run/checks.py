@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -15,6 +14,7 @@ from dmcp_deploy.data.size import Size, format_size, scaled_size
 from dmcp_deploy.data.sources import ImageSource
 from dmcp_deploy.data.types import ImageData
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.machine.state import usable_cores
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.misfit import describe
 from dmcp_deploy.network.shape_pass import MISFITS, run_without_data
@@ -116,7 +116,7 @@ def _runs(model: nn.Module, network: Network, order: torch.memory_format) -> boo
 
 def _check_source(source: ImageSource, title: str, progress: Progress) -> None:
     with (
-        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+        ThreadPoolExecutor(min(8, usable_cores())) as pool,
         progress.task(title, len(source), unit="picture") as bar,
     ):
         for _ in pool.map(source.picture, range(len(source))):
