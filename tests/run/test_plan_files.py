@@ -152,6 +152,7 @@ def test_int8_needs_images(plan: Path) -> None:
     assert inspect_onnx(out.with_name("net.int8.onnx")).precision == "int8"
 
 
+@pytest.mark.slow
 def test_bench_measures_the_full_and_the_pruned_network(plan: Path) -> None:
     record = plan.with_name("bench.json")
     table = succeed("bench", plan, "--seconds", 0.2, "--save", record)
