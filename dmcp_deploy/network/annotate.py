@@ -11,9 +11,10 @@ from torch import Tensor, fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dmcp_deploy.network.graph_run import GraphRun
+from dmcp_deploy.network.layer_rules import BATCH
 from dmcp_deploy.network.layers import is_hooked, is_stock
 from dmcp_deploy.network.products import ProductCounter, reads_shape_alone
-from dmcp_deploy.network.shape_pass import BATCH, Fetch, ShapePass, call_for_shape, node_value
+from dmcp_deploy.network.shape_pass import Fetch, ShapePass, call_for_shape, node_value
 
 
 def annotate_graph(graph: fx.Graph, shape_pass: ShapePass) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx
 
-from dmcp_deploy.network.channels import ChannelIds, Channels, Ids
+from dmcp_deploy.network.channels import ChannelIds, Channels
 from dmcp_deploy.network.rewrites import Rewrite
 
 Value = Any  # Channels, None, or a list of them for an operation with several results.
@@ -23,15 +23,12 @@ class Call:
         ids: The identities of all channels, to tie and to pin.
         values: The channels of what was computed before it.
         rewrites: Node name -> numbers of channels among its arguments, to add to.
-        adopt: (operand, axis, identities) -> whether the operand is a parameter that from now on
-            has these channels along that axis.
     """
 
     node: fx.Node
     ids: ChannelIds
     values: Mapping[fx.Node, Value]
     rewrites: dict[str, Rewrite]
-    adopt: Callable[[object, int, Ids], bool]
 
     @property
     def operand(self) -> Any:

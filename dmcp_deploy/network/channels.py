@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,14 @@ class Channels:
 class ChannelIds:
     """Union-find over channels: `tie` joins identities, `pin` keeps them whole for a reason."""
 
-    def __init__(self) -> None:
+    def __init__(self, even: Collection[object] = ()) -> None:
+        """Has no channels yet.
+
+        Args:
+            even: The grouped convolutions that are to keep their groups and to lose channels of
+                each; others lose whole groups.
+        """
+        self.even = even
         self._parent: Ids = np.empty(0, dtype=np.int64)
         self._pins: dict[str, list[Ids]] = {}
         self._splits: list[tuple[Ids, int | None]] = []

@@ -52,6 +52,7 @@ class Cost:
         self._inputs = _Linear(network, [_input_units(layer) for layer in self._layers])
         self._outputs = _Linear(network, [_output_units(layer) for layer in self._layers])
         self._factors = np.array([layer.macs_per_pair for layer in self._layers], dtype=np.int64)
+        self._shares = np.array([layer.pair_share for layer in self._layers], dtype=np.int64)
         self._fixed = sum(network.fixed_macs.values())
 
     def units(self, widths: Mapping[str, int]) -> np.ndarray:
@@ -61,7 +62,8 @@ class Cost:
 
     def macs(self, units: np.ndarray) -> int:
         """Returns the multiply-adds at the units [groups] kept by each prunable group."""
-        narrowing = self._factors * self._inputs(units) * self._outputs(units)
+        pairs = self._inputs(units) * self._outputs(units)
+        narrowing = self._factors * pairs // self._shares
         return self._fixed + int(narrowing.sum())
 
     def macs_at(self, widths: Mapping[str, int]) -> int:
@@ -87,7 +89,8 @@ class Cost:
         into, out = self._inputs.tensors(mean), self._outputs.tensors(mean)
         both = (self._inputs.slope * self._outputs.slope).astype(np.float64)
         shared = torch.as_tensor(both, dtype=mean.dtype, device=mean.device) @ variance
-        factors = torch.as_tensor(self._factors, dtype=mean.dtype, device=mean.device)
+        per_pair = self._factors / self._shares
+        factors = torch.as_tensor(per_pair, dtype=mean.dtype, device=mean.device)
         return self._fixed + (factors * (into * out + shared)).sum()
 
     def params(self, widths: Mapping[str, int]) -> int:
@@ -114,7 +117,7 @@ class Cost:
                 kind=layer.kind,
                 in_channels=_width(layer.inputs, layer.in_channels, kept),
                 out_channels=_width(layer.outputs, layer.out_channels, kept),
-                macs=int(factor * into * out),
+                macs=int(factor * into * out) // layer.pair_share,
                 params=sum(now for _, now in _sizes(self._network, layer, kept)),
                 activation_bytes=int(out) * layer.positions * 4,
             )

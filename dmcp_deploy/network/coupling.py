@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import fx, nn
 from dmcp_deploy.network.call import Call, Value, fits, place
 from dmcp_deploy.network.channels import ChannelIds, Channels, Ids
 from dmcp_deploy.network.gates import gate_nodes, weighted_ends
-from dmcp_deploy.network.layer_rules import Coupling, Shape
+from dmcp_deploy.network.layer_rules import Coupling, Shape, places
 from dmcp_deploy.network.layers import is_hooked, rule_for
 from dmcp_deploy.network.operations import propagate
 from dmcp_deploy.network.rewrites import Rewrite
@@ -20,6 +21,9 @@ from dmcp_deploy.network.trace import Trace
 
 INPUT_REASON = "it is the network's input"
 OUTPUT_REASON = "it is the network's output"
+
+#: Elements of a bare parameter that are followed one by one; a larger one stays whole.
+_MOST_BARE = 1 << 17
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +51,7 @@ class Couplings:
         rewrites: Node name -> the numbers of channels among its arguments, by identities.
     """
 
-    ids: ChannelIds = field(default_factory=ChannelIds)
+    ids: ChannelIds
     producers: list[Producer] = field(default_factory=list)
     parameters: list[tuple[str, int, Ids]] = field(default_factory=list)
     gates: list[tuple[str, Ids, int]] = field(default_factory=list)
@@ -65,18 +69,21 @@ class Couplings:
         self.ids.pin(Channels(outputs, (1,)), reason)
 
 
-def couple_channels(model: nn.Module, trace: Trace, refused: Mapping[str, str]) -> Couplings:
+def couple_channels(
+    model: nn.Module, trace: Trace, refused: Mapping[str, str], even: Collection[str] = ()
+) -> Couplings:
     """Returns the channels of a traced network with all that ties and pins them.
 
     Args:
         model: The network.
         trace: Its trace, whose nodes carry their shapes (see `annotate_graph`).
         refused: Group name -> reason: groups to pin beside what the rules pin.
+        even: The grouped convolutions that keep their groups (see `ChannelIds`).
     """
-    walk = _Walk(model, trace)
+    walk = _Walk(model, trace, ChannelIds([trace.modules[name] for name in even]))
     for node in trace.graph.nodes:
         walk.visit(node)
-    walk.couplings.ids.settle_splits()
+    walk.settle()
     walk.pin_borrowed_weights()
     for name, reason in refused.items():
         walk.couplings.refuse(name, reason)
@@ -85,13 +92,14 @@ def couple_channels(model: nn.Module, trace: Trace, refused: Mapping[str, str]) 
 
 
 class _Walk:
-    def __init__(self, model: nn.Module, trace: Trace) -> None:
-        self.couplings = Couplings()
+    def __init__(self, model: nn.Module, trace: Trace, ids: ChannelIds) -> None:
+        self.couplings = Couplings(ids)
         self.values: dict[fx.Node, Value] = {}
         self._modules = trace.modules
         self._parameters = dict(model.named_parameters())
         self._borrowed = _sharing(trace, self._parameters)
         self._seen: dict[str, Producer] = {}
+        self._bare: dict[str, Channels] = {}
 
     def visit(self, node: fx.Node) -> None:
         self.values[node] = getattr(self, f"_{node.op}")(node)
@@ -120,36 +128,36 @@ class _Walk:
         return None
 
     def _get_attr(self, node: fx.Node) -> Value:
-        """A bare parameter with one long axis carries channels along it (a layer scale)."""
+        """A bare parameter carries channels along one of its long axes."""
         name, shape = str(node.target), node.meta["shape"]
+        if not _reads_values(node):
+            return None
         owner = name.rpartition(".")[0]
         if owner in self._modules and rule_for(self._modules[owner]) is not None:
             self._borrowed.add(owner)
             return None
-        long = [i for i, n in enumerate(shape or ()) if n > 1]
-        if len(long) != 1 or name not in self._parameters:
+        long = tuple(axis for axis, size in enumerate(shape or ()) if size > 1)
+        if name not in self._parameters or not long:
             return None
-        for known, dim, ids in self.couplings.parameters:
-            if known == name:
-                return Channels(ids, (dim,))
-        ids = self.couplings.ids.fresh(shape[long[0]])
-        self.couplings.parameters.append((name, long[0], ids))
-        return Channels(ids, (long[0],))
+        sizes = [shape[axis] for axis in long]
+        if name not in self._bare and math.prod(sizes) <= _MOST_BARE:
+            ids = self.couplings.ids.fresh(math.prod(sizes))
+            self._bare[name] = Channels(ids.reshape(sizes), long)
+            self.couplings.ids.split(self._bare[name].ids, None)
+        return self._bare.get(name)
 
-    def _adopt(self, node: object, axis: int, ids: Ids) -> bool:
-        """Lets a bare parameter with several long axes have channels along one of them."""
-        if not isinstance(node, fx.Node) or node.op != "get_attr":
-            return False
-        name, known = str(node.target), [p[0] for p in self.couplings.parameters]
-        if name not in self._parameters or name in known or node.meta["shape"][axis] != len(ids):
-            return False
-        self.couplings.parameters.append((name, axis, ids))
-        return True
+    def settle(self) -> None:
+        """Decides which axis narrows where several could."""
+        ids = self.couplings.ids
+        ids.settle_splits()
+        for name, value in self._bare.items():
+            left = ids.compact(value)
+            self.couplings.parameters.append((name, left.axis, left.ids))
 
     def _call_function(self, node: fx.Node) -> Value:
         self._add_fixed_macs(node, place(node))
         couplings = self.couplings
-        return propagate(Call(node, couplings.ids, self.values, couplings.rewrites, self._adopt))
+        return propagate(Call(node, couplings.ids, self.values, couplings.rewrites))
 
     _call_method = _call_function
 
@@ -227,10 +235,16 @@ def _sharing(trace: Trace, parameters: Mapping[str, nn.Parameter]) -> set[str]:
         for parameter in module.parameters(recurse=False):
             owners.setdefault(parameter, set()).add(name)
     for node in trace.graph.nodes:
-        if node.op == "get_attr" and node.target in parameters:
+        if node.op == "get_attr" and node.target in parameters and _reads_values(node):
             owner = str(node.target).rpartition(".")[0]
             owners.setdefault(parameters[node.target], set()).add(owner)
     return {name for names in owners.values() if len(names) > 1 for name in names}
+
+
+def _reads_values(node: fx.Node) -> bool:
+    """Returns whether anything reads more of a tensor than where and of what type it is."""
+    facts = ("device", "dtype")
+    return not all(user.target is getattr and user.args[1] in facts for user in node.users)
 
 
 def _maps_one_tensor(node: fx.Node) -> bool:
@@ -253,8 +267,8 @@ def _extent(module: nn.Module, coupling: Coupling, y_shape: Shape) -> tuple[int,
         width = 0 if coupling.inputs is None else len(coupling.inputs)
         return width, width, 0
     inputs = module.in_channels if hasattr(module, "in_channels") else module.in_features
-    outputs = len(coupling.outputs)
-    return int(inputs), outputs, int(np.prod(y_shape[1:])) // outputs  # type: ignore[arg-type]
+    assert coupling.result is not None
+    return int(inputs), len(coupling.outputs), places(y_shape, coupling.result.axis)  # type: ignore[arg-type]
 
 
 def _gates(

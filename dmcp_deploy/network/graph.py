@@ -66,6 +66,7 @@ class Layer:
         outputs: Unit numbers of the channels it produces; None for a layer that passes them on.
         macs_per_pair: Multiply-adds per pair of channels (per output channel if grouped).
         grouped: Whether the cost grows with the outputs alone.
+        pair_share: Of how many pairs of channels one is computed.
         in_channels: Channels it reads in the full network.
         out_channels: Channels it writes in the full network.
         positions: Output elements per channel for one image.
@@ -78,6 +79,7 @@ class Layer:
     outputs: Units | None
     macs_per_pair: int
     grouped: bool
+    pair_share: int
     in_channels: int
     out_channels: int
     positions: int
@@ -124,6 +126,12 @@ class Network:
     def prunable(self) -> tuple[Group, ...]:
         """The groups that may be narrowed, in order."""
         return tuple(group for group in self.groups if group.prunable)
+
+    @cached_property
+    def free_channels(self) -> int:
+        """Channels that layers make and that may go."""
+        made = [la.outputs for la in self.layers.values() if la.outputs is not None]
+        return sum(int((units >= 0).sum()) for units in made)
 
     @cached_property
     def unit_count(self) -> int:
@@ -234,6 +242,7 @@ class _Numbering:
             outputs=None if coupling.outputs is None else self(coupling.outputs),
             macs_per_pair=coupling.macs_per_pair,
             grouped=coupling.grouped,
+            pair_share=coupling.pair_share,
             in_channels=producer.in_channels,
             out_channels=producer.out_channels,
             positions=producer.positions,

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
-from dmcp_deploy.network.shape_pass import BATCH, NEEDS_DATA, Fetch, ShapePass, node_value
+from dmcp_deploy.network.layer_rules import BATCH
+from dmcp_deploy.network.shape_pass import NEEDS_DATA, Fetch, ShapePass, node_value
 
 
 class ValueAskedError(Exception):

@@ -15,6 +15,9 @@ from dmcp_deploy.network.reshape import reshape_channels
 Cuts = dict[str, tuple[tuple[int, Ids], ...]]
 Shape = tuple[int, ...]
 
+#: Images of the pass whose shapes the rules are told.
+BATCH = 2
+
 
 @dataclass(frozen=True)
 class Coupling:
@@ -29,6 +32,8 @@ class Coupling:
         macs_per_pair: Multiply-adds for one image per (input, output) channel pair; for a
             grouped layer per output channel; 0 for layers that do not count.
         grouped: Whether the cost grows with the outputs alone.
+        pair_share: Of how many such pairs one is computed: that of a grouped layer which keeps
+            its groups.
     """
 
     result: Channels | None
@@ -37,17 +42,26 @@ class Coupling:
     outputs: Ids | None = None
     macs_per_pair: int = 0
     grouped: bool = False
+    pair_share: int = 1
 
 
 def couple_conv(
     module: nn.Conv2d, ids: ChannelIds, x: Channels | None, x_shape: Shape, y_shape: Shape
 ) -> Coupling:
-    """Returns the coupling of a convolution; a grouped one loses whole convolution groups."""
+    """Returns the coupling of a convolution.
+
+    A grouped one loses whole convolution groups, or as many channels of each (`ids.even`).
+    """
     inputs = _plain(x, 1, module.in_channels, ids)
     outputs = ids.fresh(module.out_channels)
-    cuts = _along({"weight": 0, "bias": 0}, module, outputs)
-    positions = math.prod(y_shape[2:]) * math.prod(module.weight.shape[2:])
+    cuts = _along({"weight": 0, "bias": 0, "gain": 0}, module, outputs)
+    positions = places(y_shape, 1) * math.prod(module.weight.shape[2:])
     result = Channels(outputs, (1,))
+    if module in ids.even:
+        columns = _tie_columns(module, ids, inputs, outputs)
+        if columns is not None:
+            cuts["weight"] = ((0, outputs), (1, columns))
+        return Coupling(result, cuts, inputs, outputs, positions, pair_share=module.groups)
     if module.groups > 1:
         per_group = module.in_channels // module.groups
         _tie_conv_groups(module, ids, inputs, outputs)
@@ -67,7 +81,7 @@ def couple_transposed(
     inputs = _plain(x, 1, module.in_channels, ids)
     outputs = ids.fresh(module.out_channels)
     cuts = _along({"weight": 1, "bias": 0}, module, outputs)
-    positions = math.prod(x_shape[2:]) * math.prod(module.weight.shape[2:])
+    positions = places(x_shape, 1) * math.prod(module.weight.shape[2:])
     result = Channels(outputs, (1,))
     if module.groups > 1:
         _tie_conv_groups(module, ids, inputs, outputs)
@@ -80,6 +94,15 @@ def couple_transposed(
     return Coupling(result, cuts, inputs, outputs, positions)
 
 
+def places(shape: Shape, axis: int) -> int:
+    """Returns how many elements every channel along an axis has for one image.
+
+    The first axis may be longer than the batch (windows of pictures), or know nothing of it.
+    """
+    count = math.prod(shape) // shape[axis]
+    return count if shape[0] % BATCH else count // BATCH
+
+
 def _tie_conv_groups(
     module: nn.modules.conv._ConvNd, ids: ChannelIds, inputs: Ids | None, outputs: Ids
 ) -> None:
@@ -90,6 +113,19 @@ def _tie_conv_groups(
         ids.pin(Channels(outputs, (1,)), "a grouped convolution reads channels that are kept whole")
         return
     ids.tie_rows(np.hstack([inputs.reshape(module.groups, -1), rows]))
+
+
+def _tie_columns(
+    module: nn.Conv2d, ids: ChannelIds, inputs: Ids | None, outputs: Ids
+) -> Ids | None:
+    """Ties channels that have the same place in their convolution groups; returns the inputs'."""
+    ids.tie_along(outputs.reshape(module.groups, -1), 0)
+    if inputs is None:
+        return None
+    table: Ids = inputs.reshape(module.groups, -1)
+    ids.tie_along(table, 0)
+    columns: Ids = table[0]
+    return columns
 
 
 def _along(cuts: Mapping[str, int], module: nn.Module, ids: Ids) -> Cuts:
@@ -119,7 +155,7 @@ def couple_linear(
     cuts = _along({"weight": 0, "bias": 0}, module, outputs)
     if inputs is not None:
         cuts["weight"] = ((0, outputs), (1, inputs))
-    positions = math.prod(y_shape[1:-1])
+    positions = places(y_shape, last)
     return Coupling(Channels(outputs, (last,)), cuts, inputs, outputs, positions)
 
 
@@ -191,6 +227,17 @@ def couple_spatial(
     return Coupling(x)
 
 
+def couple_blur(
+    module: nn.Module, ids: ChannelIds, x: Channels | None, x_shape: Shape, y_shape: Shape
+) -> Coupling:
+    """Returns the coupling of a fixed filter, with a copy of it for every channel or with one."""
+    copies = module.get_buffer("filt").shape[0]
+    if copies == 1:
+        return couple_spatial(module, ids, x, x_shape, y_shape)
+    inputs = _plain(x, 1, copies, ids)
+    return Coupling(x, {} if inputs is None else {"filt": ((0, inputs),)}, inputs=inputs)
+
+
 def couple_flatten(
     module: nn.Flatten, ids: ChannelIds, x: Channels | None, x_shape: Shape, y_shape: Shape
 ) -> Coupling:
@@ -201,12 +248,12 @@ def couple_flatten(
 def resize_conv(
     module: nn.Conv2d, tensors: Mapping[str, Tensor], inputs: int | None
 ) -> dict[str, object]:
-    """Returns the attributes of a narrowed convolution; its groups keep their shape."""
+    """Returns the attributes of a narrowed convolution."""
     weight = tensors.get("weight", module.weight)
     outputs = weight.shape[0]
     groups = module.groups
-    if groups > 1:
-        groups = groups * outputs // module.out_channels
+    if groups > 1 and inputs is not None:
+        groups = inputs // weight.shape[1]
     return {"out_channels": outputs, "in_channels": weight.shape[1] * groups, "groups": groups}
 
 
@@ -251,6 +298,13 @@ def resize_group_norm(
         return {}
     groups = module.num_groups * inputs // module.num_channels
     return {"num_channels": inputs, "num_groups": max(1, groups)}
+
+
+def resize_blur(
+    module: nn.Module, tensors: Mapping[str, Tensor], inputs: int | None
+) -> dict[str, object]:
+    """Returns the attributes of a fixed filter with fewer copies."""
+    return {"channels": tensors["filt"].shape[0]} if "filt" in tensors else {}
 
 
 def resize_prelu(

@@ -16,6 +16,7 @@ from dmcp_deploy.network.layer_rules import (
     batch_norm_shape,
     conv_shape,
     couple_batch_norm,
+    couple_blur,
     couple_conv,
     couple_flatten,
     couple_group_norm,
@@ -30,6 +31,7 @@ from dmcp_deploy.network.layer_rules import (
     linear_shape,
     passing_shape,
     resize_batch_norm,
+    resize_blur,
     resize_conv,
     resize_group_norm,
     resize_layer_norm,
@@ -71,7 +73,7 @@ class LayerRule:
 def rule_for(module: nn.Module) -> LayerRule | None:
     """Returns the table's row for a module, or None for one it does not know."""
     rule = _stock_rule(module)
-    if rule is not None or type(module) in _TABLE:
+    if rule is not None or type(module) in _TABLE or _qualified_name(module) in _BY_NAME:
         return rule
     for base in type(module).__mro__:
         if base in _TABLE:
@@ -96,8 +98,8 @@ def output_shape(module: nn.Module, x: Tensor) -> Shape | None:
 
 def _stock_rule(module: nn.Module) -> LayerRule | None:
     rule = _TABLE.get(type(module))
-    if rule is None and _qualified_name(module) in _PASSING_NAMES:
-        rule = _PASSING
+    if rule is None:
+        rule = _BY_NAME.get(_qualified_name(module))
     return rule if rule is not None and _holds_only(module, rule.tensors) else None
 
 
@@ -134,6 +136,9 @@ def narrowed(module: nn.Module, tensors: Mapping[str, Tensor], inputs: int | Non
         tensors: Its narrowed parameters and buffers by name; the others are shared.
         inputs: Channels of the layer's input; None where its type does not ask.
     """
+    if type(module) not in _TABLE:
+        # What it computes of its weights may be added up in the order that they lie in.
+        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     copy = object.__new__(type(module))
     copy.__dict__.update(module.__dict__)
     for store in ("_parameters", "_buffers"):
@@ -153,6 +158,8 @@ _AFFINE = frozenset({"weight", "bias"})
 _RUNNING = _AFFINE | {"running_mean", "running_var", "num_batches_tracked"}
 _CONV_RULE = LayerRule("conv", couple_conv, resize_conv, _AFFINE, conv_shape)
 _TRANSPOSED_RULE = LayerRule("transposed", couple_transposed, resize_transposed, _AFFINE)
+#: Standardises each of its filters before it convolves, and scales it by a gain of its own.
+_SCALED_CONV_RULE = LayerRule("conv", couple_conv, resize_conv, _AFFINE | {"gain"})
 _INSTANCE_NORM_RULE = LayerRule("norm", couple_batch_norm, resize_batch_norm, _RUNNING)
 _BATCH_NORM_RULE = replace(_INSTANCE_NORM_RULE, output_shape=batch_norm_shape)
 _PASSING = LayerRule("pass", couple_passing, keep_size, frozenset(), passing_shape)
@@ -211,6 +218,15 @@ _PASSING_NAMES = frozenset(
         "timm.layers.activations.Mish",
     }
 )
+
+_BLUR = LayerRule("pass", couple_blur, resize_blur, frozenset({"filt"}))
+
+_BY_NAME: dict[str, LayerRule] = {
+    **dict.fromkeys(_PASSING_NAMES, _PASSING),
+    "timm.layers.blur_pool.BlurPool2d": _BLUR,
+    "timm.layers.std_conv.ScaledStdConv2d": _SCALED_CONV_RULE,
+    "timm.layers.std_conv.ScaledStdConv2dSame": _SCALED_CONV_RULE,
+}
 
 _TABLE: dict[type[nn.Module], LayerRule] = {
     nn.Conv1d: _CONV_RULE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ def reshape_rule(call: Call) -> Value:
         inferred = [True] * len(after)
     before = call.shape(x)
     value = reshape_channels(call.ids, call.channels(x), before, after, inferred)
-    if value is not None and 0 not in value.axes:
+    if value is not None:
         _count_sizes(call, value, sizes, len(after))
     return value
 
@@ -58,8 +59,7 @@ def expand_rule(call: Call) -> Value:
     if not fits(moved, shape):
         call.ids.pin(value, "a single channel is broadcast over many")
         return None
-    if 0 not in moved.axes:
-        _count_sizes(call, moved, call.rest("size"), len(shape))
+    _count_sizes(call, moved, call.rest("size"), len(shape))
     return moved
 
 
@@ -67,6 +67,8 @@ def _count_sizes(call: Call, value: Channels, sizes: Sequence[Any], ndim: int) -
     """Takes note of the sizes of a reshape or an expansion that are numbers of channels."""
     counts = {axis: Count(value.ids, dim) for dim, axis in enumerate(value.axes)}
     whole = len(sizes) == ndim
+    if 0 in counts and not (whole and isinstance(sizes[0], int)):
+        counts[0] = replace(counts[0], batched=True)
     template = [counts.get(a, WRITTEN) for a in range(ndim)]
     if whole:
         pairs = zip(template, sizes, strict=True)
@@ -175,7 +177,12 @@ def _index(call: Call, value: Channels, index: object) -> Value:
             break
         if entry is None:
             x = with_axis(x, place)
-        elif isinstance(entry, int):
+        elif isinstance(entry, fx.Node) and call.shape(entry) and _single(entries):
+            x = without_axis(call.ids, x, place)
+            for _ in call.shape(entry):
+                x, place = (x and with_axis(x, place)), place + 1
+            place -= 1
+        elif isinstance(entry, int) or (isinstance(entry, fx.Node) and _number(entry) is not None):
             x, place = without_axis(call.ids, x, place), place - 1
         elif place in x.axes:
             x, ends = _sliced(call, x, place, entry)
@@ -191,6 +198,11 @@ def _index(call: Call, value: Channels, index: object) -> Value:
         ends = tuple(template) if isinstance(index, tuple) else template[0]
         call.rewrite({1: ends})
     return x
+
+
+def _single(entries: Sequence[Any]) -> bool:
+    """Returns whether one entry alone is a tensor, so that its axes come where it stands."""
+    return sum(not isinstance(entry, slice) and entry is not None for entry in entries) == 1
 
 
 def _sliced(call: Call, x: Channels, axis: int, entry: Any) -> tuple[Channels | None, Any]:

@@ -16,6 +16,7 @@ from dmcp_deploy.network.gated import Gating, gating, pass_gradient, scaled_norm
 from dmcp_deploy.network.graph import Layer, Network
 from dmcp_deploy.network.graph_run import GraphRun
 from dmcp_deploy.network.layers import narrowed
+from dmcp_deploy.network.rewrites import Counter
 from dmcp_deploy.network.selection import Borrowed, Pick, Selection, layer_tensors, part
 from dmcp_deploy.network.shape_pass import Fetch
 from dmcp_deploy.network.statistics import (
@@ -75,6 +76,7 @@ class NarrowRun:
             pick=part if borrowed is None else borrowed.lend,
             gates={} if gates is None else self._gates_by_node(gates, images),
             gating=Gating({}, {}) if gates is None else self._gating,
+            counter=Counter(selection.extent, len(images)),
             device=images.device,
             changed=changed,
         )
@@ -107,6 +109,7 @@ class _Pass:
     pick: Pick
     gates: Mapping[str, Tensor]
     gating: Gating
+    counter: Counter
     device: torch.device
     changed: set[str] | None
 
@@ -125,9 +128,9 @@ class _Pass:
         target: Any = node.target
         rewrite = self.network.rewrites.get(node.name)
         if rewrite is not None:
-            if self.changed is not None and rewrite.changes(args, kwargs, self.selection.extent):
+            if self.changed is not None and rewrite.changes(args, kwargs, self.counter):
                 self.changed.add(node.name)
-            args, kwargs = rewrite.apply(args, kwargs, self.selection.extent)
+            args, kwargs = rewrite.apply(args, kwargs, self.counter)
             if rewrite.target is not None:
                 return self.call(rewrite.target, *args, **kwargs)
         if node.op == "call_function":

@@ -34,7 +34,7 @@ def consumers(network: Network) -> dict[str, Layer]:
     return {
         name: layer
         for name, layer in network.layers.items()
-        if layer.kind in ("conv", "linear") and not layer.grouped and _reads_units(layer)
+        if layer.kind in ("conv", "linear") and not _is_grouped(layer) and _reads_units(layer)
     }
 
 
@@ -191,6 +191,10 @@ class Reconstruction:
                 self.samples[name] += len(rows)
 
         return capture
+
+
+def _is_grouped(layer: Layer) -> bool:
+    return layer.grouped or layer.pair_share > 1
 
 
 def _reads_units(layer: Layer) -> bool:

@@ -11,6 +11,7 @@ from torch import fx
 from torch.fx.node import map_aggregate
 
 from dmcp_deploy.network.channels import Ids
+from dmcp_deploy.network.layer_rules import BATCH
 
 
 class Written:
@@ -28,14 +29,36 @@ class Count:
         units: The unit number of every channel, shape (d1, ..., dk) of an axis that a reshape has
             split; identities while the groups are not yet known.
         dim: The dimension whose kept positions are counted.
+        batched: Whether the axis also counts images, of which there may be any number.
     """
 
     units: Ids
     dim: int = 0
+    batched: bool = False
 
 
-#: Returns how many positions are kept.
-Counter = Callable[[Count], int]
+@dataclass(frozen=True)
+class Counter:
+    """Tells numbers of channels.
+
+    Attributes:
+        extent: Returns how many positions of an axis are kept, for a batch of BATCH images.
+        images: How many images there are, or the node of a graph that tells.
+    """
+
+    extent: Callable[[Count], int]
+    images: int | fx.Node
+
+    def __call__(self, count: Count) -> Any:
+        """Returns how many positions there are, or the node of a graph that tells."""
+        kept = self.extent(count)
+        if not count.batched:
+            return kept
+        if isinstance(self.images, int):
+            return self.images * kept // BATCH
+        graph = self.images.graph
+        with graph.inserting_after(self.images):
+            return graph.call_function(operator.mul, (self.images, kept // BATCH))
 
 
 @dataclass(frozen=True)
@@ -58,7 +81,9 @@ class Rewrite:
         """Returns it with unit numbers in place of identities."""
 
         def leaf(value: Any) -> Any:
-            return Count(number(value.units), value.dim) if isinstance(value, Count) else value
+            if isinstance(value, Count):
+                return replace(value, units=number(value.units))
+            return value
 
         arguments = {place: map_aggregate(v, leaf) for place, v in self.arguments.items()}
         return replace(self, arguments=arguments)
@@ -69,9 +94,9 @@ class Rewrite:
         """Returns the arguments of a call with the numbers of channels that are kept.
 
         Args:
-            args: The operation's arguments.
+            args: The operation's arguments: values, or nodes of a graph.
             kwargs: Its keyword arguments.
-            count: Returns how many positions are kept.
+            count: Tells those numbers.
         """
         if self.target is not None:
             values = [_filled(v, WRITTEN, count) for v in self.arguments.values()]

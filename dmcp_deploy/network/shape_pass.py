@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import (
     UnsupportedOperatorException,
 )
 
-from dmcp_deploy.network.layer_rules import Shape
+from dmcp_deploy.network.layer_rules import BATCH, Shape
 from dmcp_deploy.network.layers import is_hooked, is_stock, narrowed, output_shape
 from dmcp_deploy.network.operations import result_shape
 
@@ -27,9 +27,6 @@ Fetch = Callable[[str], Any]
 
 #: What a forward pass may raise that does not fit its input, or its narrowed layers.
 MISFITS = (RuntimeError, ValueError, TypeError, LookupError, AssertionError)
-
-#: Images of a pass.
-BATCH = 2
 
 #: What a pass without data raises where the forward looks at values.
 NEEDS_DATA = (

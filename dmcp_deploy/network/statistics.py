@@ -47,7 +47,22 @@ def check_statistics(trace: Trace) -> None:
 
 def _looks_at_batch(node: fx.Node) -> bool:
     arguments = norm_arguments(F.batch_norm, node.args, node.kwargs)
-    return arguments["training"] is True or arguments["running_mean"] is None
+    by_batch = arguments["training"] is True or arguments["running_mean"] is None
+    return by_batch and _comes_of_images(arguments["input"])
+
+
+def _comes_of_images(node: fx.Node) -> bool:
+    """Returns whether a value depends on the images, as weights that are standardised do not."""
+    seen: set[fx.Node] = set()
+    waiting = [node]
+    while waiting:
+        source = waiting.pop()
+        if source.op == "placeholder":
+            return True
+        if source not in seen:
+            seen.add(source)
+            waiting.extend(source.all_input_nodes)
+    return False
 
 
 def _depends_on_batch(what: str) -> DmcpError:

@@ -78,6 +78,8 @@ def run_search(context: RunContext, problem: SearchProblem) -> None:
     if problem.pretrained:
         wait_for_all()
         keep_weights(context, problem.network)
+    if note := context.data.workers_note():
+        context.compute.progress.say(note)
     context.compute.progress.say(
         f"Search: {context.request.network.model} has {format_macs(problem.cost.full_macs)}, the"
         f" budget is {format_macs(problem.budget_macs)} multiply-adds"

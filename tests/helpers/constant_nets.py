@@ -175,6 +175,40 @@ class SplitAttention(OddNet):
         return (halves * y).sum(dim=1)
 
 
+class HalvesOfGroups(SplitAttention):
+    """As many convolution groups as halves: they stay, and lose the same channels each."""
+
+    truth = Truth(
+        groups={
+            "stem": (8, 2, ("stem",)),
+            "wide": (16, 2, ("wide", "excite")),
+            "squeeze": (3, 1, ("squeeze",)),
+            "second": SECOND,
+        },
+        macs=(STEM, 576 * 4 * 16, 8 * 3, 3 * 16, *REST),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = conv(8, 16, groups=2)
+
+
+class GroupsOfTheImage(OddNet):
+    """A grouped convolution whose groups read one channel of the image each."""
+
+    truth = Truth(
+        groups={"stem": (9, 3, ("stem",)), "second": SECOND},
+        macs=(576 * 9, 576 * 9 * 6, 6 * 5),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.second = conv(3, 9, groups=3), conv(9, 6, bias=True)
+
+    def odd(self, x: Tensor) -> Tensor:
+        return x
+
+
 class SpatialGate(OddNet):
     """CBAM's: places are weighed by mean, maximum and deviation over all channels."""
 
@@ -281,5 +315,13 @@ REWRITTEN_NETS: tuple[type[OddNet], ...] = (
 )
 #: Their dense networks are of the stock class.
 OPEN_NETS: tuple[type[OddNet], ...] = (
-    *(SplitAttention, SpatialGate, Reduction, OneGroupNormed, Placed),
+    *(
+        SplitAttention,
+        HalvesOfGroups,
+        GroupsOfTheImage,
+        SpatialGate,
+        Reduction,
+        OneGroupNormed,
+        Placed,
+    ),
 )

@@ -92,8 +92,34 @@ class Volumes(TinyNet):
         return self.classifier(F.relu(self.up(x)).mean((2, 3, 4)))
 
 
+class Assorted(TinyNet):
+    """Layers of the table that no other tiny network has; 8 pixels become 16, 18, 9 and 2."""
+
+    truth = Truth(
+        groups={
+            "layers.0": (8, 1, ("layers.0", "layers.1")),
+            "layers.6": (6, 2, ("layers.6", "layers.7")),
+            "layers.13": (10, 1, ("layers.13",)),
+        },
+        macs=(576 * 3 * 8, 81 * 9 * 8 * 6, 24 * 10, 10 * 5),
+    )
+
+    def __init__(self) -> None:
+        super().__init__(10)
+        self.layers = nn.Sequential(
+            *(conv(3, 8), nn.InstanceNorm2d(8, affine=True, track_running_stats=True)),
+            *(nn.PReLU(8), nn.Upsample(scale_factor=2), nn.ReflectionPad2d(1), nn.AvgPool2d(2)),
+            *(conv(8, 6), nn.GroupNorm(3, 6), nn.Mish(), nn.ZeroPad2d((0, 1, 1, 0))),
+            *(nn.Dropout2d(0.1), nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(24, 10)),
+            nn.Hardswish(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.layers(x))
+
+
 SPREAD_NETS: tuple[type[TinyNet], ...] = (
-    *(Transposed, TransposedDepthwise, TransposedGrouped, Lines, Volumes),
+    *(Transposed, TransposedDepthwise, TransposedGrouped, Lines, Volumes, Assorted),
 )
 #: Networks that can be narrowed, of all kinds.
 NARROWING_NETS = (*TINY_NETS, *SPREAD_NETS)

@@ -76,6 +76,10 @@ LETTING_GO: dict[str, tuple[Operation, int]] = {
     "whole mean": (lambda x: x - x.mean(), 1),
     "scaled sum": (lambda x: torch.addcmul(x, x.mean((2, 3), keepdim=True), 2 * x), 1),
     "matrix product of every channel": (lambda x: torch.matmul(x, x), 1),
+    "attention of one head": (
+        lambda x: F.scaled_dot_product_attention(*3 * [x.flatten(2).mT]).mT.reshape(x.shape),
+        1,
+    ),
     "expansion": (lambda x: x * x.mean((2, 3), keepdim=True).expand(-1, 8, 8, 8), 1),
     "expansion to another": (lambda x: x * x.mean((2, 3), keepdim=True).expand_as(x), 1),
     "rolled and flipped picture": (lambda x: torch.roll(x, 1, dims=3).flip(2), 1),
@@ -114,10 +118,6 @@ HOLDING: dict[str, tuple[Operation, str]] = {
     "matrix product over channels": (
         lambda x: (torch.ones(8, 8) @ x.flatten(2)).view(-1, 8, 8, 8),
         "a matrix product of channels with other axes",
-    ),
-    "attention without heads": (
-        lambda x: F.scaled_dot_product_attention(*3 * [x.flatten(2).mT]).mT.reshape(x.shape),
-        "an attention without heads",
     ),
 }
 

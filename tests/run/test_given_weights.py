@@ -196,6 +196,7 @@ def test_pictures_come_as_the_weights_want_them(tiny_folder: Path, tmp_path: Pat
         lambda context: context.data.calibration_images(4),
     ):
         assert torch.allclose(get(usual) * std + mean, get(halves) / 2 + 0.5, atol=1e-6)
+    assert halves.data.fed.mean == (0.5, 0.5, 0.5)
     batches = (next(c.data.training_batches(0, 1)).images for c in (usual, halves))
     before, after = batches
     assert torch.allclose(before * std + mean, after / 2 + 0.5, atol=1e-6)
