@@ -16,6 +16,7 @@ from dmcp_deploy.cli.groups import Commands
 from dmcp_deploy.cli.launch import share_work
 from dmcp_deploy.cli.options import But, PrintOptions, takes_options
 from dmcp_deploy.cli.plan import plan_commands
+from dmcp_deploy.cli.plan_file import is_plan_file, refuse_for_runs, with_networks, written_to
 from dmcp_deploy.cli.table import table_commands
 from dmcp_deploy.machine.launched import is_first
 from dmcp_deploy.options.compare import COMPARE_SECONDS, CompareOptions
@@ -23,6 +24,7 @@ from dmcp_deploy.options.declare import option
 from dmcp_deploy.options.export import BuildOptions, ExportOptions
 from dmcp_deploy.options.measure import MAX_REGRESS, BenchOptions
 from dmcp_deploy.options.network import ModelOption, NetworkOptions
+from dmcp_deploy.options.plan_file import PlanExport, PlanOutput, PlanWeights
 from dmcp_deploy.options.run import Compute, LaunchOptions, RunOptions, Target
 from dmcp_deploy.progress import TerminalProgress
 from dmcp_deploy.rundir.stages import EXPORT, SLICE, TRAIN
@@ -137,19 +139,32 @@ def search(
         _print(str(run.file("plan.json")))
 
 
+_SLICED = "The supernet at these widths and the sliced network differ by {:.1e}."
 _run_argument = click.argument("run_dir", type=click.Path(path_type=Path))
 
 
 @main.command("slice")
 @_run_argument
 @takes_options
-def slice_command(run_dir: Path, compute: Annotated[Compute, But("supernet")]) -> None:
-    """Slice a run's full network by its plan; prove both equal."""
+def slice_command(
+    run_dir: Path, compute: Annotated[Compute, But("supernet")], asked: PlanOutput
+) -> None:
+    """Slice the full network of a run, or of a plan file, by the plan; prove both equal."""
+    if is_plan_file(run_dir):
+        from dmcp_deploy.run.plan_files import slice_plan
+
+        out = written_to(run_dir, asked, ".safetensors")
+        difference = slice_plan(run_dir, asked.weights, out, compute.progress)
+        if difference is not None:
+            _print(_SLICED.format(difference.max_rel))
+        _print(str(out))
+        return
+    refuse_for_runs(run_dir, asked)
     from dmcp_deploy.run import api
 
     run = api.slice(run_dir, compute=compute)
     parity = run.figures(SLICE)["parity"]["max_rel"]
-    _print(f"The supernet at these widths and the sliced network differ by {parity:.1e}.")
+    _print(_SLICED.format(parity))
     _print(str(run.file("sliced.safetensors")))
 
 
@@ -172,9 +187,27 @@ def train(
 @_run_argument
 @takes_options
 def export(
-    run_dir: Path, options: ExportOptions, compute: Annotated[Compute, But("supernet")]
+    run_dir: Path,
+    options: ExportOptions,
+    compute: Annotated[Compute, But("supernet")],
+    asked: PlanExport,
 ) -> None:
-    """Export a run's pruned and full network to ONNX; check them in ONNX Runtime."""
+    """Export a run's pruned and full network to ONNX; check them in ONNX Runtime.
+
+    Of a plan file, the pruned network with given or random weights.
+    """
+    if is_plan_file(run_dir):
+        from dmcp_deploy.export.precisions import read_images
+        from dmcp_deploy.run.plan_files import export_plan
+
+        images = asked.calibration_data
+        evidence = None if images is None else read_images(images, options.calibration_method)
+        out = written_to(run_dir, asked, ".onnx")
+        figures = export_plan(run_dir, asked.weights, out, options, evidence, compute.progress)
+        _print(f"ONNX Runtime and torch differ by {figures['parity']['max_rel']:.1e}.")
+        _print(str(out))
+        return
+    refuse_for_runs(run_dir, asked)
     from dmcp_deploy.run import api, summary
 
     run = api.export(run_dir, options=options, compute=compute)
@@ -192,14 +225,16 @@ def engine(
     source: Path,
     options: BuildOptions,
     compute: Annotated[Compute, But("checkpoint_s", "tensorboard", "supernet")],
+    asked: PlanWeights,
 ) -> None:
-    """Build TensorRT engines of an ONNX file, or of a run's pruned network.
+    """Build TensorRT engines of an ONNX file, or of the pruned network of a run or plan file.
 
     The engine's own layers must show the precision that was asked for. TensorRT builds on the
     device itself; TensorRT-RTX also without a GPU.
     """
     from dmcp_deploy.run import api, summary
 
+    (source,) = with_networks((source,), asked, compute.progress, original=False)
     for path in api.engine(source, options=options, compute=compute):
         _print(summary.engine_line(path))
 
@@ -209,9 +244,14 @@ def engine(
 @takes_options
 @click.pass_context
 def bench(
-    ctx: click.Context, /, artifacts: tuple[Path, ...], options: BenchOptions, output: BenchOutput
+    ctx: click.Context,
+    /,
+    artifacts: tuple[Path, ...],
+    options: BenchOptions,
+    output: BenchOutput,
+    asked: PlanWeights,
 ) -> None:
-    """Measure ONNX files, engines or run directories, interleaved.
+    """Measure ONNX files, engines, run directories or plan files, interleaved.
 
     An engine runs on the GPU, in the TensorRT that built it; --runtime tensorrt builds those of
     ONNX files first, beside them, and torch runs the networks of run directories. With --baseline
@@ -229,6 +269,7 @@ def bench(
         check_profiler(options.runtime)
     if output.layers and is_gate:
         raise click.UsageError("--layers is no gate: leave out --baseline and --against.", ctx)
+    artifacts = with_networks(artifacts, asked, compute.progress, original=not is_gate)
     if is_gate:
         ctx.exit(_gate(ctx, artifacts, options, output, compute))
     if output.max_regress is not None or output.strict:
