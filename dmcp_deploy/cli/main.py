@@ -323,6 +323,9 @@ class Classes:
     classes: int = option(1000, least=1, help="Length of the logits, without --data.")
 
 
+_NOT_CHECKED = ("checkpoint_s", "tensorboard", "supernet", "rehearse", "moved_data")
+
+
 @main.command()
 @takes_options
 @click.pass_context
@@ -332,7 +335,7 @@ def check(
     network: ModelOption,
     classes: Classes,
     options: Annotated[RunOptions, But("max_steps")],
-    compute: Annotated[Compute, But("checkpoint_s", "tensorboard", "supernet", "rehearse")],
+    compute: Annotated[Compute, But(*_NOT_CHECKED)],
 ) -> None:
     """Try a network of your own: what is prunable, which budgets, whether every stage works.
 

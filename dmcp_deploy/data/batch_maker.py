@@ -32,6 +32,14 @@ from dmcp_deploy.data.types import ImageData
 class BatchMaker(Protocol):
     """Makes batches in two parts, of which the second can be done on another device."""
 
+    @property
+    def source(self) -> ImageSource:
+        """The pictures."""
+
+    @property
+    def pixel_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the largest batch's pixels: [N, 1 or C, H, W]."""
+
     def pixels(self, number: int) -> tuple[Tensor, Tensor]:
         """Returns the pixels of a batch, uint8 [N, 1 or C, H, W], and its labels, int64 [N]."""
 
@@ -72,6 +80,17 @@ class TrainMaker:
         if self.data.augmentation != "views":
             return None
         return self.data.train.preprocessing.covered(self.image_size)
+
+    @property
+    def source(self) -> ImageSource:
+        """The pictures."""
+        return self.data.train
+
+    @property
+    def pixel_shape(self) -> tuple[int, int, int, int]:
+        """Shape of a batch's pixels."""
+        size = self.view_size or self.image_size
+        return (self.batch_size, self.data.train.channels, *size)
 
     def pixels(self, number: int) -> tuple[Tensor, Tensor]:
         """Returns pixels and labels, before what is done to the batch as a whole."""
@@ -131,6 +150,11 @@ class EvalMaker:
     source: ImageSource
     image_size: Size
     parts: tuple[Tensor, ...]
+
+    @property
+    def pixel_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the largest batch's pixels."""
+        return (max(map(len, self.parts), default=0), self.source.channels, *self.image_size)
 
     def pixels(self, number: int) -> tuple[Tensor, Tensor]:
         """Returns pixels and labels."""

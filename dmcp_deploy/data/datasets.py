@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from dmcp_deploy.data.datasets_arrays import open_fashion_mnist
@@ -44,7 +45,7 @@ def open_data(
         return open_torchvision(rest, root)
     if colon and kind.lower() == "webdataset":
         return open_shards(rest, root, progress)
-    path = Path(rest if colon and kind == "folder" else name).expanduser()
+    path = Path(os.path.expanduser(rest if colon and kind == "folder" else name))
     if path.is_dir():
         return open_folder(path)
     raise _unknown(name, path)

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import io
+import os
 import re
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -101,7 +102,7 @@ def open_shards(
         with _locked(copies.with_suffix(".fetch-lock")):
             folder, name = fetch_shards(place, copies, progress), place
     else:
-        folder = Path(place).expanduser().resolve()
+        folder = Path(os.path.expanduser(place)).resolve()
         name = str(folder)
     paths = {split: _shards(folder, split) for split in _SPLITS}
     index = _indexed(folder, [path for split in paths.values() for path in split], kept, progress)

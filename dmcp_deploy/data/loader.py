@@ -8,15 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from dmcp_deploy.data.augment_device import sent
 from dmcp_deploy.data.batch_maker import BatchMaker, EvalMaker, TrainMaker, mixed_order
 from dmcp_deploy.data.size import Size, as_size, format_size
 from dmcp_deploy.data.sources import ImageSource
 from dmcp_deploy.data.types import Batch, ImageData
+from dmcp_deploy.data.workers import batches_of_workers
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.machine.signals import leave_signals_to_parent
 
 MIN_IMAGE_SIZE = 16
 
@@ -125,6 +124,19 @@ def steps_per_epoch(data: ImageData, batch_size: int) -> int:
     return len(data.train) // batch_size
 
 
+def batch_bytes(maker: BatchMaker, *, finished: bool) -> int:
+    """Returns the size of the largest batch that workers hand over, labels apart.
+
+    Args:
+        maker: Makes the batches.
+        finished: Whether they are normalised, float32, or pixels still, uint8.
+    """
+    images, channels, height, width = maker.pixel_shape
+    if finished:
+        return 4 * images * maker.source.preprocessing.channels * height * width
+    return images * channels * height * width
+
+
 def _check_sizes(size: Size, batch_size: int) -> None:
     if min(size) < MIN_IMAGE_SIZE:
         raise DmcpError(
@@ -161,17 +173,12 @@ def _load(
     """Returns the items of some numbers in order, made in this process or by workers."""
     if not workers:
         return map(items.__getitem__, numbers)
-    # A whole batch is one item, named by its number: workers hold no state. With a generator of
-    # its own the loader leaves the global random state alone.
-    return DataLoader(
-        items,  # type: ignore[arg-type]
-        batch_size=None,
-        sampler=numbers,
-        num_workers=workers,
-        collate_fn=_uncollated,
-        worker_init_fn=leave_signals_to_parent,
-        generator=torch.Generator(),
-        pin_memory=device is not None and device.type == "cuda",
+    return batches_of_workers(
+        items.__getitem__,
+        numbers,
+        workers,
+        batch_bytes(items.maker, finished=items.finished),
+        pinned=device is not None and device.type == "cuda",
     )
 
 
@@ -191,7 +198,3 @@ class _BatchItems:
             return (self.maker.finish(number, pixels) if self.finished else pixels), labels
         except DmcpError as err:
             return DmcpError(str(err))
-
-
-def _uncollated(item: Any) -> Any:
-    return item

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,6 +12,7 @@ from dmcp_deploy.data.deep import Extremes, common_range, extremes
 from dmcp_deploy.data.sources import UNREADABLE, PictureImages
 from dmcp_deploy.data.types import ImageData
 from dmcp_deploy.errors import DmcpError, reason_of
+from dmcp_deploy.machine.state import usable_cores
 
 #: Pictures of each split that are looked at, from all over it.
 SAMPLED = 128
@@ -27,7 +27,7 @@ def with_range(data: ImageData) -> ImageData:
         DmcpError: They are of a range that is not understood, or not numbers.
     """
     sources = [each for each in (data.train, data.val) if isinstance(each, PictureImages)]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, usable_cores())) as pool:
         found = list(pool.map(lambda place: _extremes(*place), _sample(sources)))
     known = common_range((item for item in found if item is not None), data.name)
     if known is None:

@@ -27,6 +27,7 @@ from dmcp_deploy.data.deep import DeepRange, to_eight_bits
 from dmcp_deploy.data.preprocessing import CROP, PAD, SQUASH, Preprocessing
 from dmcp_deploy.data.size import Size, as_size
 from dmcp_deploy.errors import DmcpError, reason_of
+from dmcp_deploy.machine.state import usable_cores
 
 #: A source holds its resized pictures in memory up to this size.
 HELD_BYTES = 1_500_000_000
@@ -139,7 +140,7 @@ class ImageSource(ABC):
             chunk = torch.arange(first, min(first + _CHUNK, len(self)))
             everything[first : first + len(chunk)] = self._make_views(chunk, size)
 
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(8, usable_cores())) as pool:
             for _ in pool.map(fill, range(0, len(self), _CHUNK)):
                 pass
         return everything

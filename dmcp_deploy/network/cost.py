@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dmcp_deploy.network.graph import Layer, Network, Units
+from dmcp_deploy.network.layers import WEIGHTED
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,9 @@ class LayerCost:
 
     Attributes:
         name: The module's name.
-        kind: "conv", "linear", or "other" for all that is convolved or multiplied in a module
-            or operation outside the layer table, of which only MACs and parameters are known.
+        kind: "conv", "transposed", "linear", or "other" for all that is convolved or multiplied in
+            a module or operation outside the layer table, of which only MACs and parameters are
+            known.
         in_channels: Channels it reads.
         out_channels: Channels it writes.
         macs: Multiply-adds.
@@ -46,7 +48,7 @@ class Cost:
 
     def __init__(self, network: Network) -> None:
         self._network = network
-        self._layers = [la for la in network.layers.values() if la.kind in ("conv", "linear")]
+        self._layers = [la for la in network.layers.values() if la.kind in WEIGHTED]
         self._inputs = _Linear(network, [_input_units(layer) for layer in self._layers])
         self._outputs = _Linear(network, [_output_units(layer) for layer in self._layers])
         self._factors = np.array([layer.macs_per_pair for layer in self._layers], dtype=np.int64)

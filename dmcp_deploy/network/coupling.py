@@ -171,9 +171,11 @@ class _Walk:
             if is_hooked(module):
                 return self._pin_inputs(node, f"{what} has a hook, which may do anything")
             return self._refuse_inputs(node, what)
-        source = node.all_input_nodes[0]
+        source = _tensors_read(node)[0]
         x, x_shape, y_shape = self.values[source], source.meta["shape"], node.meta["shape"]
         coupling = rule.couple(module, self.couplings.ids, x, x_shape, y_shape)
+        if not source.meta["from_input"]:  # known before the first image
+            coupling = replace(coupling, macs_per_pair=0)
         self._record(name, rule.kind, module, coupling, y_shape)
         if fits(coupling.result, y_shape):
             return coupling.result
@@ -246,8 +248,13 @@ def _reads_values(node: fx.Node) -> bool:
 
 
 def _maps_one_tensor(node: fx.Node) -> bool:
-    sources = node.all_input_nodes
+    sources = _tensors_read(node)
     return len(sources) == 1 and all(_is_tensor_shape(n.meta["shape"]) for n in (*sources, node))
+
+
+def _tensors_read(node: fx.Node) -> list[fx.Node]:
+    """Returns the operands of a node that are tensors, not sizes."""
+    return [source for source in node.all_input_nodes if source.meta["shape"] is not None]
 
 
 def _is_tensor_shape(shape: Any) -> bool:

@@ -55,7 +55,8 @@ def _has_effect(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
         name = str(node.target)
         return name.endswith("_") and not name.startswith("__")
     if node.op == "call_module":
-        inside = modules[str(node.target)].modules()
+        called = modules[str(node.target)]
+        inside = called.modules() if called._modules else (called,)
         return any(getattr(module, "inplace", False) for module in inside)
     if node.op != "call_function":
         return False

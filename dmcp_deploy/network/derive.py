@@ -16,7 +16,7 @@ from dmcp_deploy.network.misfit import misfit
 from dmcp_deploy.network.probe import try_narrow
 from dmcp_deploy.network.shape_pass import MISFITS, ShapePass
 from dmcp_deploy.network.statistics import check_statistics
-from dmcp_deploy.network.trace import Trace, evaluating, fetch, trace_model
+from dmcp_deploy.network.trace import Trace, evaluating, fetch, restored, trace_model
 from dmcp_deploy.plan import NetworkSpec
 
 
@@ -34,7 +34,7 @@ def trace_network(model: nn.Module, spec: NetworkSpec) -> Network:
         DmcpError: The forward pass cannot be traced, does not run on such an input, or looks at
             all images of a batch at once.
     """
-    with evaluating(model):
+    with evaluating(model), restored(model):
         trace = trace_model(model, spec.input_shape)
         check_channels(trace, spec)
         check_statistics(trace)

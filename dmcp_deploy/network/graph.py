@@ -60,7 +60,8 @@ class Layer:
     Attributes:
         name: The module's name in the network.
         kind: Its kind in the layer table.
-        cuts: Tensor name -> (dimension, unit number of each position; -1 is always kept).
+        cuts: Tensor name -> (dimension, unit number of each position; -1 is always kept), first
+            along what makes the channels.
         inputs: Unit numbers of its input channels; None if the layer reads them whole.
         outputs: Unit numbers of the channels it produces; None for a layer that passes them on.
         macs_per_pair: Multiply-adds per pair of channels (per output channel if grouped).

@@ -18,11 +18,12 @@ from dmcp_deploy.network.trace import evaluating
 #: Filters of one layer, one a row, shape [N, D] -> the importance of each, shape [N].
 Measure = Callable[[Tensor], Tensor]
 
-#: Of the largest logit: how much sorting may change one. Sums are added up in another order, which
-#: FP64 rounds by some 1e-14, and FP32 by up to 1e-5; a tensor that is sorted wrongly shows in the
-#: first digits.
+#: How much sorting may change logits: of what two images make of a difference in FP64, and of the
+#: largest logit in FP32. Sums are added up in another order, which rounds by some 1e-14 and 1e-6; a
+#: tensor that is sorted wrongly shows in the first digits.
 _SORTING_TOLERANCE = 1e-5
 _ROUNDED_TOLERANCE = 1e-4
+_FAINT = 1e-8  # of the largest logit; less than that FP64 does not tell from rounding
 
 
 def l1_norm(filters: Tensor) -> Tensor:
@@ -88,8 +89,8 @@ def sort_channels(network: Network) -> None:
     change, tolerance = _change(model, ordered, network.spec.input_shape)
     if not change <= tolerance:
         raise DmcpError(
-            f"Sorting the channels of {network.spec.model} by importance would change its logits by"
-            f" {change:.1g} of the largest, which it must not: prune it without --weights, and"
+            f"Sorting the channels of {network.spec.model} by importance would change logits, by"
+            f" {change:.1g} of how far those of two images differ: prune it without --weights, and"
             " report this network."
         )
     model.load_state_dict(tensors)
@@ -124,11 +125,13 @@ def sorted_tensors(network: Network) -> dict[str, Tensor]:
 def _members(network: Network) -> Iterator[tuple[Group, Layer, Units]]:
     """Yields every prunable group with each layer that makes or normalises its channels.
 
-    With them come the unit numbers of all the layer's channels.
+    With them come the unit numbers of all the layer's channels, or filters where it has some.
     """
     for group in network.prunable:
         for layer in map(network.layers.__getitem__, group.layers):
             units = layer.inputs if layer.outputs is None else layer.outputs
+            if "weight" in layer.cuts:
+                units = layer.cuts["weight"][0][1]
             assert units is not None
             yield group, layer, units
 
@@ -142,7 +145,8 @@ def _filters(network: Network, layer: Layer, units: Units, group: Group) -> Tens
     """Returns a layer's weights for a group's channels, one filter a row, on the CPU."""
     weight = network.model.get_submodule(layer.name).get_parameter("weight").detach()
     rows = torch.from_numpy(np.flatnonzero(_of(group, units)))
-    return weight.cpu().double().reshape(len(units), -1)[rows]
+    along = weight.cpu().double().movedim(layer.cuts["weight"][0][0], 0)
+    return along.reshape(len(units), -1)[rows]
 
 
 def _mean(found: Tensor) -> float:
@@ -170,24 +174,34 @@ def _positions(units: Units, order: np.ndarray) -> Tensor:
 
 
 def _change(model: nn.Module, ordered: nn.Module, shape: tuple[int, ...]) -> tuple[float, float]:
-    """Returns how far the logits of two networks differ, of the largest, and how far they may."""
-    images = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+    """Returns how far the logits of two networks differ, and how far they may.
+
+    It is a share of what two images make of a difference: logits may hang on biases alone.
+    """
+    images = torch.randn(2, 1, *shape, generator=torch.Generator().manual_seed(0))
     images = images.to(next(model.parameters()).device)
     try:
         exact = [copy.deepcopy(one).double() for one in (model, ordered)]
         before, after = (_logits(one, images.double()) for one in exact)
-        return _distance(before, after), _SORTING_TOLERANCE
+        told = (before[0] - before[1]).abs().max().clamp_min(_FAINT * before.abs().max())
+        return _share(after - before, told), _SORTING_TOLERANCE
     except RuntimeError:  # a forward pass that makes FP32 tensors itself
-        return _distance(_logits(model, images), _logits(ordered, images)), _ROUNDED_TOLERANCE
+        before, after = (_logits(one, images) for one in (model, ordered))
+        return _share(after - before, before), _ROUNDED_TOLERANCE
 
 
 def _logits(model: nn.Module, images: Tensor) -> Tensor:
+    """Returns all numbers that a network makes of each image, [images, numbers], in FP64."""
     devices = [images.device] if images.is_cuda else []
     with evaluating(model), torch.no_grad(), torch.random.fork_rng(devices=devices):
-        torch.manual_seed(0)
-        outputs = pytree.tree_leaves(model(images))
-    return torch.cat([out.flatten().double() for out in outputs if isinstance(out, Tensor)])
+        return torch.stack([_numbers(model, image) for image in images])
 
 
-def _distance(before: Tensor, after: Tensor) -> float:
-    return float((after - before).abs().max() / before.abs().max().clamp_min(1e-30))
+def _numbers(model: nn.Module, image: Tensor) -> Tensor:
+    torch.manual_seed(0)
+    outputs = [out for out in pytree.tree_leaves(model(image)) if isinstance(out, Tensor)]
+    return torch.cat([out.flatten().double() for out in outputs])
+
+
+def _share(change: Tensor, scale: Tensor) -> float:
+    return float(change.abs().max() / scale.abs().max().clamp_min(1e-30))

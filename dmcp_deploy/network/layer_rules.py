@@ -25,7 +25,8 @@ class Coupling:
 
     Attributes:
         result: The channels of its output; None where nothing is known of them.
-        cuts: Tensor name -> (dimension, identities along it) for every dimension that narrows.
+        cuts: Tensor name -> (dimension, identities along it) for every dimension that narrows;
+            first the one along which lie the filters, scales or shifts that make the channels.
         inputs: Identities of its input channels; None if untracked.
         outputs: Identities of the channels it produces; None for a layer that only passes on.
         macs_per_pair: Multiply-adds for one image per (input, output) channel pair; for a
@@ -70,6 +71,29 @@ def couple_conv(
     return Coupling(result, cuts, inputs, outputs, positions)
 
 
+def couple_transposed(
+    module: nn.ConvTranspose2d, ids: ChannelIds, x: Channels | None, x_shape: Shape, y_shape: Shape
+) -> Coupling:
+    """Returns the coupling of a transposed convolution, whose weight is [in, out / groups, ...].
+
+    Each input position is spread over one filter, so that those are what its cost counts.
+    """
+    inputs = _plain(x, 1, module.in_channels, ids)
+    outputs = ids.fresh(module.out_channels)
+    cuts = _along({"weight": 1, "bias": 0}, module, outputs)
+    positions = places(x_shape, 1) * math.prod(module.weight.shape[2:])
+    result = Channels(outputs, (1,))
+    if module.groups > 1:
+        _tie_conv_groups(module, ids, inputs, outputs)
+        # The filters of a convolution group, tied to its outputs, lie along its inputs.
+        cuts = {**cuts, "weight": ((0, outputs if inputs is None else inputs),)}
+        per_group = module.in_channels // module.groups
+        return Coupling(result, cuts, inputs, outputs, positions * per_group, grouped=True)
+    if inputs is not None:
+        cuts["weight"] = ((1, outputs), (0, inputs))
+    return Coupling(result, cuts, inputs, outputs, positions)
+
+
 def places(shape: Shape, axis: int) -> int:
     """Returns how many elements every channel along an axis has for one image.
 
@@ -79,7 +103,9 @@ def places(shape: Shape, axis: int) -> int:
     return count if shape[0] % BATCH else count // BATCH
 
 
-def _tie_conv_groups(module: nn.Conv2d, ids: ChannelIds, inputs: Ids | None, outputs: Ids) -> None:
+def _tie_conv_groups(
+    module: nn.modules.conv._ConvNd, ids: ChannelIds, inputs: Ids | None, outputs: Ids
+) -> None:
     # What is left of it must keep its shape, so the channels of one convolution group are tied,
     # on both its sides.
     rows = outputs.reshape(module.groups, -1)
@@ -229,6 +255,17 @@ def resize_conv(
     if groups > 1 and inputs is not None:
         groups = inputs // weight.shape[1]
     return {"out_channels": outputs, "in_channels": weight.shape[1] * groups, "groups": groups}
+
+
+def resize_transposed(
+    module: nn.ConvTranspose2d, tensors: Mapping[str, Tensor], inputs: int | None
+) -> dict[str, object]:
+    """Returns the attributes of a narrowed transposed convolution; its groups keep their shape."""
+    into, outputs = tensors.get("weight", module.weight).shape[:2]
+    groups = module.groups
+    if groups > 1:
+        groups = groups * into // module.in_channels
+    return {"in_channels": into, "out_channels": outputs * groups, "groups": groups}
 
 
 def resize_linear(

@@ -25,6 +25,7 @@ from dmcp_deploy.network.layer_rules import (
     couple_passing,
     couple_prelu,
     couple_spatial,
+    couple_transposed,
     keep_size,
     layer_norm_shape,
     linear_shape,
@@ -36,8 +37,12 @@ from dmcp_deploy.network.layer_rules import (
     resize_layer_norm,
     resize_linear,
     resize_prelu,
+    resize_transposed,
     unknown_shape,
 )
+
+#: The kinds of layers that multiply by weights.
+WEIGHTED = ("conv", "transposed", "linear")
 
 Couple = Callable[[Any, ChannelIds, Channels | None, Shape, Shape], Coupling]
 Resize = Callable[[Any, Mapping[str, Tensor], int | None], dict[str, object]]
@@ -152,6 +157,7 @@ def _qualified_name(module: nn.Module) -> str:
 _AFFINE = frozenset({"weight", "bias"})
 _RUNNING = _AFFINE | {"running_mean", "running_var", "num_batches_tracked"}
 _CONV_RULE = LayerRule("conv", couple_conv, resize_conv, _AFFINE, conv_shape)
+_TRANSPOSED_RULE = LayerRule("transposed", couple_transposed, resize_transposed, _AFFINE)
 #: Standardises each of its filters before it convolves, and scales it by a gain of its own.
 _SCALED_CONV_RULE = LayerRule("conv", couple_conv, resize_conv, _AFFINE | {"gain"})
 _INSTANCE_NORM_RULE = LayerRule("norm", couple_batch_norm, resize_batch_norm, _RUNNING)
@@ -191,6 +197,7 @@ _SPATIALS: tuple[type[nn.Module], ...] = (
 _OTHERS: tuple[type[nn.Module], ...] = (
     *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout),
 )
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _BATCH_NORMS: tuple[type[nn.Module], ...] = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
 )
@@ -225,6 +232,7 @@ _TABLE: dict[type[nn.Module], LayerRule] = {
     nn.Conv1d: _CONV_RULE,
     nn.Conv2d: _CONV_RULE,
     nn.Conv3d: _CONV_RULE,
+    **dict.fromkeys(_TRANSPOSED, _TRANSPOSED_RULE),
     nn.Linear: LayerRule("linear", couple_linear, resize_linear, _AFFINE, linear_shape),
     **dict.fromkeys(_BATCH_NORMS, _BATCH_NORM_RULE),
     **dict.fromkeys(_INSTANCE_NORMS, _INSTANCE_NORM_RULE),

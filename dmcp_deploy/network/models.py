@@ -15,7 +15,7 @@ from torch import nn
 from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.network.derive import trace_network
 from dmcp_deploy.network.graph import Network
-from dmcp_deploy.network.lazy import materialise
+from dmcp_deploy.network.ready import make_ready
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.registry import near_matches
@@ -49,7 +49,7 @@ def build_network(spec: NetworkSpec, seed: int = 0) -> Network:
         torch.manual_seed(seed)
         builder, takes_width = _builder(spec)
         model = builder()
-        materialise(model, spec.input_shape)
+        make_ready(model, spec.input_shape)
         network = trace_network(model, spec)
         if takes_width or spec.width_mult == 1.0:
             return network

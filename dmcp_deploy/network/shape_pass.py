@@ -84,7 +84,13 @@ def call_for_shape(target: Callable[..., Any], *args: Any, **kwargs: Any) -> Any
     return x.detach() if shape == x.shape else x.new_empty(shape)
 
 
-def node_value(node: fx.Node, args: Any, kwargs: Any, fetch: Fetch) -> Any:
+def node_value(
+    node: fx.Node,
+    args: Any,
+    kwargs: Any,
+    fetch: Fetch,
+    call: Callable[..., Any] = call_for_shape,
+) -> Any:
     """Returns the value of a node, or a tensor of its shape without data.
 
     Args:
@@ -92,6 +98,7 @@ def node_value(node: fx.Node, args: Any, kwargs: Any, fetch: Fetch) -> Any:
         args: The values of its arguments.
         kwargs: The values of its keyword arguments.
         fetch: Returns the model's parts.
+        call: (module or function, its arguments) -> the value.
     """
     target: Any = node.target
     if node.op == "get_attr":
@@ -100,7 +107,7 @@ def node_value(node: fx.Node, args: Any, kwargs: Any, fetch: Fetch) -> Any:
         target, args = getattr(args[0], target), args[1:]
     elif node.op == "call_module":
         target = fetch(target)
-    return call_for_shape(target, *args, **kwargs)
+    return call(target, *args, **kwargs)
 
 
 def run_without_data(

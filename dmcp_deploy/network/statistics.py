@@ -47,19 +47,21 @@ def check_statistics(trace: Trace) -> None:
 
 def _looks_at_batch(node: fx.Node) -> bool:
     arguments = norm_arguments(F.batch_norm, node.args, node.kwargs)
-    looks = arguments["training"] is True or arguments["running_mean"] is None
-    return looks and _reads_images(arguments["input"])
+    by_batch = arguments["training"] is True or arguments["running_mean"] is None
+    return by_batch and _comes_of_images(arguments["input"])
 
 
-def _reads_images(node: fx.Node) -> bool:
-    """Returns whether a value depends on the images, as that of no weight does."""
-    waiting, seen = [node], set()
+def _comes_of_images(node: fx.Node) -> bool:
+    """Returns whether a value depends on the images, as weights that are standardised do not."""
+    seen: set[fx.Node] = set()
+    waiting = [node]
     while waiting:
         source = waiting.pop()
         if source.op == "placeholder":
             return True
-        waiting += [n for n in source.all_input_nodes if n not in seen]
-        seen.update(source.all_input_nodes)
+        if source not in seen:
+            seen.add(source)
+            waiting.extend(source.all_input_nodes)
     return False
 
 

@@ -106,6 +106,33 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+@contextmanager
+def restored(model: nn.Module) -> Iterator[Callable[[], dict[str, Tensor]]]:
+    """Gives a model's modules back the attributes and buffers that they had.
+
+    Yields:
+        What returns the tensors that torch.fx has hung on the model, by name.
+    """
+    traced = [module for module in model.modules() if not is_layer(module)]
+    attributes = [(module, dict(module.__dict__)) for module in traced]
+    buffers = [b for module in traced for b in module._buffers.values() if b is not None]
+    values = [buffer.clone() for buffer in buffers]
+
+    def new() -> dict[str, Tensor]:
+        names = model.__dict__.keys() - attributes[0][1].keys()
+        return {n: v for n in names if isinstance(v := model.__dict__[n], Tensor)}
+
+    try:
+        yield new
+    finally:
+        for module, kept in attributes:
+            module.__dict__.clear()
+            module.__dict__.update(kept)
+        with torch.no_grad():
+            for buffer, value in zip(buffers, values, strict=True):
+                buffer.copy_(value)
+
+
 def _check_arguments(model: nn.Module) -> None:
     if model._forward_pre_hooks:
         return  # They may fill arguments in.
@@ -140,12 +167,12 @@ def _traced(
     """Returns graph and constants; adds to `opaque` the modules that cannot be traced."""
     shape_pass = ShapePass(partial(fetch, model, {}), input_shape)
     while True:
-        with _restored(model) as new:
+        with restored(model) as new:
             try:
                 graph = traced_graph(model, opaque, Values(shape_pass))
                 return graph, new()
             except UntraceableError as err:
-                opaque[err.path] = describe(err)
+                opaque[err.path] = str(err)
             except ValueAskedError as err:
                 raise DmcpError(
                     f"The forward of {type(model).__name__} cannot be traced, since {err}: move"
@@ -161,30 +188,3 @@ def _traced(
                     f" ({describe(err)}): move what it cannot trace into a submodule, which is"
                     " then kept whole."
                 ) from err
-
-
-@contextmanager
-def _restored(model: nn.Module) -> Iterator[Callable[[], dict[str, Tensor]]]:
-    """Gives a model's modules back the attributes and buffers that they had.
-
-    Yields:
-        What returns the tensors that torch.fx has hung on the model, by name.
-    """
-    traced = [module for module in model.modules() if not is_layer(module)]
-    attributes = [(module, dict(module.__dict__)) for module in traced]
-    buffers = [b for module in traced for b in module._buffers.values() if b is not None]
-    values = [buffer.clone() for buffer in buffers]
-
-    def new() -> dict[str, Tensor]:
-        names = model.__dict__.keys() - attributes[0][1].keys()
-        return {n: v for n in names if isinstance(v := model.__dict__[n], Tensor)}
-
-    try:
-        yield new
-    finally:
-        for module, kept in attributes:
-            module.__dict__.clear()
-            module.__dict__.update(kept)
-        with torch.no_grad():
-            for buffer, value in zip(buffers, values, strict=True):
-                buffer.copy_(value)

@@ -9,9 +9,9 @@ import torch
 from torch import fx, nn
 from torch.fx.proxy import Attribute
 
-from dmcp_deploy.errors import reason_of
 from dmcp_deploy.network.known_values import Values
 from dmcp_deploy.network.layers import is_layer
+from dmcp_deploy.network.misfit import describe
 
 #: Functions that make tensors of sizes: they stay in the graph where a size is computed.
 _CONSTRUCTORS = (
@@ -109,7 +109,7 @@ class _Tracer(fx.Tracer):
             raise
         except Exception as err:
             # A foreign forward under a proxy may raise anything; the module becomes opaque.
-            raise UntraceableError(self.path_of_module(m), reason_of(err)) from err
+            raise UntraceableError(self.path_of_module(m), describe(err)) from err
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         if self._values.looking:

@@ -46,7 +46,8 @@ class RunSettings:
 
     Attributes:
         method: The search method.
-        weights: None, "imagenet", or a file of weights that the search starts from.
+        weights: None, "imagenet", or a file of weights that the search starts from, also as
+            "FILE:PLACE" for one of several dictionaries in it.
         data: An image folder, a data set's name, or None for the embedded default.
         sampling: How DMCP reads a plan from its probabilities: "expected" or "markov".
         align: Widths are multiples of this where the group is larger.
@@ -64,7 +65,7 @@ class RunSettings:
         "dmcp", choices=tuple(METHODS), in_recipe=True, help=f"One of {', '.join(METHODS)}."
     )
     weights: str | None = option(
-        None, words={"none": None}, in_recipe=True, help="none, imagenet or a file."
+        None, words={"none": None}, in_recipe=True, help="none, imagenet, a file or FILE:PLACE."
     )
     data: str | None = option(
         None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -15,11 +14,12 @@ from dmcp_deploy.data.size import Size, format_size, scaled_size
 from dmcp_deploy.data.sources import ImageSource
 from dmcp_deploy.data.types import ImageData
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.machine.state import usable_cores
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.misfit import describe
 from dmcp_deploy.network.shape_pass import MISFITS, run_without_data
 from dmcp_deploy.network.supernet import Supernet
-from dmcp_deploy.network.trace import evaluating
+from dmcp_deploy.network.trace import evaluating, restored
 from dmcp_deploy.progress import Progress
 from dmcp_deploy.training.distributed import world_size
 from dmcp_deploy.training.recipe import Recipe
@@ -35,7 +35,7 @@ def check_outputs(network: Network) -> None:
         DmcpError: It returns something else; the message says what, and what to do.
     """
     returned: list[object] = []
-    with evaluating(network.model):
+    with evaluating(network.model), restored(network.model):
         run_without_data(lambda x: returned.append(network.model(x)), network.spec.input_shape)
     fault = _output_fault(returned[-1], network.spec.num_classes)
     if fault is not None:
@@ -107,7 +107,7 @@ def _runs(model: nn.Module, network: Network, order: torch.memory_format) -> boo
         return model(images.contiguous(memory_format=order))
 
     try:
-        with evaluating(model):
+        with evaluating(model), restored(model):
             run_without_data(run, network.spec.input_shape)
     except MISFITS:
         return False
@@ -116,7 +116,7 @@ def _runs(model: nn.Module, network: Network, order: torch.memory_format) -> boo
 
 def _check_source(source: ImageSource, title: str, progress: Progress) -> None:
     with (
-        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+        ThreadPoolExecutor(min(8, usable_cores())) as pool,
         progress.task(title, len(source), unit="picture") as bar,
     ):
         for _ in pool.map(source.picture, range(len(source))):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,14 @@ from dmcp_deploy.data.loader import eval_batches, train_batches
 from dmcp_deploy.data.seeds import step_seed
 from dmcp_deploy.data.size import Size, scaled_size
 from dmcp_deploy.data.types import Batch, ImageData, crops_of_views
+from dmcp_deploy.data.workers import fits_shared_memory
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.options.run import Compute
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.training.distributed import is_main, rank, world_size
 from dmcp_deploy.training.recipe import Recipe, Schedule
+from dmcp_deploy.units import format_bytes
 
 EVAL_BATCH = 64
 
@@ -64,6 +67,20 @@ class RunData:
         """What the deployed network is fed with."""
         how = self.images.val.preprocessing
         return InputRecord.make(how, (how.channels, *self.deployed_size), self.images.classes)
+
+    def workers_note(self) -> str | None:
+        """Returns what is to be said of workers where there is little shared memory; or None."""
+        if not self.workers:
+            return None
+        images = max(self.recipe.search.batch_size, self.recipe.train.batch_size)
+        size = 4 * images * self.images.train.preprocessing.channels * math.prod(self.image_size)
+        if fits_shared_memory(size, self.workers):
+            return None
+        return (
+            f"/dev/shm has too little room for the batches of {self.workers} workers"
+            f" ({format_bytes(size)} each): they come through pipes, which takes longer; a"
+            " container has more with docker run --shm-size"
+        )
 
     def batches(self, schedule: Schedule, start: int, steps: int, purpose: str) -> Iterator[Batch]:
         """Returns training batches from one step on, in an order of their own per purpose."""
@@ -186,6 +203,8 @@ def note_data(data: RunData, run: RunDir) -> None:
 def images_for(images: ImageData, request: RunRequest) -> ImageData:
     """Returns a data set as a run's network wants it: its channels, and where it is augmented."""
     how = images.train.preprocessing.for_channels(request.network.input_shape[0])
+    if request.pictures is not None:
+        how = request.pictures.applied(how)
     images = images.prepared(how)
     return crops_of_views(images) if request.augment_on == "device" else images
 

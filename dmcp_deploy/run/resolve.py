@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from dmcp_deploy.artifact import digest_file
+from dmcp_deploy.data.conventions import PictureConventions
 from dmcp_deploy.data.datasets import open_data
 from dmcp_deploy.data.types import ImageData
 from dmcp_deploy.errors import DmcpError, reason_of
-from dmcp_deploy.network.conventions import input_conventions
+from dmcp_deploy.network.conventions import Conventions, input_conventions
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.options.declare import shared_fields
 from dmcp_deploy.options.run import Compute, RunOptions, RunSettings
@@ -51,11 +52,11 @@ def make_request(
     precision = choose_precision(compute.device, options.precision)
     earlier = run.request() if run is not None and run.is_begun() else None
     weights, weights_digest = _weights(options.weights, earlier)
-    conventions = input_conventions(model, weights, weights_digest)
+    conventions = _conventions(model, weights, weights_digest, earlier)
     data = images or _opened(options.data, compute.progress)
     spec = replace(
         NetworkSpec.asked(model, options, len(data.classes)),
-        transform_input=conventions is not None and conventions.transform_input,
+        transform_input=conventions.transform_input,
     )
     if spec.input_shape[0] < data.train.channels:
         compute.progress.say(
@@ -77,6 +78,7 @@ def make_request(
         weights_digest=weights_digest,
         recipe=recipe_to_json(recipe),
         contiguous=not takes_channels_last(network),
+        pictures=None if conventions.pictures == PictureConventions() else conventions.pictures,
     )
 
 
@@ -150,6 +152,16 @@ def _weights(source: str | None, earlier: RunRequest | None) -> tuple[str | None
         )
     same = digest == known[1] and (known[0] or "").endswith(f":{place}" if place else "")
     return known if same else (asked, digest)
+
+
+def _conventions(
+    model: str, weights: str | None, digest: str | None, earlier: RunRequest | None
+) -> Conventions:
+    """Returns what weights expect, or what a run that was begun with them has taken them to."""
+    if earlier is not None and (weights, digest) == (earlier.weights, earlier.weights_digest):
+        pictures = earlier.pictures or PictureConventions()
+        return Conventions(pictures, earlier.network.transform_input)
+    return input_conventions(model, weights, digest)
 
 
 def _resolved(source: str) -> str:

@@ -93,7 +93,9 @@ def _weights_of_builder(context: RunContext) -> list[str]:
     same, total = unvaried_weights(context.request.network)
     if not same or 2 * same < total:
         return []
+    scratch = context.request.init == "scratch"
     return [
         f"{context.request.network.model} comes with weights of its own ({same} of {total} tensors"
-        " do not change with the seed): they are taken as given."
+        " do not change with the seed): they are taken as given"
+        + (", and --init sliced keeps them in the pruned network." if scratch else ".")
     ]

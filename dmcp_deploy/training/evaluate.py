@@ -60,7 +60,7 @@ def recalibrate(
     """
     precision = precision if shared else precision.alone()
     averages, count = _CumulativeAverages(model), 0
-    with batch_statistics(model), _cumulative(_batch_norms(model)), averages:
+    with batch_statistics(model), _cumulative(model), averages:
         for batch in batches:
             with precision.autocast():
                 model(precision.move(batch).images)
@@ -114,10 +114,14 @@ def running_statistics(model: nn.Module) -> list[Tensor]:
 def batch_statistics(model: nn.Module) -> Iterator[None]:
     """Puts a model into evaluation mode but for norms, which use each batch's statistics.
 
-    Every module is put back into its own mode at the end.
+    Norms that the model itself keeps in evaluation mode while it trains stay so. Every module is
+    put back into its own mode at the end.
     """
     with evaluating(model):
-        for norm in filter(keeps_statistics, model.modules()):
+        model.train()
+        moving = [m for m in model.modules() if m.training and keeps_statistics(m)]
+        model.eval()
+        for norm in moving:
             norm.train()
         yield
 
@@ -174,8 +178,9 @@ def _average(statistics: list[Tensor], count: int, precision: Precision) -> None
 
 
 @contextmanager
-def _cumulative(norms: list[nn.modules.batchnorm._BatchNorm]) -> Iterator[None]:
-    """Lets batch norms start afresh and average over all batches; restores their momenta."""
+def _cumulative(model: nn.Module) -> Iterator[None]:
+    """Lets batch norms that move start afresh and average all batches; restores their momenta."""
+    norms = [norm for norm in _batch_norms(model) if norm.training]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()

@@ -18,6 +18,7 @@ from dmcp_deploy.training.weights import misfits, versions_of
 
 #: Why tensors are left out.
 OTHER_CLASSES = "made for other classes"
+NO_HEAD = "not in the file, random"
 COUNTERS = "counters"
 AUXILIARY = "auxiliary heads"
 AROUND = "not this network's"
@@ -105,8 +106,10 @@ class Matcher:
         if name not in self._state:
             counter = COUNTERS if _is_counter(name) else None
             return AUXILIARY if _AUXILIARY.search(name) else counter
-        if name not in tensors or name not in self._head:
+        if name not in self._head:
             return None
+        if name not in tensors:
+            return None if self._head & tensors.keys() else NO_HEAD
         return OTHER_CLASSES if tensors[name].shape[1:] == self._state[name].shape[1:] else None
 
 

@@ -55,6 +55,8 @@ def renamings(stored: Stored, wanted: Collection[str]) -> Iterator[Renamed]:
     seen = []
     for off, on in _beginnings(list(stored.tensors), set(wanted)):
         names = {name: on + name[len(off) :] for name in stored.tensors if name.startswith(off)}
+        others = {name for name in stored.tensors if name in wanted and name not in names}
+        names |= {name: name for name in others - set(names.values())}
         if names in seen:
             continue
         seen.append(names)
@@ -102,14 +104,13 @@ def _shared_beginning(names: list[str]) -> str:
 
 def _library_translations(model: nn.Module) -> list[Translation]:
     module = sys.modules[type(model).__module__]
-    translate: list[Translation] = []
-    torchvisions = getattr(module, "_load_state_dict", None)
-    if callable(torchvisions) and "weights" in inspect.signature(torchvisions).parameters:
-        translate.append(functools.partial(_torchvisions_names, torchvisions))
-    if module.__name__.startswith("timm."):
+    library = module.__name__.partition(".")[0]
+    if library == "torchvision" and hasattr(module, "_load_state_dict"):
+        return [functools.partial(_torchvisions_names, module._load_state_dict)]
+    if library == "timm":
         filters = [getattr(module, name) for name in _TIMM_FILTERS if hasattr(module, name)]
-        translate += [functools.partial(_filtered, each, model) for each in filters]
-    return translate
+        return [functools.partial(_filtered, each, model) for each in filters]
+    return []
 
 
 class _Given:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import pathlib
 import pickle
 import re
 import struct
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,7 +76,8 @@ def _read_torch(path: Path) -> Any:
     if not Path(path).is_file():
         raise DmcpError(f"There is no weights file {path}.")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_harmless_types()):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (*_NO_TENSORS, OSError) as err:
         raise DmcpError(
             f"The weights file {path} cannot be read as plain tensors ({_reason(err)}): save"
@@ -81,8 +85,28 @@ def _read_torch(path: Path) -> Any:
         ) from err
 
 
+def _harmless_types() -> list[Any]:
+    """Returns what people save beside weights, which torch does not know to be plain data.
+
+    Those are options as argparse gives them, paths, and the numbers and arrays of NumPy.
+    """
+    array = np.zeros(1)
+    rebuild, scalar = array.__reduce__()[0], array[0].__reduce__()[0]
+    dtypes = [type(np.dtype(code)) for code in np.typecodes["AllInteger"] + "?efdSU"]
+    named = [(rebuild, "_reconstruct"), (scalar, "scalar")]
+    places = ("numpy.core.multiarray", "numpy._core.multiarray")  # NumPy 1 and 2
+    return [
+        *(argparse.Namespace, pathlib.PosixPath, np.dtype, np.ndarray, *dtypes),
+        *((function, f"{place}.{name}") for function, name in named for place in places),
+        (pathlib.PosixPath, "pathlib._local.PosixPath"),
+    ]
+
+
 def _places(content: Any, place: str) -> Iterator[Stored]:
     """Yields the dictionaries with tensors in what a file holds, the outer ones first."""
+    if isinstance(content, list | tuple):
+        content = {str(number): item for number, item in enumerate(content)}
+        content = {key: item for key, item in content.items() if not isinstance(item, Tensor)}
     if not isinstance(content, Mapping):
         return
     named = {key: value for key, value in content.items() if isinstance(key, str)}

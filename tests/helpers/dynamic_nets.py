@@ -197,6 +197,14 @@ class WithAuxiliary(TwoConvs):
         return (logits, self.auxiliary(early).mean((2, 3))) if self.training else logits
 
 
+class HookNormed(Between):
+    """Weight norm by a hook, as torch did it once, and a layer of lazy size."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda net, x: net.normed(x))
+        self.normed, self.second = nn.utils.weight_norm(nn.Conv2d(8, 8, 1)), nn.LazyConv2d(12, 5, 2)
+
+
 def trace(model: nn.Module, shape: tuple[int, int, int] = SHAPE) -> Network:
     """Returns a network with its groups; its model stays in the mode that it is in."""
     return trace_network(model, NetworkSpec("dynamic", num_classes=CLASSES, input_shape=shape))

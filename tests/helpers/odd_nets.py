@@ -120,13 +120,13 @@ class UnknownOperation(OddNet):
 class UnknownLayer(OddNet):
     truth = Truth(
         groups={"second": SECOND},
-        macs=(STEM, 64 * 4 * 8 * 8, 4 * 576 * 8 * 6, 6 * 5),
-        pinned={"stem": r"odd \(ConvTranspose2d\) is not in the layer table"},
+        macs=(STEM, *REST),
+        pinned={"stem": r"odd \(LocalResponseNorm\) is not in the layer table"},
     )
 
     def __init__(self) -> None:
         super().__init__()
-        self.odd = nn.ConvTranspose2d(8, 8, 2, stride=2)
+        self.odd = nn.LocalResponseNorm(2)
 
 
 class Functional(nn.Module):

@@ -125,3 +125,12 @@ def self_seeded(num_classes: int = 3) -> nn.Module:
     """A builder of random weights that are the same at every call."""
     torch.manual_seed(7)
     return Plain(num_classes)
+
+
+class FixedStatistics(Frozen):
+    """Keeps its first norm in evaluation mode, whatever the others do."""
+
+    def train(self, mode: bool = True) -> FixedStatistics:
+        super().train(mode)
+        self.first_norm.eval()
+        return self

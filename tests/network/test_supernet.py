@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from closeness import difference
 from constant_nets import OPEN_NETS, REWRITTEN_NETS
 from odd_nets import ODD_NETS, Opaque
+from spread_nets import NARROWING_NETS
 from tiny_nets import (
-    TINY_NETS,
     Chain,
     Grouped,
     Residual,
@@ -36,7 +36,7 @@ from dmcp_deploy.network.supernet import Supernet
 from dmcp_deploy.plan import Keep, NetworkSpec
 
 ALL_NETS = pytest.mark.parametrize(
-    "net", [*TINY_NETS, *ODD_NETS, *REWRITTEN_NETS, *OPEN_NETS], ids=lambda net: net.__name__
+    "net", [*NARROWING_NETS, *ODD_NETS, *REWRITTEN_NETS, *OPEN_NETS], ids=lambda net: net.__name__
 )
 
 
@@ -129,7 +129,7 @@ def test_attributes_of_a_sliced_network_tell_its_widths() -> None:
     assert dense.classifier.in_features == 12
 
 
-@pytest.mark.parametrize("net", [*TINY_NETS, Opaque], ids=lambda net: net.__name__)
+@pytest.mark.parametrize("net", [*NARROWING_NETS, Opaque], ids=lambda net: net.__name__)
 def test_training_leaves_names_values_and_running_statistics(net: type[TinyNet]) -> None:
     network = trace_tiny(net)
     network.model.train()

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 import dmcp_deploy
 from dmcp_deploy.bench.record import BenchRecord
+from dmcp_deploy.export.proven import ONNX_TOLERANCE
 from dmcp_deploy.export.slice import TOLERANCE
 from dmcp_deploy.options.run import Compute
 from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.run.context import RunContext
 from dmcp_deploy.run.networks import random_network
-from dmcp_deploy.run.stages import ONNX_TOLERANCE
 from dmcp_deploy.run.start import starting_network
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.runtimes.onnxruntime import OnnxSession
@@ -194,7 +194,7 @@ def test_data_that_changed_since_the_start_is_refused(
     data = Path(shutil.copytree(tiny_folder, tmp_path / "data"))
     run = dmcp_deploy.run.search(**library(data, tmp_path / "run", method="uniform"))
     next((data / "train").rglob("*.png")).unlink()
-    with pytest.raises(dmcp_deploy.DmcpError, match="has changed since the run"):
+    with pytest.raises(dmcp_deploy.DmcpError, match=r"is not what the run in .* was begun on"):
         dmcp_deploy.train(run.path)
 
 

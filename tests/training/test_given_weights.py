@@ -160,6 +160,28 @@ def test_a_classifier_for_other_classes_stays_wherever_it_is_registered(head_fir
     assert torch.equal(network.model.second.weight, state["second.weight"])
 
 
+def test_a_classifier_of_its_own_beside_a_backbone_with_a_beginning_is_found() -> None:
+    state = trained().state_dict()
+    file = {n if n.startswith("head.") else f"backbone.{n}": tensor for n, tensor in state.items()}
+    network = traced(Plain(3))
+    assert load_given(network, [Stored("", file)], "w.pth") == []
+    assert_taken(network.model, state)
+
+
+def test_a_backbone_without_a_classifier_leaves_the_network_its_own() -> None:
+    state = {n: t for n, t in trained().state_dict().items() if not n.startswith("head.")}
+    network = traced(Plain(3))
+    before = network.model.head.weight.clone()
+    assert load_given(network, [Stored("", state)], "w.pth") == [
+        "Left out of w.pth: head.bias, head.weight (not in the file, random)"
+    ]
+    assert torch.equal(network.model.head.weight, before)
+    assert torch.equal(network.model.first.weight, state["first.weight"])
+    half = {**state, "head.weight": torch.zeros(3, 24)}
+    with pytest.raises(DmcpError, match=r"it lacks head\.bias"):
+        load_given(network, [Stored("", half)], "w.pth")
+
+
 @pytest.mark.parametrize(
     ("model", "head"),
     [

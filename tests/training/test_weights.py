@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -76,6 +78,22 @@ def test_every_place_with_tensors_is_listed_and_optimisers_are_passed_over(tmp_p
     assert stored["states"].keys() == {"n"}
     assert stored["states.net"].keys() == model.state_dict().keys()
     assert stored["states.net"]._metadata == model.state_dict()._metadata
+
+
+def test_what_trainers_save_beside_weights_is_no_reason_to_refuse_them(tmp_path):
+    state, path = network().state_dict(), tmp_path / "last.pth"
+    content = {
+        "args": argparse.Namespace(lr=0.1, out=tmp_path, classes=["a"]),
+        "best": np.float64(0.9),
+        "history": np.arange(6.0).reshape(2, 3),
+        "counts": {"epoch": np.int64(3), "names": np.array(["x", "y"])},
+        "models": [state, {name: 2 * tensor for name, tensor in state.items()}],
+    }
+    torch.save(content, path)
+    stored = stored_weights(path)
+    assert [each.place for each in stored] == ["models.0", "models.1"]
+    assert torch.equal(stored[1].tensors["0.weight"], 2 * state["0.weight"])
+    assert argparse.Namespace not in torch.serialization.get_safe_globals(), "allowed here alone"
 
 
 def test_a_source_names_a_file_or_a_place_in_it(tmp_path):

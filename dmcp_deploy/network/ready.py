@@ -1,9 +1,9 @@
-"""Layers that learn their input's size from the first images that they see."""
+"""Models made ready to be traced and copied: what their builder leaves to the first images."""
 
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from dmcp_deploy.errors import DmcpError
@@ -13,12 +13,24 @@ from dmcp_deploy.network.shape_pass import MISFITS
 from dmcp_deploy.network.trace import evaluating
 
 
-def materialise(model: nn.Module, input_shape: Shape) -> None:
-    """Gives a model's lazy layers their sizes and weights, in place, by one image of zeros.
+def make_ready(model: nn.Module, input_shape: Shape) -> None:
+    """Gives a freshly built model, in place, all that its builder leaves to the first images.
+
+    Lazy layers get their sizes and weights by one image of zeros. Weights that hooks compute (of
+    weight norm, say) leave the graph of autograd that they were computed in, so that the model
+    can be copied.
 
     Raises:
-        DmcpError: The model does not run on such an image, or does not call one of them.
+        DmcpError: The model does not run on such an image, or does not call a lazy layer.
     """
+    _materialise(model, input_shape)
+    for module in model.modules():
+        for name, value in module.__dict__.items():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                module.__dict__[name] = value.detach()
+
+
+def _materialise(model: nn.Module, input_shape: Shape) -> None:
     if not _lazy_layers(model):
         return
     size = "x".join(str(n) for n in input_shape)
