@@ -278,6 +278,21 @@ class Placed(OddNet):
         return x + self.places
 
 
+class StoredFactor(OddNet):
+    """A matrix that every place is multiplied by; it narrows with what it reads."""
+
+    truth = Truth(
+        groups={"stem": (8, 1, ("stem",)), "second": SECOND}, macs=(STEM, 64 * 8 * 8, *REST)
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.randn(8, 8))
+
+    def odd(self, x: Tensor) -> Tensor:
+        return (x.permute(0, 2, 3, 1) @ self.matrix).permute(0, 3, 1, 2)
+
+
 #: Their dense networks are the graph.
 REWRITTEN_NETS: tuple[type[OddNet], ...] = (
     *(SplitByNumber, Hierarchy, ViewByNumber, IndexByNumber, DualPath, UnevenHalves),
