@@ -71,6 +71,12 @@ class CrossCovariance(Attention):
         return ((scores * self.temperature).softmax(dim=-1) @ v).transpose(-2, -1)
 
 
+class AttentionByLetters(Attention):
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scores = torch.einsum("bhqc,bhkc->bhqk", q, k).softmax(dim=-1)
+        return torch.einsum("bhqk,bhkc->bhqc", scores, v)
+
+
 class PlacesWithBias(Attention):
     """A bias of every head for every way from one row to another."""
 
@@ -124,5 +130,13 @@ class SharedKeys(Attention):
 
 #: Their dense networks are the graph.
 ATTENTION_NETS: tuple[type[OddNet], ...] = (
-    *(Attention, AttentionByHand, CrossCovariance, PlacesWithBias, HeadsInTheBatch, SharedKeys),
+    *(
+        Attention,
+        AttentionByHand,
+        AttentionByLetters,
+        CrossCovariance,
+        PlacesWithBias,
+        HeadsInTheBatch,
+        SharedKeys,
+    ),
 )

@@ -293,6 +293,11 @@ class StoredFactor(OddNet):
         return (x.permute(0, 2, 3, 1) @ self.matrix).permute(0, 3, 1, 2)
 
 
+class StoredFactorByLetters(StoredFactor):
+    def odd(self, x: Tensor) -> Tensor:
+        return torch.einsum("nchw,co->nohw", x, self.matrix)
+
+
 #: Their dense networks are the graph.
 REWRITTEN_NETS: tuple[type[OddNet], ...] = (
     *(SplitByNumber, Hierarchy, ViewByNumber, IndexByNumber, DualPath, UnevenHalves),
