@@ -41,10 +41,10 @@ class Hierarchy(OddNet):
 
     truth = Truth(
         groups={
-            "stem[0:2]": (2, 1, ("stem",)),
-            "stem[2:4]": (2, 1, ("stem", "first")),
-            "stem[4:6]": (2, 1, ("stem", "then")),
-            "stem[6:8]": (2, 1, ("stem",)),
+            "stem[0:2]": (2, 1, ("stem", "norm")),
+            "stem[2:4]": (2, 1, ("stem", "norm", "first")),
+            "stem[4:6]": (2, 1, ("stem", "norm", "then")),
+            "stem[6:8]": (2, 1, ("stem", "norm")),
             "last": (2, 1, ("last",)),
             "second": SECOND,
         },
@@ -53,10 +53,11 @@ class Hierarchy(OddNet):
 
     def __init__(self) -> None:
         super().__init__()
+        self.norm = nn.BatchNorm2d(8)
         self.first, self.then, self.last = conv(2, 2), conv(2, 2), conv(2, 2)
 
     def odd(self, x: Tensor) -> Tensor:
-        parts = x.split(2, 1)
+        parts = self.norm(x).split(2, 1)
         first = self.first(parts[0])
         then = self.then(first + parts[1])
         return torch.cat([first, then, self.last(then + parts[2]), parts[3]], 1)
@@ -154,7 +155,7 @@ class SplitAttention(OddNet):
 
     truth = Truth(
         groups={
-            "stem": (8, 4, ("stem", "wide", "excite")),
+            "stem": (8, 4, ("stem", "wide", "norm", "excite")),
             "squeeze": (3, 1, ("squeeze",)),
             "second": SECOND,
         },
@@ -163,11 +164,11 @@ class SplitAttention(OddNet):
 
     def __init__(self) -> None:
         super().__init__()
-        self.wide = conv(8, 16, groups=4)
+        self.wide, self.norm = conv(8, 16, groups=4), nn.BatchNorm2d(16)
         self.squeeze, self.excite = nn.Conv2d(8, 3, 1), nn.Conv2d(3, 16, 1)
 
     def odd(self, x: Tensor) -> Tensor:
-        x = self.wide(x)
+        x = self.norm(self.wide(x))
         n, c, h, w = x.shape
         halves = x.reshape((n, 2, c // 2, h, w))
         y = self.excite(F.relu(self.squeeze(halves.sum(dim=1).mean((2, 3), keepdim=True))))
@@ -182,7 +183,7 @@ class HalvesOfGroups(SplitAttention):
     truth = Truth(
         groups={
             "stem": (8, 2, ("stem",)),
-            "wide": (16, 2, ("wide", "excite")),
+            "wide": (16, 2, ("wide", "norm", "excite")),
             "squeeze": (3, 1, ("squeeze",)),
             "second": SECOND,
         },
