@@ -49,10 +49,13 @@ class Cost:
     def __init__(self, network: Network) -> None:
         self._network = network
         self._layers = [la for la in network.layers.values() if la.kind in WEIGHTED]
-        self._inputs = _Linear(network, [_input_units(layer) for layer in self._layers])
-        self._outputs = _Linear(network, [_output_units(layer) for layer in self._layers])
-        self._factors = np.array([layer.macs_per_pair for layer in self._layers], dtype=np.int64)
-        self._shares = np.array([layer.pair_share for layer in self._layers], dtype=np.int64)
+        layers, products = self._layers, network.products
+        inputs = [*map(_input_units, layers), *((p.ids, len(p.ids)) for p in products)]
+        outputs = [*map(_output_units, layers), *[(None, 1)] * len(products)]
+        factors = [*(la.macs_per_pair for la in layers), *(p.macs for p in products)]
+        shares = [*(la.pair_share for la in layers), *(len(p.ids) for p in products)]
+        self._inputs, self._outputs = _Linear(network, inputs), _Linear(network, outputs)
+        self._factors, self._shares = np.array(factors, np.int64), np.array(shares, np.int64)
         self._fixed = sum(network.fixed_macs.values())
 
     def units(self, widths: Mapping[str, int]) -> np.ndarray:
@@ -108,9 +111,8 @@ class Cost:
         """Returns what every layer costs at given group widths; their MACs add up to the whole."""
         units = self.units(widths)
         kept = _kept(self._network, units)
-        rows = zip(
-            self._layers, self._inputs(units), self._outputs(units), self._factors, strict=True
-        )
+        sides = self._inputs(units), self._outputs(units)
+        rows = zip(self._layers, *sides, self._factors, strict=False)
         listed = [
             LayerCost(
                 name=layer.name,
@@ -123,13 +125,18 @@ class Cost:
             )
             for layer, into, out, factor in rows
         ]
-        return listed + [self._other_cost(name) for name in self._network.fixed_macs]
+        others = [*self._network.fixed_macs, *(product.name for product in self._network.products)]
+        return listed + [self._other_cost(name, kept) for name in dict.fromkeys(others)]
 
-    def _other_cost(self, name: str) -> LayerCost:
+    def _other_cost(self, name: str, kept: np.ndarray) -> LayerCost:
         modules = dict(self._network.model.named_modules())
         own = modules[name].parameters() if name in modules else ()
         params = sum(parameter.numel() for parameter in own)
-        return LayerCost(name, "other", 0, 0, self._network.fixed_macs[name], params, 0)
+        macs = self._network.fixed_macs.get(name, 0)
+        for product in self._network.products:
+            if product.name == name:
+                macs += product.macs * _count(product.ids, kept) // len(product.ids)
+        return LayerCost(name, "other", 0, 0, macs, params, 0)
 
 
 class _Linear:

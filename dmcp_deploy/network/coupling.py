@@ -38,6 +38,21 @@ class Producer:
     positions: int
 
 
+@dataclass(frozen=True, eq=False)
+class Product:
+    """An operation that multiplies by a stored factor.
+
+    Attributes:
+        name: Where it stands.
+        macs: Its multiply-adds for one image in the full network.
+        ids: The channels that it grows with, by identities or by unit numbers.
+    """
+
+    name: str
+    macs: int
+    ids: Ids
+
+
 @dataclass
 class Couplings:
     """All that the walk found out.
@@ -48,6 +63,7 @@ class Couplings:
         parameters: (name, dimension, identities) of parameters that the graph reads directly.
         gates: (node name, identities, axis) of the places where a gate may sit.
         fixed_macs: Where -> multiply-adds of convolutions and linear layers outside the table.
+        products: Those of operations whose multiply-adds grow with some channels.
         rewrites: Node name -> the numbers of channels among its arguments, by identities.
     """
 
@@ -56,6 +72,7 @@ class Couplings:
     parameters: list[tuple[str, int, Ids]] = field(default_factory=list)
     gates: list[tuple[str, Ids, int]] = field(default_factory=list)
     fixed_macs: dict[str, int] = field(default_factory=dict)
+    products: list[Product] = field(default_factory=list)
     rewrites: dict[str, Rewrite] = field(default_factory=dict)
 
     def refuse(self, group: str, reason: str) -> None:
@@ -155,9 +172,10 @@ class _Walk:
             self.couplings.parameters.append((name, left.axis, left.ids))
 
     def _call_function(self, node: fx.Node) -> Value:
-        self._add_fixed_macs(node, place(node))
         couplings = self.couplings
-        return propagate(Call(node, couplings.ids, self.values, couplings.rewrites))
+        result = propagate(Call(node, couplings.ids, self.values, couplings.rewrites))
+        self._add_product(node)
+        return result
 
     _call_method = _call_function
 
@@ -188,6 +206,18 @@ class _Walk:
     def _pin_inputs(self, node: fx.Node, reason: str) -> None:
         for source in node.all_input_nodes:
             self.couplings.ids.pin(self.values[source], reason)
+
+    def _add_product(self, node: fx.Node) -> None:
+        """Takes note of the multiply-adds of an operation; those of unknown ones are fixed."""
+        read = (self.values[source] for source in node.all_input_nodes)
+        known = [self.couplings.ids.compact(x) for x in read if isinstance(x, Channels)]
+        macs = node.meta.get("macs", 0)
+        if macs and known and known[0].ids.ndim == 1:
+            self.couplings.products.append(Product(place(node), macs, known[0].ids))
+            return
+        if macs:
+            self.couplings.ids.pin(known, "it is multiplied by a stored factor in a way of its own")
+            self._add_fixed_macs(node, place(node))
 
     def _add_fixed_macs(self, node: fx.Node, name: str) -> None:
         macs = node.meta.get("macs", 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor, fx, nn
 
 from dmcp_deploy.network.channels import Ids
-from dmcp_deploy.network.coupling import INPUT_REASON, OUTPUT_REASON, Couplings, Producer
+from dmcp_deploy.network.coupling import INPUT_REASON, OUTPUT_REASON, Couplings, Producer, Product
 from dmcp_deploy.network.layer_rules import Cuts
 from dmcp_deploy.network.rewrites import Rewrite
 from dmcp_deploy.network.trace import Trace, called_modules, fetch
@@ -102,6 +102,7 @@ class Network:
         opaque: Modules that could not be traced and are kept whole -> why.
         fixed_macs: Module or operation outside the layer table -> multiply-adds for one image of
             the convolutions and linear layers in it; they never narrow.
+        products: Operations whose multiply-adds grow with some channels, by unit numbers.
         rewrites: Node name -> what it counts in place of numbers of channels that the forward
             pass writes down: the dense network is then the graph, not the stock class.
         dropped: What the model's own forward calls in vain, and the graph does not.
@@ -120,6 +121,7 @@ class Network:
     gates: Mapping[str, tuple[Units, int]]
     opaque: Mapping[str, str]
     fixed_macs: Mapping[str, int]
+    products: tuple[Product, ...]
     rewrites: Mapping[str, Rewrite]
     dropped: tuple[str, ...] = ()
     only_in_training: tuple[str, ...] = ()
@@ -195,6 +197,7 @@ def assemble(spec: NetworkSpec, model: nn.Module, trace: Trace, couplings: Coupl
         gates={name: gate for name, gate in gates.items() if gate[0].max() >= 0},
         opaque=trace.opaque,
         fixed_macs=couplings.fixed_macs,
+        products=tuple(replace(p, ids=numbering(p.ids)) for p in couplings.products),
         rewrites={name: r.numbered(numbering) for name, r in couplings.rewrites.items()},
         dropped=trace.dropped,
         only_in_training=trace.extra.weighted,

@@ -22,6 +22,7 @@ from dmcp_deploy.network.combining import (
     matmul_rule,
     stack_rule,
 )
+from dmcp_deploy.network.einsum import einsum_rule
 from dmcp_deploy.network.moving import (
     chunk_rule,
     expand_rule,
@@ -202,6 +203,7 @@ _TABLE: dict[Any, Callable[[Call], Value]] = {
     **dict.fromkeys((torch.unsqueeze, "unsqueeze"), unsqueeze_rule),
     **dict.fromkeys((torch.squeeze, "squeeze"), squeeze_rule),
     **dict.fromkeys(_MATRIX_PRODUCTS, matmul_rule),
+    torch.einsum: einsum_rule,
     F.scaled_dot_product_attention: attention_rule,
     "expand": expand_rule,
     "expand_as": expand_as_rule,

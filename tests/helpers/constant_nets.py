@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from attention_nets import ATTENTION_NETS
 from odd_nets import REST, SECOND, STEM, OddNet
 from tiny_nets import Truth, conv
 from torch import Tensor, nn
@@ -40,10 +41,10 @@ class Hierarchy(OddNet):
 
     truth = Truth(
         groups={
-            "stem[0:2]": (2, 1, ("stem",)),
-            "stem[2:4]": (2, 1, ("stem", "first")),
-            "stem[4:6]": (2, 1, ("stem", "then")),
-            "stem[6:8]": (2, 1, ("stem",)),
+            "stem[0:2]": (2, 1, ("stem", "norm")),
+            "stem[2:4]": (2, 1, ("stem", "norm", "first")),
+            "stem[4:6]": (2, 1, ("stem", "norm", "then")),
+            "stem[6:8]": (2, 1, ("stem", "norm")),
             "last": (2, 1, ("last",)),
             "second": SECOND,
         },
@@ -52,10 +53,11 @@ class Hierarchy(OddNet):
 
     def __init__(self) -> None:
         super().__init__()
+        self.norm = nn.BatchNorm2d(8)
         self.first, self.then, self.last = conv(2, 2), conv(2, 2), conv(2, 2)
 
     def odd(self, x: Tensor) -> Tensor:
-        parts = x.split(2, 1)
+        parts = self.norm(x).split(2, 1)
         first = self.first(parts[0])
         then = self.then(first + parts[1])
         return torch.cat([first, then, self.last(then + parts[2]), parts[3]], 1)
@@ -153,7 +155,7 @@ class SplitAttention(OddNet):
 
     truth = Truth(
         groups={
-            "stem": (8, 4, ("stem", "wide", "excite")),
+            "stem": (8, 4, ("stem", "wide", "norm", "excite")),
             "squeeze": (3, 1, ("squeeze",)),
             "second": SECOND,
         },
@@ -162,11 +164,11 @@ class SplitAttention(OddNet):
 
     def __init__(self) -> None:
         super().__init__()
-        self.wide = conv(8, 16, groups=4)
+        self.wide, self.norm = conv(8, 16, groups=4), nn.BatchNorm2d(16)
         self.squeeze, self.excite = nn.Conv2d(8, 3, 1), nn.Conv2d(3, 16, 1)
 
     def odd(self, x: Tensor) -> Tensor:
-        x = self.wide(x)
+        x = self.norm(self.wide(x))
         n, c, h, w = x.shape
         halves = x.reshape((n, 2, c // 2, h, w))
         y = self.excite(F.relu(self.squeeze(halves.sum(dim=1).mean((2, 3), keepdim=True))))
@@ -181,7 +183,7 @@ class HalvesOfGroups(SplitAttention):
     truth = Truth(
         groups={
             "stem": (8, 2, ("stem",)),
-            "wide": (16, 2, ("wide", "excite")),
+            "wide": (16, 2, ("wide", "norm", "excite")),
             "squeeze": (3, 1, ("squeeze",)),
             "second": SECOND,
         },
@@ -245,54 +247,23 @@ class OneGroupNormed(OddNet):
         self.odd = nn.GroupNorm(1, 8)
 
 
-class Attention(OddNet):
-    """Four heads of two channels over all places: a head stays or goes; so does the MLP's width."""
+class Windows(OddNet):
+    """Four windows of every picture, side by side with the pictures of the batch."""
 
     truth = Truth(
-        groups={
-            "stem": (8, 1, ("stem", "norm", "proj", "reduce")),
-            "qkv": (24, 6, ("qkv",)),
-            "expand": (12, 1, ("expand",)),
-            "second": SECOND,
-        },
-        macs=(STEM, 64 * 8 * 24, 64 * 8 * 8, 64 * 8 * 12, 64 * 12 * 8, *REST),
+        groups={"stem": (8, 1, ("stem",)), "inner": (8, 1, ("inner",)), "second": SECOND},
+        macs=(STEM, 576 * 8 * 8, *REST),
     )
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm, self.qkv, self.proj = nn.LayerNorm(8), nn.Linear(8, 24), nn.Linear(8, 8)
-        self.expand, self.reduce = nn.Linear(8, 12), nn.Linear(12, 8)
+        self.inner = conv(8, 8)
 
     def odd(self, x: Tensor) -> Tensor:
-        size = x.shape
-        x = x.flatten(2).transpose(1, 2)
-        n, places, width = x.shape
-        q, k, v = self.qkv(self.norm(x)).reshape(n, places, 3, 4, 2).permute(2, 0, 3, 1, 4).unbind()
-        y = self.attend(q, k, v).transpose(1, 2).reshape(n, places, width)
-        x = x + self.proj(y)
-        x = x + self.reduce(F.gelu(self.expand(x)))
-        return x.transpose(1, 2).reshape(size)
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(q, k, v)
-
-
-class AttentionByHand(Attention):
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return (q @ k.transpose(-2, -1) * 2**-0.5).softmax(dim=-1) @ v
-
-
-class CrossCovariance(Attention):
-    """Channels of a head attend to each other; each head has a temperature."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.temperature = nn.Parameter(torch.linspace(0.5, 2, 4).view(4, 1, 1))
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, k, v = q.transpose(-2, -1), k.transpose(-2, -1), v.transpose(-2, -1)
-        scores = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1)
-        return ((scores * self.temperature).softmax(dim=-1) @ v).transpose(-2, -1)
+        n, c, _, _ = x.shape
+        x = x.view(n, c, 2, 4, 2, 4).permute(0, 2, 4, 1, 3, 5).reshape(n * 4, c, 4, 4)
+        x = self.inner(x).view(n, 2, 2, 8, 4, 4)
+        return x.permute(0, 3, 1, 4, 2, 5).reshape(n, -1, 8, 8)
 
 
 class Placed(OddNet):
@@ -308,10 +279,30 @@ class Placed(OddNet):
         return x + self.places
 
 
+class StoredFactor(OddNet):
+    """A matrix that every place is multiplied by; it narrows with what it reads."""
+
+    truth = Truth(
+        groups={"stem": (8, 1, ("stem",)), "second": SECOND}, macs=(STEM, 64 * 8 * 8, *REST)
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.randn(8, 8))
+
+    def odd(self, x: Tensor) -> Tensor:
+        return (x.permute(0, 2, 3, 1) @ self.matrix).permute(0, 3, 1, 2)
+
+
+class StoredFactorByLetters(StoredFactor):
+    def odd(self, x: Tensor) -> Tensor:
+        return torch.einsum("nchw,co->nohw", x, self.matrix)
+
+
 #: Their dense networks are the graph.
 REWRITTEN_NETS: tuple[type[OddNet], ...] = (
     *(SplitByNumber, Hierarchy, ViewByNumber, IndexByNumber, DualPath, UnevenHalves),
-    *(SelectiveKernel, Attention, AttentionByHand, CrossCovariance),
+    *(SelectiveKernel, Windows, *ATTENTION_NETS),
 )
 #: Their dense networks are of the stock class.
 OPEN_NETS: tuple[type[OddNet], ...] = (

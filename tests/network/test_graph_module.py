@@ -7,14 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from constant_nets import (
-    OPEN_NETS,
-    REWRITTEN_NETS,
-    Attention,
-    CrossCovariance,
-    Hierarchy,
-    SplitByNumber,
-)
+from attention_nets import Attention, CrossCovariance, HeadsInTheBatch
+from constant_nets import OPEN_NETS, REWRITTEN_NETS, Hierarchy, SplitByNumber
 from odd_nets import OddNet
 from safetensors.torch import load_file, save_file
 from tiny_nets import CLASSES, INPUT, random_keeps, random_widths, trace_tiny, traced
@@ -43,7 +37,7 @@ def test_the_stock_class_stays_where_it_can_be_narrowed(net: type[OddNet]) -> No
     assert type(slice_network(traced(net), {})) is net
 
 
-@pytest.mark.parametrize("net", [SplitByNumber, Attention, CrossCovariance], **BY_NAME)
+@pytest.mark.parametrize("net", [SplitByNumber, HeadsInTheBatch, CrossCovariance], **BY_NAME)
 def test_weights_of_a_graph_go_through_a_file(net: type[OddNet], tmp_path: Path) -> None:
     network = traced(net)
     widths = random_widths(network, 0)

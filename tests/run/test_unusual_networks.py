@@ -31,6 +31,12 @@ NETWORKS = {
     "spread_nets:Assorted": "",
     "tiny_nets:ChannelsLast": "",
     "tiny_nets:Shuffle": "",
+    "constant_nets:Hierarchy": "numbers of channels are written down in split",
+    "constant_nets:SelectiveKernel": "numbers of channels are written down in view",
+    "constant_nets:HalvesOfGroups": "",
+    "constant_nets:SpatialGate": "",
+    "constant_nets:StoredFactor": "",
+    "attention_nets:HeadsInTheBatch": "numbers of channels are written down in split",
     "dynamic_nets:WithLoss": "",
     "dynamic_nets:HookNormed": "",
     "dynamic_nets:FirstAlone": "its output does not depend on inner.scale, inner.mask.0",
@@ -48,6 +54,7 @@ def five_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         *((model, "l1") for model in NETWORKS),
         *((f"spread_nets:{name}", "dmcp") for name in ("Transposed", "Volumes")),
+        *((f"constant_nets:{name}", "dmcp") for name in ("SelectiveKernel", "HalvesOfGroups")),
         *((f"dynamic_nets:{name}", "dmcp") for name in ("FirstAlone", "WithAuxiliary")),
     ],
 )

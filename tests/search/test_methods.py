@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from attention_nets import Attention
+from constant_nets import HalvesOfGroups, Hierarchy
 from search_problems import (
     fresh_network,
     make_problem,
@@ -71,6 +73,9 @@ CASES = {
     "residual sums": Case(lambda: trace_tiny(Residual), align=2, share=0.6),
     "concatenation": Case(lambda: trace_tiny(Dense), align=2, share=0.5),
     "squeeze and excite": Case(lambda: trace_tiny(Separable), align=2, share=0.6),
+    "parts of a layer": Case(lambda: trace_tiny(Hierarchy), align=1, share=0.7),
+    "heads": Case(lambda: trace_tiny(Attention), align=1, share=0.75),
+    "halves of groups": Case(lambda: trace_tiny(HalvesOfGroups), align=1, share=0.6),
 }
 STOCK = {
     "MobileNetV2": Case(stock("mobilenet_v2"), align=8, share=0.6, steps=2),
