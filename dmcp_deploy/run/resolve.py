@@ -30,8 +30,7 @@ def make_request(model: str, flops: str, options: RunOptions, compute: Compute) 
     precision = choose_precision(compute.device, options.precision)
     weights, weights_digest = _weights(options.weights)
     data = open_data(options.data, progress=compute.progress)
-    default = " (the default: no --data was given)" if options.data is None else ""
-    compute.progress.say(f"Data: {data.note}{default}")
+    compute.progress.say(f"Data: {data.note}")
     spec = NetworkSpec.asked(model, options, len(data.classes))
     if spec.input_shape[0] < data.train.channels:
         compute.progress.say(
