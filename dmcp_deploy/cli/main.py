@@ -23,7 +23,7 @@ from dmcp_deploy.options.declare import option
 from dmcp_deploy.options.export import BuildOptions, ExportOptions
 from dmcp_deploy.options.measure import MAX_REGRESS, BenchOptions
 from dmcp_deploy.options.network import ModelOption, NetworkOptions
-from dmcp_deploy.options.run import DEFAULT_DATA, Compute, LaunchOptions, RunOptions, Target
+from dmcp_deploy.options.run import Compute, LaunchOptions, RunOptions, Target
 from dmcp_deploy.progress import TerminalProgress
 from dmcp_deploy.rundir.stages import EXPORT, SLICE, TRAIN
 
@@ -99,7 +99,6 @@ def prune(
     Run again on the same --out, it continues at the first thing that is missing.
     """
     share_work(launch, compute.device)
-    _explain_data(options)
     from dmcp_deploy.run import api, summary
     from dmcp_deploy.run.budgets import for_each_budget
 
@@ -128,7 +127,6 @@ def search(
 ) -> None:
     """Search the channel plan of a network for a budget."""
     share_work(launch, compute.device)
-    _explain_data(options)
     from dmcp_deploy.run import api, summary
     from dmcp_deploy.run.budgets import for_each_budget
 
@@ -137,11 +135,6 @@ def search(
     ):
         _print(summary.summarize(run))
         _print(str(run.file("plan.json")))
-
-
-def _explain_data(options: RunOptions) -> None:
-    if options.data is None and is_first():
-        click.echo(DEFAULT_DATA, err=True)
 
 
 _run_argument = click.argument("run_dir", type=click.Path(path_type=Path))
@@ -296,7 +289,6 @@ def compare(
     Every method, budget and seed is a run of its own below --out. Run again, it continues; more
     methods, budgets and seeds can be added to what lies there.
     """
-    _explain_data(shared)
     from dmcp_deploy.comparison import run
     from dmcp_deploy.comparison.page import text
 

@@ -54,9 +54,8 @@ def _content(path: Path) -> tuple[list[str], list[str]]:
     """Returns the names of folders and of files in a folder, hidden ones left out."""
     with os.scandir(path) as entries:
         items = sorted((e.name, e.is_dir()) for e in entries if not e.name.startswith("."))
-    return [n for n, is_folder in items if is_folder], [
-        n for n, is_folder in items if not is_folder
-    ]
+    folders = [name for name, is_folder in items if is_folder]
+    return folders, [name for name, is_folder in items if not is_folder]
 
 
 def _is_picture(name: str) -> bool:

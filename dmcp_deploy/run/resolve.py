@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,9 @@ from dmcp_deploy.artifact import digest_file
 from dmcp_deploy.data.datasets import open_data
 from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.options.declare import shared_fields
-from dmcp_deploy.options.run import Compute, RunOptions, RunSettings
+from dmcp_deploy.options.run import DEFAULT_DATA, Compute, RunOptions, RunSettings
 from dmcp_deploy.plan import NetworkSpec
+from dmcp_deploy.progress import Progress
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.training.precision import choose_precision
@@ -30,6 +32,8 @@ def make_request(model: str, flops: str, options: RunOptions, compute: Compute) 
     precision = choose_precision(compute.device, options.precision)
     weights, weights_digest = _weights(options.weights)
     data = open_data(options.data, progress=compute.progress)
+    if options.data is None:
+        _explain_default(compute.progress)  # type: ignore[arg-type]  # Progress is hashable
     compute.progress.say(f"Data: {data.note}")
     spec = NetworkSpec.asked(model, options, len(data.classes))
     if spec.input_shape[0] < data.train.channels:
@@ -50,6 +54,11 @@ def make_request(model: str, flops: str, options: RunOptions, compute: Compute) 
         weights_digest=weights_digest,
         recipe=recipe_to_json(recipe),
     )
+
+
+@functools.lru_cache(maxsize=1)  # once, however many budgets there are
+def _explain_default(progress: Progress) -> None:
+    progress.say(DEFAULT_DATA)
 
 
 def continued(run: RunDir, request: RunRequest, compute: Compute) -> tuple[RunRequest, Compute]:

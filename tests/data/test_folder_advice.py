@@ -59,7 +59,8 @@ def test_a_class_without_pictures_tells_what_it_has_instead(tmp_path):
 
 def test_a_folder_whose_name_is_mistyped_is_suggested(tmp_path):
     make_folder(tmp_path / "pictures")
-    assert "pictures" in told(tmp_path / "picturs").replace("picturs", "")
+    make_folder(tmp_path / "elsewhere")
+    assert told(tmp_path / "picturs").endswith(f"; did you mean {tmp_path / 'pictures'}?")
 
 
 def test_what_is_said_without_data_names_owner_licence_and_layout():
