@@ -25,6 +25,19 @@ _SMALLEST_SIDE = 16
 _PICTURE_CHANNELS = (1, 3)
 
 
+#: What a command says that is given no data.
+DEFAULT_DATA = """\
+No --data was given, so this run shows how it goes on somebody else's pictures: solar cells, intact
+or defective, from the package elpv-dataset (Buerhop-Lutz et al., 2018; CC BY-NC-SA 4.0: not for
+commercial use). For your own, give --data FOLDER with a folder a class:
+
+    FOLDER/train/cat/1.jpg   FOLDER/train/dog/1.jpg   ...
+    FOLDER/val/cat/2.jpg     FOLDER/val/dog/2.jpg     ...
+
+or fashion-mnist, torchvision:NAME or webdataset:FOLDER.
+"""
+
+
 @dataclass(frozen=True)
 class Target(ModelOption):
     """What is pruned, how far, and where the run lies.

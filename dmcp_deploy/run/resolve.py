@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.network.conventions import Conventions, input_conventions
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.options.declare import shared_fields
-from dmcp_deploy.options.run import Compute, RunOptions, RunSettings
+from dmcp_deploy.options.run import DEFAULT_DATA, Compute, RunOptions, RunSettings
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.progress import Progress
 from dmcp_deploy.run.checks import check_outputs, takes_channels_last
@@ -84,9 +85,15 @@ def make_request(
 
 def _opened(source: str | None, progress: Progress) -> ImageData:
     data = open_data(source, progress=progress)
-    default = " (the default: no --data was given)" if source is None else ""
-    progress.say(f"Data: {data.note}{default}")
+    if source is None:
+        _explain_default(progress)  # type: ignore[arg-type]  # Progress is hashable
+    progress.say(f"Data: {data.note}")
     return data
+
+
+@functools.lru_cache(maxsize=1)  # once, however many budgets there are
+def _explain_default(progress: Progress) -> None:
+    progress.say(DEFAULT_DATA)
 
 
 def continued(run: RunDir, request: RunRequest, compute: Compute) -> tuple[RunRequest, Compute]:
