@@ -316,6 +316,40 @@ def report(run_dirs: tuple[Path, ...], options: ReportOptions) -> None:
         _print(str(write_report(run_dirs, options.out, options.form)))
 
 
+@dataclass(frozen=True)
+class Classes:
+    """How many classes, where no data tells."""
+
+    classes: int = option(1000, least=1, help="Length of the logits, without --data.")
+
+
+_NOT_CHECKED = ("checkpoint_s", "tensorboard", "supernet", "rehearse", "moved_data")
+
+
+@main.command()
+@takes_options
+@click.pass_context
+def check(
+    ctx: click.Context,
+    /,
+    network: ModelOption,
+    classes: Classes,
+    options: Annotated[RunOptions, But("max_steps")],
+    compute: Annotated[Compute, But(*_NOT_CHECKED)],
+) -> None:
+    """Try a network of your own: what is prunable, which budgets, whether every stage works.
+
+    The whole chain runs on a few pictures, one step of each loop; nothing that is written lasts.
+    Without --data it runs on noise.
+    """
+    from dmcp_deploy.run.check import check as check_network
+    from dmcp_deploy.run.check import check_text
+
+    found = check_network(network.model, classes=classes.classes, options=options, compute=compute)
+    _print(check_text(found))
+    ctx.exit(0 if found.passed else 1)
+
+
 @main.command()
 @takes_options
 def groups(network: ModelOption, options: NetworkOptions, output: PrintOptions) -> None:

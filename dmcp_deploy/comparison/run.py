@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dmcp_deploy.artifact import digest_file, write_text
-from dmcp_deploy.comparison.cells import Cell, all_cells, parse_entries
+from dmcp_deploy.comparison.cells import Cell, Entry, all_cells, parse_entries
 from dmcp_deploy.comparison.page import page
 from dmcp_deploy.comparison.record import (
     LATENCY,
@@ -30,6 +30,10 @@ from dmcp_deploy.registry import NETWORK_RUNTIMES
 from dmcp_deploy.run import api
 from dmcp_deploy.run.artifacts import check_runtime
 from dmcp_deploy.run.budgets import check_budgets, parse_budgets
+from dmcp_deploy.run.context import RunContext
+from dmcp_deploy.run.problem import search_problem
+from dmcp_deploy.run.rehearsal import rehearse
+from dmcp_deploy.run.resolve import make_request
 from dmcp_deploy.rundir.directory import RunDir, folder_name
 
 _ORIGINAL = "original.onnx"
@@ -86,7 +90,10 @@ def _compare(
     _check_runtime(measured.runtime)
     check_budgets(model, list(dict.fromkeys(cell.budget for cell in cells)), shared, compute)
     folder = Path(asked.out or Path("runs") / f"compare-{folder_name(model)}")
+    if compute.rehearse:
+        _rehearse(folder, model, cells, shared, compute)
     quiet = compute if asked.jobs == 1 else replace(compute, progress=NO_PROGRESS)
+    quiet = replace(quiet, rehearse=False)
     setting = _Setting(folder, model, shared, asked.weights == TRAINED, quiet)
 
     full = range(asked.seeds) if setting.trains_full else ()
@@ -107,6 +114,27 @@ def _compare(
     comparison.save(folder / "compare.json")
     write_text(folder / "compare.html", page(comparison))
     return comparison
+
+
+def _rehearse(
+    folder: Path, model: str, cells: Sequence[Cell], shared: RunOptions, compute: Compute
+) -> None:
+    """Tries the whole chain of every method that has not begun, at its first budget and seed.
+
+    Raises:
+        DmcpError: A part of a chain fails.
+    """
+    first: dict[Entry, Cell] = {}
+    for cell in cells:
+        first.setdefault(cell.entry, cell)
+    quiet = replace(compute, progress=NO_PROGRESS)
+    for entry, cell in first.items():
+        if (folder / cell.folder).exists():
+            continue
+        options = replace(shared, method=entry.method, distill=entry.distill, seed=cell.seed)
+        request = make_request(model, cell.budget, options, quiet)
+        context = RunContext(RunDir(folder / cell.folder), request, compute)
+        rehearse(context, search_problem(context))
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,11 @@ def hold_out(data: ImageData, count: int, seed: int) -> tuple[ImageData, ImageSo
     return replace(data, train=rest), _Part(data.train, order[:kept_back])
 
 
+def spread(data: ImageData, train: int, val: int) -> ImageData:
+    """Returns data with so many of its pictures, taken evenly from first to last."""
+    return replace(data, train=_evenly(data.train, train), val=_evenly(data.val, val))
+
+
 class _Part(ImageSource):
     """Some pictures of a source; what it holds in memory serves its parts too."""
 
@@ -60,3 +65,9 @@ class _Part(ImageSource):
 
     def _make_views(self, indices: Tensor, size: Size) -> Tensor:
         return self.views(indices, size)
+
+
+def _evenly(source: ImageSource, count: int) -> ImageSource:
+    if count >= len(source):
+        return source
+    return _Part(source, torch.arange(count) * len(source) // count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,8 +68,16 @@ def groups_table(net: Network) -> str:
         rows.append((group.name, str(group.size), str(group.unit), yes, layers))
     counts = f"{len(net.groups)} groups, {len(net.prunable)} prunable"
     ends = "the network's input and output stay whole"
-    opaque = f"\nnot traced, kept whole: {', '.join(sorted(net.opaque))}" if net.opaque else ""
-    return f"{columns(rows, right=(1, 2))}\n{counts}; {ends}{opaque}"
+    return "\n".join([columns(rows, right=(1, 2)), f"{counts}; {ends}", *_notes(net)])
+
+
+def _notes(net: Network) -> Iterator[str]:
+    """Yields what there is to say of the parts of a network that are no groups."""
+    if net.opaque:
+        reasons = (f"{name} ({reason})" for name, reason in sorted(net.opaque.items()))
+        yield f"not traced, kept whole: {', '.join(reasons)}"
+    if net.graph_reason:
+        yield f"pruned, it is its traced graph and not its class: {net.graph_reason}"
 
 
 def flops(

@@ -59,7 +59,8 @@ class RunSettings:
 
     Attributes:
         method: The search method.
-        weights: None, "imagenet", or a file of weights that the search starts from.
+        weights: None, "imagenet", or a file of weights that the search starts from, also as
+            "FILE:PLACE" for one of several dictionaries in it.
         data: An image folder, a data set's name, or None for the embedded default.
         sampling: How DMCP reads a plan from its probabilities: "expected" or "markov".
         align: Widths are multiples of this where the group is larger.
@@ -77,7 +78,7 @@ class RunSettings:
         "dmcp", choices=tuple(METHODS), in_recipe=True, help=f"One of {', '.join(METHODS)}."
     )
     weights: str | None = option(
-        None, words={"none": None}, in_recipe=True, help="none, imagenet or a file."
+        None, words={"none": None}, in_recipe=True, help="none, imagenet, a file or FILE:PLACE."
     )
     data: str | None = option(
         None,
@@ -151,6 +152,7 @@ class Compute:
         workers: Processes that load images.
         checkpoint_s: Seconds between checkpoints.
         tensorboard: Whether to write TensorBoard files.
+        rehearse: Whether the whole chain is tried on a few pictures before any training.
         supernet: The directory of a run whose first stage a new search takes over: the steps
             that do not depend on the budget, which are the same in both.
         moved_data: Where the data of a run lies now, which has moved since the run was begun.
@@ -163,6 +165,11 @@ class Compute:
         60.0, flag="--checkpoint-seconds", least=0, help="Time between checkpoints."
     )
     tensorboard: bool = option(False, help="Write TensorBoard files as well.")
+    rehearse: bool = option(
+        True,
+        flag="--rehearse/--no-rehearse",
+        help="First try the whole chain, from one step of training to the engines.",
+    )
     supernet: Path | str | None = option(
         None, help="Take over the first stage of a run for another budget."
     )

@@ -59,7 +59,7 @@ def _budget(facts: RunFacts) -> str:
     if plan.budget_macs is not None:
         verdict = "met" if plan.macs <= plan.budget_macs else "missed"
         words += f", {plan.macs / plan.budget_macs:.2%} of the budget, which is {verdict}"
-    return _text(f"{words}.")
+    return _text(f"{words}. {plan.shortfall()}".rstrip())
 
 
 def _tables(facts: RunFacts) -> list[Table]:

@@ -65,6 +65,7 @@ def _export(folder: Path, figures: Mapping[Stage, Mapping[str, Any]]) -> list[st
     asked = figures.get(EXPORT, {}).get("asked", {})
     judged = {stage: told for stage, told in figures.items() if stage.kind == PRECISION}
     images = [told.get("asked", {}).get("calibration") for told in judged.values()]
+    methods = [told.get("asked", {}).get("calibration_method") for told in judged.values()]
     counts = [count for count in images if count is not None]
     opset = asked.get("opset", DEFAULT_OPSET)
     values = {
@@ -72,6 +73,7 @@ def _export(folder: Path, figures: Mapping[Stage, Mapping[str, Any]]) -> list[st
         "opset": None if opset == DEFAULT_OPSET else opset,
         "precisions": tuple(stage.subject for stage in judged),
         "calibration": counts[0] if counts else None,
+        "calibration_method": next(filter(None, methods), None),
     }
     options = words(ExportOptions, values)
     return [_line("export", *options, str(folder))] if options else []

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from dmcp_deploy.bench.gate import GateResult
     from dmcp_deploy.bench.record import BenchRecord
+    from dmcp_deploy.run.engines import EngineRequest
 
 _SEARCH_LIBRARIES = ("torch", "torchvision", "safetensors", "PIL")
 _ENGINE_LIBRARIES = ("onnx", "onnxruntime")
@@ -64,9 +65,8 @@ def prune(
     check_runtime(measured.runtime)
     compute = compute or Compute()
     built = None if engine_options is None else merged(BuildOptions, engine_options)
-    if built is not None:
-        _check_build(built)
-    run = search(model, flops, out=out, options=options, compute=compute, **changes)
+    engines = None if built is None else _check_build(built)
+    run = _search(model, flops, out, merged(RunOptions, options, **changes), compute, engines)
     for stage in (slice, train, export):
         stage(run.path, compute=compute)
     if built is not None:
@@ -99,15 +99,7 @@ def search(
         DmcpError: Something asked for cannot be had; found before any training.
     """
     require(*_SEARCH_LIBRARIES)
-    from dmcp_deploy.run.context import RunContext
-    from dmcp_deploy.run.resolve import continued, make_request
-    from dmcp_deploy.run.stages import run_search
-
-    compute = _joined(compute)
-    request = make_request(model, flops, merged(RunOptions, options, **changes), compute)
-    run = RunDir(Path(out) if out is not None else Path("runs") / folder_name(f"{model}-{flops}"))
-    run_search(RunContext(run, *continued(run, request, compute)))
-    return run
+    return _search(model, flops, out, merged(RunOptions, options, **changes), compute)
 
 
 def slice(run_dir: Path | str, *, compute: Compute | None = None) -> RunDir:
@@ -168,7 +160,7 @@ def export(
     check_request(precisions, asked.calibration)
     context = RunContext.resume(Path(run_dir), _joined(compute))
     run_export(context, asked.batch, asked.opset, asked.original)
-    run_precisions(context, precisions, asked.calibration)
+    run_precisions(context, precisions, asked.calibration, asked.calibration_method)
     return context.run
 
 
@@ -195,7 +187,7 @@ def engine(
         DmcpError: Something asked for cannot be had, or an engine is not in the precision.
     """
     require(*_ENGINE_LIBRARIES)
-    from dmcp_deploy.export.precisions import check_request
+    from dmcp_deploy.export.precisions import check_request, read_images
     from dmcp_deploy.run.engines import (
         check_machine,
         check_run,
@@ -210,7 +202,8 @@ def engine(
     request, compute = make_engine_request(asked), compute or Compute()
     check_machine(request)  # before anything is converted
     if not source.is_dir():
-        return engines_of_file(source, folder, request, images, compute.progress)
+        evidence = None if images is None else read_images(images, asked.calibration_method)
+        return engines_of_file(source, folder, request, evidence, compute.progress)
     if images is not None:
         raise DmcpError(
             f"--calibration-data is for an ONNX file: the run {source} is calibrated on its own"
@@ -221,7 +214,7 @@ def engine(
     check_run(run, request)
     # A board's torch may come without the rest of what training needs.
     if all(map(is_installed, _SEARCH_LIBRARIES)) and not _convert(
-        run, request.precisions, asked.calibration, compute
+        run, request.precisions, asked, compute
     ):
         return []
     return engines_of_run(run, folder, request, compute.progress)
@@ -323,26 +316,52 @@ def load(run_dir: Path | str) -> nn.Module:
     return load_dense(Path(run_dir))
 
 
-def _convert(
-    run: RunDir, precisions: Sequence[str], calibration: int | None, compute: Compute
-) -> bool:
+def _convert(run: RunDir, precisions: Sequence[str], asked: BuildOptions, compute: Compute) -> bool:
     """Converts a run's network to precisions; returns whether this process is the first."""
     from dmcp_deploy.run.context import RunContext
     from dmcp_deploy.run.stages import run_precisions
     from dmcp_deploy.training.distributed import is_main
 
-    run_precisions(RunContext.resume(run.path, _joined(compute)), precisions, calibration)
+    context = RunContext.resume(run.path, _joined(compute))
+    run_precisions(context, precisions, asked.calibration, asked.calibration_method)
     return is_main()
 
 
-def _check_build(options: BuildOptions) -> None:
-    """Finds what is wrong with an engine's options before hours of training."""
+def _search(
+    model: str,
+    flops: str,
+    out: Path | str | None,
+    options: RunOptions,
+    compute: Compute | None,
+    engines: EngineRequest | None = None,
+) -> RunDir:
+    from dmcp_deploy.run.context import RunContext
+    from dmcp_deploy.run.rehearsal import rehearse
+    from dmcp_deploy.run.resolve import continued, make_request
+    from dmcp_deploy.run.stages import prepare_search, run_search
+
+    compute = _joined(compute)
+    run = RunDir(Path(out) if out is not None else Path("runs") / folder_name(f"{model}-{flops}"))
+    request = make_request(model, flops, options, compute, run)
+    begun = run.holds(request)
+    context = RunContext(run, *continued(run, request, compute))
+    problem = prepare_search(context)
+    if problem is not None:
+        if compute.rehearse and not begun:
+            rehearse(context, problem, engines)
+        run_search(context, problem)
+    return run
+
+
+def _check_build(options: BuildOptions) -> EngineRequest:
+    """Returns the engines asked for; finds what is wrong with them before hours of training."""
     from dmcp_deploy.export.precisions import check_request
     from dmcp_deploy.run.engines import check_machine, make_engine_request
 
     request = make_engine_request(options)
     check_request(request.precisions, _count(options))
     check_machine(request)
+    return request
 
 
 def _count(options: BuildOptions) -> int:

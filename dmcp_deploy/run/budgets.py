@@ -63,6 +63,8 @@ def for_each_budget(
     runs: list[RunDir] = []
     for budget in budgets:
         runs.append(stage(model, budget, out=folder / budget, options=asked, compute=compute))
+        # The chain of the first budget is that of all.
+        compute = replace(compute, rehearse=False)
         if compute.supernet is None and runs[0].file(SHARED).exists():
             compute = replace(compute, supernet=runs[0].path)
     return runs

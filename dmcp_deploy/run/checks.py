@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from concurrent.futures import ThreadPoolExecutor
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from dmcp_deploy.data.layout import in_channels_last
 from dmcp_deploy.data.loader import steps_per_epoch
 from dmcp_deploy.data.size import Size, format_size, scaled_size
 from dmcp_deploy.data.sources import ImageSource
@@ -13,15 +16,44 @@ from dmcp_deploy.data.types import ImageData
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.machine.state import usable_cores
 from dmcp_deploy.network.graph import Network
+from dmcp_deploy.network.misfit import describe
 from dmcp_deploy.network.shape_pass import MISFITS, run_without_data
 from dmcp_deploy.network.supernet import Supernet
-from dmcp_deploy.network.trace import describe
+from dmcp_deploy.network.trace import evaluating, restored
 from dmcp_deploy.progress import Progress
 from dmcp_deploy.training.distributed import world_size
 from dmcp_deploy.training.recipe import Recipe
 
 #: Up to so many pictures of a folder are decoded once before the start: some minutes of one core.
 CHECKED_PICTURES = 20_000
+
+
+def check_outputs(network: Network) -> None:
+    """Checks that a network returns logits [N, classes] and nothing else.
+
+    Raises:
+        DmcpError: It returns something else; the message says what, and what to do.
+    """
+    returned: list[object] = []
+    with evaluating(network.model), restored(network.model):
+        run_without_data(lambda x: returned.append(network.model(x)), network.spec.input_shape)
+    fault = _output_fault(returned[-1], network.spec.num_classes)
+    if fault is not None:
+        what, remedy = fault
+        wanted = f"logits [N, {network.spec.num_classes}]"
+        raise DmcpError(f"{network.spec.model} returns {what}, not {wanted}: {remedy}.")
+
+
+def takes_channels_last(network: Network) -> bool:
+    """Returns whether a network runs on images that lie in memory with their channels last.
+
+    `x.view(n, -1)` of feature maps with more than one position needs contiguous memory. What
+    fails in either order is no matter of memory.
+    """
+    last = in_channels_last(copy.deepcopy(network.model))
+    if _runs(last, network, torch.channels_last):
+        return True
+    return not _runs(network.model, network, torch.contiguous_format)
 
 
 def check_training(network: Network, data: ImageData, recipe: Recipe) -> None:
@@ -50,6 +82,36 @@ def check_pictures(data: ImageData, progress: Progress) -> None:
     for title, source in (("check train/", data.train), ("check val/", data.val)):
         if len(source) <= CHECKED_PICTURES:
             _check_source(source, title, progress)
+
+
+def _output_fault(value: object, classes: int) -> tuple[str, str] | None:
+    """Returns what is wrong with what a network returns, and the remedy; None for logits."""
+    alone = "wrap it in a module that returns its logits alone"
+    if isinstance(value, dict):
+        return f"a dict of {', '.join(map(repr, value))}", alone
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}", alone
+    if not isinstance(value, Tensor):
+        return f"{type(value).__name__}", alone
+    shape = tuple(value.shape[1:])
+    if shape == (classes,):
+        return None
+    what = f"a tensor [N{''.join(f', {size}' for size in shape)}]"
+    if len(shape) > 1:
+        return what, "end it with a mean over height and width, or wrap it in a module that does"
+    return what, "let its function take num_classes, or give data of as many classes"
+
+
+def _runs(model: nn.Module, network: Network, order: torch.memory_format) -> bool:
+    def run(images: Tensor) -> object:
+        return model(images.contiguous(memory_format=order))
+
+    try:
+        with evaluating(model), restored(model):
+            run_without_data(run, network.spec.input_shape)
+    except MISFITS:
+        return False
+    return True
 
 
 def _check_source(source: ImageSource, title: str, progress: Progress) -> None:

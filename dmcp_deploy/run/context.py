@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dmcp_deploy.data.seeds import step_seed
+from dmcp_deploy.data.types import ImageData
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.options.run import Compute
 from dmcp_deploy.plan import ChannelPlan, NetworkSpec
@@ -34,11 +35,13 @@ class RunContext:
         run: The run directory.
         request: What is asked of the run.
         compute: How it is computed.
+        images: Its pictures where they are open already; None opens what the request names.
     """
 
     run: RunDir
     request: RunRequest
     compute: Compute
+    images: ImageData | None = None
 
     @classmethod
     def resume(cls, folder: Path, compute: Compute) -> RunContext:
@@ -65,7 +68,9 @@ class RunContext:
     def precision(self) -> Precision:
         """Device and arithmetic of training."""
         chosen = choose_precision(self.compute.device, self.request.precision)
-        return replace(chosen, sync_bn=self.request.sync_bn)
+        return replace(
+            chosen, sync_bn=self.request.sync_bn, channels_last=not self.request.contiguous
+        )
 
     @cached_property
     def exact(self) -> Precision:
@@ -90,7 +95,12 @@ class RunContext:
             DmcpError: It has changed since.
         """
         data = open_run_data(
-            self.request, self.recipe, self.compute, self.precision.device, self.run
+            self.request,
+            self.recipe,
+            self.compute,
+            self.precision.device,
+            self.run,
+            self.images,
         )
         note_data(data, self.run)
         return data

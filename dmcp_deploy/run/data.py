@@ -161,7 +161,12 @@ class RunData:
 
 
 def open_run_data(
-    request: RunRequest, recipe: Recipe, compute: Compute, device: torch.device, run: RunDir
+    request: RunRequest,
+    recipe: Recipe,
+    compute: Compute,
+    device: torch.device,
+    run: RunDir,
+    images: ImageData | None = None,
 ) -> RunData:
     """Returns the data of a run, once it is seen to be what the run was begun on.
 
@@ -171,11 +176,12 @@ def open_run_data(
         compute: How it is computed.
         device: Where training batches are made ready.
         run: The run directory.
+        images: The data where it is open already.
 
     Raises:
         DmcpError: The data is missing, or has changed since.
     """
-    images = images_for(_unchanged_images(request, compute, run), request)
+    images = images_for(images or _unchanged_images(request, compute, run), request)
     count = len(images.val)
     return RunData(
         images=images,
@@ -197,6 +203,8 @@ def note_data(data: RunData, run: RunDir) -> None:
 def images_for(images: ImageData, request: RunRequest) -> ImageData:
     """Returns a data set as a run's network wants it: its channels, and where it is augmented."""
     how = images.train.preprocessing.for_channels(request.network.input_shape[0])
+    if request.pictures is not None:
+        how = request.pictures.applied(how)
     images = images.prepared(how)
     return crops_of_views(images) if request.augment_on == "device" else images
 

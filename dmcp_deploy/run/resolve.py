@@ -7,21 +7,42 @@ from dataclasses import replace
 from pathlib import Path
 
 from dmcp_deploy.artifact import digest_file
+from dmcp_deploy.data.conventions import PictureConventions
 from dmcp_deploy.data.datasets import open_data
+from dmcp_deploy.data.types import ImageData
 from dmcp_deploy.errors import DmcpError, reason_of
+from dmcp_deploy.network.conventions import Conventions, input_conventions
+from dmcp_deploy.network.models import build_network
 from dmcp_deploy.options.declare import shared_fields
 from dmcp_deploy.options.run import DEFAULT_DATA, Compute, RunOptions, RunSettings
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.progress import Progress
+from dmcp_deploy.run.checks import check_outputs, takes_channels_last
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.training.precision import choose_precision
 from dmcp_deploy.training.recipe import Recipe, load_recipe, recipe_to_json
+from dmcp_deploy.training.weight_files import split_source
 from dmcp_deploy.units import parse_budget
 
 
-def make_request(model: str, flops: str, options: RunOptions, compute: Compute) -> RunRequest:
+def make_request(
+    model: str,
+    flops: str,
+    options: RunOptions,
+    compute: Compute,
+    run: RunDir | None = None,
+    images: ImageData | None = None,
+) -> RunRequest:
     """Returns the request that a run records, with the defaults and the data filled in.
+
+    Args:
+        model: A torchvision name, "timm:NAME" or "package.module:function".
+        flops: The budget as text.
+        options: What else is asked for.
+        compute: How it is computed.
+        run: Where the run is to lie; if it was begun there, it has its weights already.
+        images: The data where it is open already.
 
     Raises:
         DmcpError: The budget, the recipe, the data, the weights file or the device is not there
@@ -30,17 +51,21 @@ def make_request(model: str, flops: str, options: RunOptions, compute: Compute) 
     parse_budget(flops)
     recipe = _recipe(options)
     precision = choose_precision(compute.device, options.precision)
-    weights, weights_digest = _weights(options.weights)
-    data = open_data(options.data, progress=compute.progress)
-    if options.data is None:
-        _explain_default(compute.progress)  # type: ignore[arg-type]  # Progress is hashable
-    compute.progress.say(f"Data: {data.note}")
-    spec = NetworkSpec.asked(model, options, len(data.classes))
+    earlier = run.request() if run is not None and run.is_begun() else None
+    weights, weights_digest = _weights(options.weights, earlier)
+    conventions = _conventions(model, weights, weights_digest, earlier)
+    data = images or _opened(options.data, compute.progress)
+    spec = replace(
+        NetworkSpec.asked(model, options, len(data.classes)),
+        transform_input=conventions.transform_input,
+    )
     if spec.input_shape[0] < data.train.channels:
         compute.progress.say(
             "The input has one channel: pictures in colour are read as grey, 0.299 red + 0.587"
             " green + 0.114 blue"
         )
+    network = build_network(spec, options.seed)
+    check_outputs(network)
     filled_in = {
         "data": data.name,
         "weights": weights,
@@ -53,12 +78,22 @@ def make_request(model: str, flops: str, options: RunOptions, compute: Compute) 
         data_digest=data.digest,
         weights_digest=weights_digest,
         recipe=recipe_to_json(recipe),
+        contiguous=not takes_channels_last(network),
+        pictures=None if conventions.pictures == PictureConventions() else conventions.pictures,
     )
 
 
 @functools.lru_cache(maxsize=1)  # once, however many budgets there are
 def _explain_default(progress: Progress) -> None:
     progress.say(DEFAULT_DATA)
+
+
+def _opened(source: str | None, progress: Progress) -> ImageData:
+    data = open_data(source, progress=progress)
+    if source is None:
+        _explain_default(progress)  # type: ignore[arg-type]  # Progress is hashable
+    progress.say(f"Data: {data.note}")
+    return data
 
 
 def continued(run: RunDir, request: RunRequest, compute: Compute) -> tuple[RunRequest, Compute]:
@@ -94,14 +129,48 @@ def _recipe(options: RunOptions) -> Recipe:
     return replace(recipe, search=search, train=train, train_size=train_size)
 
 
-def _weights(source: str | None) -> tuple[str | None, str | None]:
-    """Returns where weights come from, and the digest of the file."""
+def _weights(source: str | None, earlier: RunRequest | None) -> tuple[str | None, str | None]:
+    """Returns where weights come from, and the digest of the file.
+
+    A run that was begun keeps a copy, so that the file may be gone since, or lie elsewhere.
+
+    Args:
+        source: What is asked for.
+        earlier: What was asked of the run that was begun in the same place; None if none was.
+    """
     if source is None or source == "imagenet":
         return source, None
-    path = Path(source).resolve()
-    if not path.is_file():
-        raise DmcpError(f"There is no weights file {path}.")
+    asked = _resolved(source)
+    known = (None, None) if earlier is None else (earlier.weights, earlier.weights_digest)
     try:
-        return str(path), digest_file(path)
+        path, place = split_source(asked)
+    except DmcpError:
+        if known[0] == asked:
+            return known
+        raise
+    try:
+        digest = digest_file(path)
     except OSError as err:
         raise DmcpError(f"Cannot read {path}: {reason_of(err)}.") from err
+    if known[0] == asked and known[1] != digest:
+        raise DmcpError(
+            f"{path} has changed since the run was begun, which goes on with its own copy (slice,"
+            " train, export): choose another --out for the new weights."
+        )
+    same = digest == known[1] and (known[0] or "").endswith(f":{place}" if place else "")
+    return known if same else (asked, digest)
+
+
+def _conventions(
+    model: str, weights: str | None, digest: str | None, earlier: RunRequest | None
+) -> Conventions:
+    """Returns what weights expect, or what a run that was begun with them has taken them to."""
+    if earlier is not None and (weights, digest) == (earlier.weights, earlier.weights_digest):
+        pictures = earlier.pictures or PictureConventions()
+        return Conventions(pictures, earlier.network.transform_input)
+    return input_conventions(model, weights, digest)
+
+
+def _resolved(source: str) -> str:
+    """Returns the absolute path of "FILE" or "FILE:PLACE", which keeps its place."""
+    return str(Path(source).resolve())

@@ -85,6 +85,10 @@ class RunDir:
             )
         return begun
 
+    def is_begun(self) -> bool:
+        """Returns whether a run lies here."""
+        return self.file("run.json").exists()
+
     def check_lends(self, request: RunRequest) -> None:
         """Checks that the search of another request can take over the first stage of this run's.
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dmcp_deploy.artifact import MisstatedError, decode, encode
-from dmcp_deploy.options.declare import later_fields, recorded
+from dmcp_deploy.data.conventions import PictureConventions
+from dmcp_deploy.options.declare import later_fields, option, recorded
 from dmcp_deploy.options.run import RunSettings
 from dmcp_deploy.plan import NetworkSpec
 
@@ -28,6 +29,8 @@ class RunRequest(RunSettings):
         data_digest: What the data looked like at the start.
         weights_digest: SHA-256 of the weights' file; None if there is none.
         recipe: Hyper-parameters, as JSON.
+        contiguous: Whether the network needs contiguous memory; else its channels come last.
+        pictures: How the weights want pictures; None for ImageNet's usual way.
     """
 
     network: NetworkSpec
@@ -35,12 +38,13 @@ class RunRequest(RunSettings):
     data_digest: str
     weights_digest: str | None
     recipe: Mapping[str, Any]
+    contiguous: bool = option(False, later=True, help="Needs contiguous memory.")
+    pictures: PictureConventions | None = option(None, later=True, help="As the weights want them.")
 
     def to_json(self) -> dict[str, Any]:
         """Returns the request as JSON values; what older runs lack is left out at its default."""
         return {
-            **recorded(self),
-            "network": encode(self.network),
+            **{name: encode(value) for name, value in recorded(self).items()},
             "recipe": dict(self.recipe),
         }
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from dmcp_deploy.data.layout import in_channels_last
 from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.registry import choose
 from dmcp_deploy.runtimes.interface import ImageShape, check_threads, misfit
@@ -37,7 +38,9 @@ def open_network(
 
 
 class TorchSession:
-    """A copy of a network, channels last, in evaluation mode; a context manager that owns it.
+    """A copy of a network in evaluation mode; a context manager that owns it.
+
+    It lies in memory with its channels last, unless its forward needs contiguous memory.
 
     Attributes:
         path: The file that its weights came from.
@@ -72,7 +75,11 @@ class TorchSession:
         self.path, self.threads, self._image = Path(path), threads, image
         self.device = _device(device)
         self._type = _TYPES[choose("--precision", precision, _TYPES)]
+        self._order = torch.channels_last
         self._network: nn.Module | None = self._on_device(copy.deepcopy(network).eval())
+        if not self._takes_order():
+            self._order = torch.contiguous_format
+            self._network = copy.deepcopy(network).eval().to(self.device, self._type)
         self._threads_before = torch.get_num_threads()
 
     def __enter__(self) -> TorchSession:
@@ -135,13 +142,23 @@ class TorchSession:
 
     def _on_device(self, network: nn.Module) -> nn.Module:
         try:
-            return network.to(self.device, self._type, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+            return in_channels_last(network.to(self.device, self._type))
         except torch.OutOfMemoryError as err:
             raise DmcpError(f"{self.path} has no room on the GPU ({reason_of(err)}).") from err
 
+    def _takes_order(self) -> bool:
+        """Returns whether the network runs on an image whose channels come last in memory."""
+        image = np.zeros((1, *self._image), dtype=np.float32)
+        try:
+            self._logits(self._moved(image))
+        except RuntimeError as err:
+            # What else fails on an image fails in any order, and is told when it is run.
+            return "view" not in str(err)
+        return True
+
     def _moved(self, images: npt.NDArray[np.float32]) -> Tensor:
         given = torch.from_numpy(images)
-        return given.to(self.device, self._type, memory_format=torch.channels_last)
+        return given.to(self.device, self._type, memory_format=self._order)
 
     def _logits(self, images: Tensor) -> Tensor:
         assert self._network is not None, "the session is closed"

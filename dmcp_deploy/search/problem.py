@@ -44,6 +44,7 @@ class SearchProblem:
         compute: How it is computed: workers, checkpoints, progress.
         precision: Device and arithmetic.
         folder: Where checkpoints and metrics go.
+        pretrained: Whether the network's weights were given, not random.
     """
 
     network: Network
@@ -57,11 +58,7 @@ class SearchProblem:
     compute: Compute
     precision: Precision
     folder: Path
-
-    @property
-    def pretrained(self) -> bool:
-        """Whether the network's weights were given, not random."""
-        return self.request.weights is not None
+    pretrained: bool = False
 
     @property
     def image_size(self) -> Size:

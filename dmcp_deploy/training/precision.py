@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from dmcp_deploy.data.layout import in_channels_last
 from dmcp_deploy.data.types import Batch
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.training.strided_depthwise import quick_strided_depthwise
@@ -25,11 +26,13 @@ class Precision:
         device: The device.
         bf16: Whether convolutions and products run in bfloat16 (weights stay FP32).
         sync_bn: Whether batch norms that train look at the images of all processes.
+        channels_last: Whether images and filters lie in memory with their channels last.
     """
 
     device: torch.device
     bf16: bool
     sync_bn: bool = False
+    channels_last: bool = True
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
@@ -48,12 +51,14 @@ class Precision:
         return replace(self, sync_bn=False)
 
     def place(self, model: nn.Module) -> nn.Module:
-        """Moves a model to the device, weights in channels-last order; returns it."""
-        return model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore
+        """Moves a model to the device, its filters in memory as passes want them; returns it."""
+        model = model.to(self.device)
+        return in_channels_last(model) if self.channels_last else model
 
     def move(self, batch: Batch) -> Batch:
-        """Returns a batch on the device, in channels-last order."""
-        images = batch.images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
+        """Returns a batch on the device, its images in memory as passes want them."""
+        order = torch.channels_last if self.channels_last else torch.contiguous_format
+        images = batch.images.to(self.device, non_blocking=True, memory_format=order)
         return Batch(images, batch.labels.to(self.device, non_blocking=True))
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dmcp_deploy.data.types import Batch
 from dmcp_deploy.training.recipe import Schedule
+from dmcp_deploy.training.weights import load_state
 
 _MODEL = "model."  # before the names of a network's tensors
 
@@ -54,7 +55,7 @@ class TrainedWeights:
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Restores what `tensors` returned; other tensors are passed over."""
         state = {k.removeprefix(_MODEL): t for k, t in tensors.items() if k.startswith(_MODEL)}
-        self._model.load_state_dict(state)
+        load_state(self._model, state, strict=True)
         load_optimizer(self._optimizer, tensors, "optimizer")
 
 

@@ -19,7 +19,7 @@ from dmcp_deploy.cli.main import main
 from dmcp_deploy.plan import ChannelPlan
 
 COMMANDS = [
-    *("bench", "compare", "doctor", "engine", "export", "flops", "groups"),
+    *("bench", "check", "compare", "doctor", "engine", "export", "flops", "groups"),
     *("plan", "prune", "report", "search", "slice", "table", "train"),
 ]
 
@@ -53,7 +53,7 @@ def test_the_module_is_the_command() -> None:
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["prnue"], "There is no command 'prnue': choose one of bench, compare, doctor,"),
+        (["prnue"], "There is no command 'prnue': choose one of bench, check, compare,"),
         (["prnue"], "; did you mean prune"),
         (["zzz"], "prune, report, search, slice, table, train."),
         (["prune", "--flop", "1G"], "No such option '--flop'"),

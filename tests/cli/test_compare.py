@@ -12,7 +12,7 @@ import warm
 from tiny_runs import ENVIRONMENT, MODEL, changed, command_line, refused, snapshot, succeed
 
 #: Search steps are few: what is tested is that runs are made, kept, measured and shown.
-ASKED = ("--input-size", 32, "--batch-size", 8, "--max-steps", 3, "--seconds", 0.1)
+ASKED = ("--input-size", 32, "--batch-size", 8, "--max-steps", 3, "--seconds", 0.1, "--no-rehearse")
 
 
 def asked(data: Path, out: Path, *more: object, flops: str = "25%") -> list[object]:

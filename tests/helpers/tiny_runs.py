@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import click.testing
 
 import dmcp_deploy
 from dmcp_deploy.cli.main import main
+from dmcp_deploy.options.run import Compute
 
 MODEL = "tiny_pipeline_net:tiny_pipeline_net"
 BUDGET = "25%"
@@ -31,8 +33,12 @@ ENVIRONMENT = {
 
 
 def asked(command: str, data: Path, out: Path, /, **changes: Any) -> list[str]:
-    """Returns the arguments of `prune` or `search`; None as a change leaves an option out."""
+    """Returns the arguments of `prune` or `search`; None as a change leaves an option out.
+
+    They do not rehearse, which takes longer than all else here: no_rehearse=None lets them.
+    """
     options = {"model": MODEL, "flops": BUDGET, "data": data, "out": out, **ASKED}
+    options["no-rehearse"] = True
     options |= {name.replace("_", "-"): value for name, value in changes.items()}
     words = [command]
     for name, value in options.items():
@@ -44,7 +50,8 @@ def asked(command: str, data: Path, out: Path, /, **changes: Any) -> list[str]:
 def library(data: Path, out: Path, /, **changes: Any) -> dict[str, Any]:
     """Returns the arguments of `dmcp_deploy.prune` or `search` for the same run."""
     options = {name.replace("-", "_"): value for name, value in ASKED.items()}
-    return {"model": MODEL, "flops": BUDGET, "data": str(data), "out": out, **options, **changes}
+    options |= {"model": MODEL, "flops": BUDGET, "data": str(data), "out": out, **changes}
+    return {**options, "compute": replace(changes.get("compute", Compute()), rehearse=False)}
 
 
 def call(*arguments: object) -> click.testing.Result:

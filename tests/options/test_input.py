@@ -75,4 +75,4 @@ def test_channels_that_the_first_layer_does_not_read_are_told_with_the_input_tha
     assert told.endswith("give --input 3x32x32: grey pictures are shown on all three.")
     told = refused("flops", "--model", "shaped_nets:Meter", "--input", "1x24x24")
     assert "does not run on a 1x24x24 input" in told
-    assert told.endswith("choose another --input-size or --input.")
+    assert told.endswith("nor on squares that were tried: give --input CxHxW.")

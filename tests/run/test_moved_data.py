@@ -73,8 +73,8 @@ def test_another_budget_takes_over_a_search_on_data_that_has_moved(tmp_path):
     there = make_folder(tmp_path / "there", train=8, val=3)
     lender = dmcp_deploy.run.search(**library(there, tmp_path / "lender"))
     moved = there.rename(tmp_path / "moved")
-    asked_for = {**library(moved, tmp_path / "other"), "flops": "40%"}
-    run = dmcp_deploy.run.search(**asked_for, compute=Compute(supernet=lender.path))
+    compute = Compute(supernet=lender.path)
+    run = dmcp_deploy.run.search(**library(moved, tmp_path / "other", flops="40%", compute=compute))
     assert run.request().data == lender.request().data
     assert run.data_place() == f"folder:{moved}"
     succeed("slice", run.path)

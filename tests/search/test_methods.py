@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -142,7 +142,7 @@ class TestContract:
             assert isinstance(width, int)
             assert 1 <= width <= groups[name].size
             assert width % groups[name].unit == 0
-            assert groups[name].size <= align or width % align == 0
+            assert groups[name].size <= align or width % align == 0 or width == groups[name].size
         assert 0.98 <= found.problem.cost.macs_at(widths) / found.problem.budget_macs <= 1.0
 
     def test_its_plan_slices_to_what_the_supernet_computes(self, found):
@@ -174,6 +174,15 @@ class TestContract:
         assert all(parameter.requires_grad for parameter in model.parameters())
         same = all(torch.equal(after[name], found.before[name]) for name in after)
         assert same is not found.result.trained
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_for_the_whole_budget_the_whole_network_is_kept(method, tmp_path):
+    # One of its groups has 6 channels, of which 4 do not divide.
+    case = Case(lambda: trace_tiny(Residual), align=4, share=1.0)
+    problem = replace(case.problem(tmp_path), budget_macs=sum(Residual.truth.macs))
+    widths = find_method(method)(problem).channels()
+    assert widths == {group.name: group.size for group in problem.network.prunable}
 
 
 @pytest.mark.parametrize("name", ["dcmp", "Uniform", ""])

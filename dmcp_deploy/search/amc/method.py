@@ -138,6 +138,7 @@ class PlanJudge:
         """Refits the network to a plan for good; returns whether each unit is kept."""
         kept = top_units(self._network, self._scores, units)
         self.reconstruction.refit(kept)
+        self.reconstruction.restore(frozen=True)
         silence(self._network, kept)
         return kept
 

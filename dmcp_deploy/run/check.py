@@ -1,0 +1,161 @@
+"""What a network of one's own can do here: its channels, its budgets, every step of the chain."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from dmcp_deploy.data.datasets import open_data
+from dmcp_deploy.data.noise import noise
+from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.graph import Group, Network
+from dmcp_deploy.options.export import BuildOptions
+from dmcp_deploy.options.run import Compute, RunOptions
+from dmcp_deploy.plan import NetworkSpec
+from dmcp_deploy.registry import ENGINE_RUNTIMES
+from dmcp_deploy.run.context import RunContext
+from dmcp_deploy.run.engines import check_machine, make_engine_request
+from dmcp_deploy.run.problem import search_problem
+from dmcp_deploy.run.rehearsal import Branch, Phase, build, convert_to, phases_of
+from dmcp_deploy.run.resolve import make_request
+from dmcp_deploy.rundir.directory import RunDir
+from dmcp_deploy.search.problem import SearchProblem
+from dmcp_deploy.text_table import columns
+from dmcp_deploy.units import format_macs
+
+#: What a network is converted to, beside the FP32 that it is exported in.
+_PRECISIONS = ("fp16", "bf16", "int8")
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was found out about a network.
+
+    Attributes:
+        network: The network with its channel groups.
+        align: What widths are multiples of.
+        lowest_macs: Multiply-adds of the narrowest plan for one image.
+        full_macs: Those of the full network.
+        phases: The parts of the chain that were tried, and the branches behind it.
+        absent: TensorRT -> why none of its engines was built.
+    """
+
+    network: Network
+    align: int
+    lowest_macs: int
+    full_macs: int
+    phases: Sequence[Phase]
+    absent: dict[str, str]
+
+    @property
+    def passed(self) -> bool:
+        """Whether all that was tried works."""
+        return all(phase.fault is None for phase in self.phases)
+
+
+def check(
+    model: str,
+    *,
+    classes: int = 1000,
+    options: RunOptions | None = None,
+    compute: Compute | None = None,
+) -> Check:
+    """Returns what a network can do: its channels, its budgets, every part of the chain tried.
+
+    Every loop makes one step, on a few pictures; nothing that is written lasts.
+
+    Args:
+        model: A torchvision name, "timm:NAME" or "package.module:function".
+        classes: Length of the logits, where `options` name no data.
+        options: What a run would be asked for.
+        compute: Device and progress.
+
+    Raises:
+        DmcpError: The network cannot be built or traced, or has nothing to narrow.
+    """
+    options, compute = options or RunOptions(), compute or Compute()
+    if options.data is None:
+        images = noise(classes, NetworkSpec.asked(model, options, classes).input_shape[0])
+    else:
+        images = open_data(options.data, progress=compute.progress)
+    request = make_request(model, "100%", options, compute, images=images)
+    context = RunContext(RunDir(Path("check")), request, compute, images)
+    problem = search_problem(context)
+    lowest_macs, full_macs = problem.cost.macs(problem.grid.low), problem.cost.full_macs
+    middle = (lowest_macs + full_macs) // 2
+    context = replace(context, request=replace(request, budget=str(middle)))
+    problem = replace(problem, budget_macs=middle)
+    engines, absent = _engines()
+    branches = {name: partial(convert_to, name) for name in _PRECISIONS} | engines
+    phases = _tried(context, problem, branches)
+    return Check(problem.network, request.align, lowest_macs, full_macs, phases, absent)
+
+
+def check_text(found: Check) -> str:
+    """Returns what a check has found, as text."""
+    network, spec = found.network, found.network.spec
+    sides = "x".join(map(str, spec.input_shape))
+    params = Cost(network).params({})
+    rows: list[tuple[str, ...]] = [("tried", "seconds", "")]
+    rows += [(p.name, f"{p.seconds:.1f}", p.fault or "works") for p in found.phases]
+    rows += [(name, "", reason) for name, reason in found.absent.items()]
+    share = found.lowest_macs / found.full_macs
+    return "\n".join(
+        [
+            f"{spec.model} on {sides} for {spec.num_classes} classes:"
+            f" {format_macs(found.full_macs)} multiply-adds, {format_macs(params)} parameters",
+            *_channel_lines(network),
+            f"budgets: {format_macs(found.lowest_macs)} to {format_macs(found.full_macs)},"
+            f" {share:.1%} to 100% (--align {found.align})",
+            "",
+            columns(rows, right=(1,)),
+        ]
+    )
+
+
+def _tried(context: RunContext, problem: SearchProblem, branches: dict[str, Branch]) -> list[Phase]:
+    phases, total = [], 4 + len(branches)
+    with context.compute.progress.task("check", total, unit="part") as bar:
+        for phase in phases_of(context, problem, branches):
+            phases.append(phase)
+            bar.advance()
+    return phases
+
+
+def _engines() -> tuple[dict[str, Branch], dict[str, str]]:
+    """Returns what builds an engine in each TensorRT that works here, and why the others do not."""
+    branches: dict[str, Branch] = {}
+    absent: dict[str, str] = {}
+    for runtime in ENGINE_RUNTIMES:
+        try:
+            request = make_engine_request(BuildOptions(runtime))
+            check_machine(request)
+        except DmcpError as err:
+            absent[f"{runtime} fp16"] = f"not tried: {err}"
+        else:
+            branches[f"{runtime} fp16"] = partial(build, request)
+    return branches, absent
+
+
+def _channel_lines(network: Network) -> list[str]:
+    """Returns how many channels can go, and which stay for which reason."""
+    total = sum(group.size for group in network.groups)
+    free = sum(group.size for group in network.prunable)
+    line = f"channels: {free} of {total} can go ({free / max(1, total):.0%}), in"
+    lines = [f"{line} {len(network.prunable)} of {len(network.groups)} groups"]
+    held: dict[str, list[Group]] = defaultdict(list)
+    for group in network.groups:
+        if group.reason is not None:
+            held[group.reason].append(group)
+    for reason, groups in held.items():
+        names = ", ".join(group.name for group in groups[:_SHOWN])
+        more = f" and {len(groups) - _SHOWN} more" if len(groups) > _SHOWN else ""
+        lines.append(f"held: {sum(g.size for g in groups)} channels ({names}{more}): {reason}")
+    if network.opaque:
+        lines.append(f"not traced, kept whole: {', '.join(sorted(network.opaque))}")
+    return lines
