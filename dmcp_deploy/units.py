@@ -10,6 +10,7 @@ from dmcp_deploy.errors import DmcpError
 
 _SCALE = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BUDGET = re.compile(r"(?P<number>\d{1,18}(\.\d*)?|\.\d+)\s*(?P<unit>[kmgt%]?)", re.IGNORECASE)
+_FEWEST = 1000  # multiply-adds of a network: fewer lack their unit
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,13 @@ def parse_budget(text: str) -> Budget:
     """Returns the budget that a text such as "211M", "1.04G", "50%" or "300774272" names.
 
     Raises:
-        DmcpError: The text is no number, not above zero, or a share above 100%.
+        DmcpError: The text is no number, not above zero, without a unit that it needs, or a share
+            above 100%.
     """
     match = _BUDGET.fullmatch(text.strip())
     hint = "write it as 211M, 1.04G or 50%"
     if match is None:
-        raise DmcpError(f"The FLOPs budget {text!r} is not understood: {hint}.")
+        raise DmcpError(f"The FLOPs budget {text!r} is not understood: {hint}{_meant(text)}")
     number = float(match["number"])
     if number <= 0:
         raise DmcpError(f"The FLOPs budget {text!r} must be above zero: {hint}.")
@@ -51,10 +53,27 @@ def parse_budget(text: str) -> Budget:
         if number > 100:
             raise DmcpError(f"The FLOPs budget {text!r} is above 100% of the network: {hint}.")
         return Budget(text, None, number / 100)
+    if not match["unit"] and number < _FEWEST:
+        near = [f"{number:.0%}"] if number <= 1 else [f"{number:g}%"] * (number <= 100)
+        near += [f"{number:g}M"] * (number > 1)
+        raise DmcpError(
+            f"The FLOPs budget {text!r} has no unit: {hint}; did you mean {' or '.join(near)}?"
+        )
     macs = round(number * _SCALE[match["unit"].lower()])
     if macs < 1:
         raise DmcpError(f"The FLOPs budget {text!r} is below one multiply-add: {hint}.")
     return Budget(text, macs, None)
+
+
+def _meant(text: str) -> str:
+    """Returns the end of a sentence, with the budget that a text begins with if there is one."""
+    number = re.fullmatch(r"\s*\d+(\.\d+)?e\d{1,2}\s*", text, re.IGNORECASE)
+    if number is not None:
+        macs = float(text)
+        unit = next((unit for unit in "gmk" if macs >= _SCALE[unit]), "")
+        return f"; did you mean {macs / _SCALE[unit]:g}{unit.upper()}?"
+    match = re.match(rf"\s*({_BUDGET.pattern})(?=\s*(flop|mac|op))", text, re.IGNORECASE)
+    return "." if match is None else f"; did you mean {match[1].replace(' ', '')}?"
 
 
 def format_macs(macs: float) -> str:

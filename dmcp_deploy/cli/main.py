@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from dmcp_deploy import __version__
 from dmcp_deploy.cli.groups import Commands
 from dmcp_deploy.cli.launch import share_work
-from dmcp_deploy.cli.options import But, PrintOptions, takes_options
+from dmcp_deploy.cli.options import But, PathText, PrintOptions, takes_options
 from dmcp_deploy.cli.plan import plan_commands
 from dmcp_deploy.cli.table import table_commands
 from dmcp_deploy.machine.launched import is_first
@@ -25,6 +25,7 @@ from dmcp_deploy.options.measure import MAX_REGRESS, BenchOptions
 from dmcp_deploy.options.network import ModelOption, NetworkOptions
 from dmcp_deploy.options.run import Compute, LaunchOptions, RunOptions, Target
 from dmcp_deploy.progress import TerminalProgress
+from dmcp_deploy.registry import ENGINE_RUNTIMES, PRECISIONS
 from dmcp_deploy.rundir.stages import EXPORT, SLICE, TRAIN
 
 _FOR_GPUS = ("graph", "transfers", "precision")
@@ -34,8 +35,14 @@ _FOR_GPUS = ("graph", "transfers", "precision")
 class PruneEngines:
     """Engines at the end of `prune`."""
 
-    engine: str | None = option(None, help="Build engines as well: tensorrt, tensorrt-rtx or auto.")
-    engine_precision: tuple[str, ...] = option(("fp16",), help="As in fp16,int8.")
+    engine: str | None = option(
+        None,
+        choices=("auto", *ENGINE_RUNTIMES),
+        help="Build engines as well: tensorrt, tensorrt-rtx or auto.",
+    )
+    engine_precision: tuple[str, ...] = option(
+        ("fp16",), choices=PRECISIONS, help="Of the engines, as in fp16,int8."
+    )
     gpu_arch: tuple[str, ...] = option((), help="RTX: GPUs to build for, as in sm86,sm89.")
 
 
@@ -86,7 +93,10 @@ def main() -> None:
 
 @main.command()
 @takes_options
+@click.pass_context
 def prune(
+    ctx: click.Context,
+    /,
     target: Target,
     options: RunOptions,
     measured: Annotated[BenchOptions, But(*_FOR_GPUS)],
@@ -98,6 +108,11 @@ def prune(
 
     Run again on the same --out, it continues at the first thing that is missing.
     """
+    if engines.engine is None:
+        for name in ("engine_precision", "gpu_arch"):
+            if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+                flag = f"--{name.replace('_', '-')}"
+                raise click.UsageError(f"{flag} needs --engine, which builds engines.", ctx)
     share_work(launch, compute.device)
     from dmcp_deploy.run import api, summary
     from dmcp_deploy.run.budgets import for_each_budget
@@ -132,13 +147,13 @@ def search(target: Target, options: RunOptions, compute: Compute, launch: Launch
         _print(str(run.file("plan.json")))
 
 
-_run_argument = click.argument("run_dir", type=click.Path(path_type=Path))
+_run_argument = click.argument("run_dir", type=PathText())
 
 
 @main.command("slice")
 @_run_argument
 @takes_options
-def slice_command(run_dir: Path, compute: Annotated[Compute, But("supernet")]) -> None:
+def slice_command(run_dir: Path, compute: Annotated[Compute, But("supernet", "rehearse")]) -> None:
     """Slice a run's full network by its plan; prove both equal."""
     from dmcp_deploy.run import api
 
@@ -152,7 +167,7 @@ def slice_command(run_dir: Path, compute: Annotated[Compute, But("supernet")]) -
 @_run_argument
 @takes_options
 def train(
-    run_dir: Path, compute: Annotated[Compute, But("supernet")], launch: LaunchOptions
+    run_dir: Path, compute: Annotated[Compute, But("supernet", "rehearse")], launch: LaunchOptions
 ) -> None:
     """Train a run's pruned network."""
     share_work(launch, compute.device)
@@ -167,7 +182,7 @@ def train(
 @_run_argument
 @takes_options
 def export(
-    run_dir: Path, options: ExportOptions, compute: Annotated[Compute, But("supernet")]
+    run_dir: Path, options: ExportOptions, compute: Annotated[Compute, But("supernet", "rehearse")]
 ) -> None:
     """Export a run's pruned and full network to ONNX; check them in ONNX Runtime."""
     from dmcp_deploy.run import api, summary
@@ -181,12 +196,12 @@ def export(
 
 
 @main.command()
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=PathText())
 @takes_options
 def engine(
     source: Path,
     options: BuildOptions,
-    compute: Annotated[Compute, But("checkpoint_s", "tensorboard", "supernet")],
+    compute: Annotated[Compute, But("checkpoint_s", "tensorboard", "supernet", "rehearse")],
 ) -> None:
     """Build TensorRT engines of an ONNX file, or of a run's pruned network.
 
@@ -200,7 +215,7 @@ def engine(
 
 
 @main.command()
-@click.argument("artifacts", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("artifacts", nargs=-1, required=True, type=PathText())
 @takes_options
 @click.pass_context
 def bench(
@@ -295,7 +310,7 @@ def compare(
 
 
 @main.command()
-@click.argument("run_dirs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("run_dirs", nargs=-1, required=True, type=PathText())
 @takes_options
 def report(run_dirs: tuple[Path, ...], options: ReportOptions) -> None:
     """Show a run as a page, or several runs side by side.

@@ -17,6 +17,7 @@ MAX_REGRESS = "5%"
 
 #: Networks that a latency table is measured on.
 PROBES = 16
+FEWEST_PROBES, MOST_PROBES = 4, 999
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
+from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.extras import require
 from dmcp_deploy.options.declare import check, option
 from dmcp_deploy.options.network import (
@@ -150,6 +152,14 @@ class Compute:
 
     def __post_init__(self) -> None:
         check(self)
+        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", self.device):
+            gpu = re.fullmatch(r"(?:gpu|nvidia|cuda)?[:_-]?(\d*)", self.device.lower())
+            near = "." if gpu is None else f"; did you mean {f'cuda:{gpu[1]}'.rstrip(':')}?"
+            if self.device.lower() in ("auto", "cpu"):
+                near = f"; did you mean {self.device.lower()}?"
+            raise DmcpError(
+                f"--device {self.device!r} is unknown: choose auto, cpu, cuda or cuda:N{near}"
+            )
         if self.tensorboard:
             require("tensorboard")
 

@@ -9,11 +9,12 @@ from dmcp_deploy.artifact import digest_file
 from dmcp_deploy.data.datasets import open_data
 from dmcp_deploy.data.types import ImageData
 from dmcp_deploy.errors import DmcpError, reason_of
-from dmcp_deploy.network.models import build_network
+from dmcp_deploy.network.models import build_network, check_model
 from dmcp_deploy.options.declare import shared_fields
 from dmcp_deploy.options.run import Compute, RunOptions, RunSettings
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.progress import Progress
+from dmcp_deploy.registry import near_matches
 from dmcp_deploy.run.checks import check_outputs, takes_channels_last
 from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.training.precision import choose_precision
@@ -42,6 +43,7 @@ def make_request(
             or not understood.
     """
     parse_budget(flops)
+    check_model(model)
     recipe = _recipe(options)
     precision = choose_precision(compute.device, options.precision)
     weights, weights_digest = _weights(options.weights)
@@ -93,7 +95,10 @@ def _weights(source: str | None) -> tuple[str | None, str | None]:
         return source, None
     path = Path(source).resolve()
     if not path.is_file():
-        raise DmcpError(f"There is no weights file {path}.")
+        what = f"{path} is a folder" if path.is_dir() else f"There is no weights file {path}"
+        raise DmcpError(
+            f"{what}: give none, imagenet, or a file of weights{near_matches(source, ['imagenet'])}"
+        )
     try:
         return str(path), digest_file(path)
     except OSError as err:

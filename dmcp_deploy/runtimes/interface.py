@@ -44,7 +44,9 @@ def image_shape(sizes: Sequence[object]) -> ImageShape:
 
 def unloadable(path: Path, reason: str) -> DmcpError:
     """Returns what to say of a file that a runtime does not read."""
-    return DmcpError(f"{path} cannot be loaded as ONNX: {reason}.")
+    reason = reason.rpartition(" : ")[2]  # behind ONNX Runtime's numbers
+    remedy = "." if path.suffix == ".onnx" else "; give an ONNX file, an engine or a run."
+    return DmcpError(f"{path} cannot be loaded as ONNX: {reason}{remedy}")
 
 
 def other_interface(path: Path, inputs: Sequence[str]) -> DmcpError:

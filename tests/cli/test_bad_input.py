@@ -39,7 +39,7 @@ from dmcp_deploy.training.weights import save_weights
         ({"flops": "4M"}, r"4.0M is above the full network: choose one from .*K to 3.0M"),
         ({"flops": "1%"}, r"30.2K is below the narrowest network: choose one from .*K to 3.0M"),
         ({"max-steps": 0}, r"--max-steps 0 is too small: it must be at least 1"),
-        ({"max-steps": "x"}, r"--max-steps.*'x' is not a valid integer"),
+        ({"max-steps": "x"}, r"--max-steps 'x' is not understood: give a whole number"),
         ({"batch-size": 0}, r"'batch_size' is 0 and must be at least 1"),
         ({"batch-size": 49}, r"batch size 49 is larger than the 48 training pictures"),
         ({"epochs": 0}, r"'epochs' is 0.0 and must be above 0"),

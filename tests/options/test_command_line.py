@@ -74,7 +74,7 @@ def test_every_option_is_declared_with_its_help_flag_and_default(name: str) -> N
             [Target, RunOptions, BenchOptions, Compute, LaunchOptions],
             {"graph", "transfers"},  # how a GPU is measured is left to bench
         ),
-        ("export", [ExportOptions, Compute], {"supernet"}),
+        ("export", [ExportOptions, Compute], {"supernet", "rehearse"}),
         ("engine", [BuildOptions], set()),
         ("bench", [BenchOptions], set()),
         ("compare", [CompareOptions, BenchOptions], {"graph", "transfers"}),
