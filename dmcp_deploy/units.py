@@ -39,8 +39,7 @@ def parse_budget(text: str) -> Budget:
     """Returns the budget that a text such as "211M", "1.04G", "50%" or "300774272" names.
 
     Raises:
-        DmcpError: The text is no number, not above zero, without a unit that it needs, or a share
-            above 100%.
+        DmcpError: The text is no number, not above zero, or a share above 100%.
     """
     match = _BUDGET.fullmatch(text.strip())
     hint = "write it as 211M, 1.04G or 50%"
@@ -53,16 +52,27 @@ def parse_budget(text: str) -> Budget:
         if number > 100:
             raise DmcpError(f"The FLOPs budget {text!r} is above 100% of the network: {hint}.")
         return Budget(text, None, number / 100)
-    if not match["unit"] and number < _FEWEST:
-        near = [f"{number:.0%}"] if number <= 1 else [f"{number:g}%"] * (number <= 100)
-        near += [f"{number:g}M"] * (number > 1)
-        raise DmcpError(
-            f"The FLOPs budget {text!r} has no unit: {hint}; did you mean {' or '.join(near)}?"
-        )
     macs = round(number * _SCALE[match["unit"].lower()])
     if macs < 1:
         raise DmcpError(f"The FLOPs budget {text!r} is below one multiply-add: {hint}.")
     return Budget(text, macs, None)
+
+
+def check_unit(text: str) -> None:
+    """Checks that a budget that a user writes has the unit that it needs.
+
+    Raises:
+        DmcpError: It is so few multiply-adds that a share or millions were meant.
+    """
+    if not re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*", text) or not 0 < float(text) < _FEWEST:
+        return
+    number = float(text)
+    near = [f"{100 * number if number <= 1 else number:g}%"] if number <= 100 else []
+    near += [f"{number:g}M"] if number > 1 else []
+    raise DmcpError(
+        f"The FLOPs budget {text!r} has no unit: write it as 211M, 1.04G or 50%; did you mean"
+        f" {' or '.join(near)}?"
+    )
 
 
 def _meant(text: str) -> str:

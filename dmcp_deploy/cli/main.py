@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +12,13 @@ import click
 from click.core import ParameterSource
 
 from dmcp_deploy import __version__
+from dmcp_deploy.cli.command_options import (
+    BenchOutput,
+    Classes,
+    CountedPlan,
+    PruneEngines,
+    ReportOptions,
+)
 from dmcp_deploy.cli.groups import Commands
 from dmcp_deploy.cli.launch import share_work
 from dmcp_deploy.cli.options import But, PathText, PrintOptions, takes_options
@@ -19,66 +26,14 @@ from dmcp_deploy.cli.plan import plan_commands
 from dmcp_deploy.cli.table import table_commands
 from dmcp_deploy.machine.launched import is_first
 from dmcp_deploy.options.compare import COMPARE_SECONDS, CompareOptions
-from dmcp_deploy.options.declare import option
 from dmcp_deploy.options.export import BuildOptions, ExportOptions
 from dmcp_deploy.options.measure import MAX_REGRESS, BenchOptions
 from dmcp_deploy.options.network import ModelOption, NetworkOptions
 from dmcp_deploy.options.run import Compute, LaunchOptions, RunOptions, Target
 from dmcp_deploy.progress import TerminalProgress
-from dmcp_deploy.registry import ENGINE_RUNTIMES, PRECISIONS
 from dmcp_deploy.rundir.stages import EXPORT, SLICE, TRAIN
 
 _FOR_GPUS = ("graph", "transfers", "precision")
-
-
-@dataclass(frozen=True)
-class PruneEngines:
-    """Engines at the end of `prune`."""
-
-    engine: str | None = option(
-        None,
-        choices=("auto", *ENGINE_RUNTIMES),
-        help="Build engines as well: tensorrt, tensorrt-rtx or auto.",
-    )
-    engine_precision: tuple[str, ...] = option(
-        ("fp16",), choices=PRECISIONS, help="Of the engines, as in fp16,int8."
-    )
-    gpu_arch: tuple[str, ...] = option((), help="RTX: GPUs to build for, as in sm86,sm89.")
-
-
-@dataclass(frozen=True)
-class BenchOutput:
-    """What `bench` shows and keeps, and what it compares with."""
-
-    wide: bool = option(False, help="Show all columns.")
-    layers: bool = option(False, help="Then profile every layer, at the first of the batch sizes.")
-    save: Path | None = option(None, help="Write the record here as well.")
-    baseline: Path | None = option(
-        None, help="Gate: compare with this record, saved earlier on this machine."
-    )
-    against: Path | None = option(
-        None,
-        help="Gate: compare with this older artifact, measured now as well; 4 seconds at most.",
-    )
-    max_regress: str | None = option(
-        None, help=f"Gate: the slowdown that is allowed; {MAX_REGRESS} if not given."
-    )
-    strict: bool = option(False, help="Gate: too noisy to tell is an error, exit code 1.")
-
-
-@dataclass(frozen=True)
-class ReportOptions:
-    """What `report` writes."""
-
-    out: Path | None = option(None, help="The file to write.")
-    form: str = option("html", flag="--format", help="html, md or json.")
-
-
-@dataclass(frozen=True)
-class CountedPlan:
-    """Where `flops` counts."""
-
-    plan: Path | None = option(None, help="Count at this plan's widths.")
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -324,13 +279,6 @@ def report(run_dirs: tuple[Path, ...], options: ReportOptions) -> None:
         click.echo(report_text(run_dirs, options.form), nl=False)
     else:
         _print(str(write_report(run_dirs, options.out, options.form)))
-
-
-@dataclass(frozen=True)
-class Classes:
-    """How many classes, where no data tells."""
-
-    classes: int = option(1000, least=1, help="Length of the logits, without --data.")
 
 
 @main.command()

@@ -89,7 +89,7 @@ def _missing(ctx: click.Context, err: click.MissingParameter, words: Sequence[st
     """Returns the sentence about an option or argument that was left out."""
     param = err.param
     if not isinstance(param, click.Option):
-        return f"Missing argument {param.human_readable_name!r}." if param else err.format_message()
+        return err.format_message()
     sentence = f"Missing option {param.opts[0]!r}: {(param.help or '').removesuffix('.')}"
     if _arguments(ctx.command):
         return f"{sentence}."

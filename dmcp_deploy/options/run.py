@@ -75,7 +75,7 @@ class RunSettings:
     )
     align: int = align_option()
     _: KW_ONLY
-    precision: str = option("auto", help="auto, fp32 or bf16.")
+    precision: str = option("auto", help="Of training: auto, fp32 or bf16.")
     max_steps: int | None = option(None, least=1, help="Most steps of any loop, for a trial.")
     init: str = option(
         "scratch", choices=INITS, in_recipe=True, help="Pruned start: scratch or sliced."

@@ -12,7 +12,7 @@ from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.options.declare import merged
 from dmcp_deploy.options.run import Compute, RunOptions
 from dmcp_deploy.rundir.directory import SHARED, RunDir, folder_name
-from dmcp_deploy.units import parse_budget
+from dmcp_deploy.units import check_unit, parse_budget
 
 
 def parse_budgets(text: str) -> list[str]:
@@ -33,6 +33,7 @@ def parse_budgets(text: str) -> list[str]:
     if len(budgets) > 1 and not all(budgets):
         raise DmcpError(f"--flops {text!r} has an empty part: write budgets as 300M,211M.")
     for budget in budgets:
+        check_unit(budget)
         parse_budget(budget)
     return list(dict.fromkeys(budgets))
 

@@ -19,7 +19,7 @@ from dmcp_deploy.run.checks import check_outputs, takes_channels_last
 from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.training.precision import choose_precision
 from dmcp_deploy.training.recipe import Recipe, load_recipe, recipe_to_json
-from dmcp_deploy.units import parse_budget
+from dmcp_deploy.units import check_unit, parse_budget
 
 
 def make_request(
@@ -42,6 +42,7 @@ def make_request(
         DmcpError: The budget, the recipe, the data, the weights file or the device is not there
             or not understood.
     """
+    check_unit(flops)
     parse_budget(flops)
     check_model(model)
     recipe = _recipe(options)

@@ -75,7 +75,7 @@ def choose_precision(device: str = "auto", mode: str = "auto") -> Precision:
     """
     if mode not in MODES:
         raise DmcpError(
-            f"--precision {mode!r} is unknown: training computes in one of {', '.join(MODES)}"
+            f"--precision {mode!r} is unknown: choose one of {', '.join(MODES)} to train in"
             f"{near_matches(mode, MODES)}"
         )
     if device == "auto":

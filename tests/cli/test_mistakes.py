@@ -88,7 +88,7 @@ def test_words_that_are_not_understood_are_a_usage_error(words: tuple, sentence:
         ({"device": "GPU1"}, "did you mean cuda:1?"),
         (
             {"precision": "fp-32"},
-            "training computes in one of auto, fp32, bf16; did you mean fp32?",
+            "auto, fp32, bf16 to train in; did you mean fp32?",
         ),
         ({"weights": "ImageNet"}, "did you mean imagenet?"),
         ({"input-size": "32x32"}, "--input-size '32x32' is not understood: give a whole number"),
