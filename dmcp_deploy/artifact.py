@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import errno
 import functools
 import hashlib
@@ -95,6 +96,13 @@ def check_writable(path: Path, kind: str | None = None) -> None:
             raise DmcpError(f"{path} would be lost ({reason}): name another file.") from err
 
 
+def near_file(path: Path) -> str:
+    """Returns the end of a sentence about a file that is absent: one beside it of a like name."""
+    names = {beside.name.lower(): beside for beside in path.parent.glob("*")}
+    near = difflib.get_close_matches(path.name.lower(), names, n=1, cutoff=0.8)
+    return f"; did you mean {names[near[0]]}?" if near else "."
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a text file in one step (see `atomic_path`)."""
     with atomic_path(path) as part:
@@ -137,7 +145,7 @@ def read_artifact(path: Path, kind: str) -> dict[str, Any]:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as err:
-        raise DmcpError(f"There is no {kind} file {path}.") from err
+        raise DmcpError(f"There is no {kind} file {path}{near_file(Path(path))}") from err
     except IsADirectoryError as err:
         raise DmcpError(f"{path} is a folder, and {_a(kind)} file is needed.") from err
     except OSError as err:

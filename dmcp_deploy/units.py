@@ -83,7 +83,10 @@ def _meant(text: str) -> str:
         unit = next((unit for unit in "gmk" if macs >= _SCALE[unit]), "")
         return f"; did you mean {macs / _SCALE[unit]:g}{unit.upper()}?"
     match = re.match(rf"\s*({_BUDGET.pattern})(?=\s*(flop|mac|op))", text, re.IGNORECASE)
-    return "." if match is None else f"; did you mean {match[1].replace(' ', '')}?"
+    if match is None:
+        return "."
+    bare = not match["unit"] and float(match["number"]) < _FEWEST
+    return f"; did you mean {match[1].replace(' ', '')}{'M' if bare else ''}?"
 
 
 def format_macs(macs: float) -> str:
