@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,15 +12,21 @@ import click
 from click.core import ParameterSource
 
 from dmcp_deploy import __version__
+from dmcp_deploy.cli.command_options import (
+    BenchOutput,
+    Classes,
+    CountedPlan,
+    PruneEngines,
+    ReportOptions,
+)
 from dmcp_deploy.cli.groups import Commands
 from dmcp_deploy.cli.launch import share_work
-from dmcp_deploy.cli.options import But, PrintOptions, takes_options
+from dmcp_deploy.cli.options import But, PathText, PrintOptions, takes_options
 from dmcp_deploy.cli.plan import plan_commands
 from dmcp_deploy.cli.plan_file import is_plan_file, refuse_for_runs, with_networks, written_to
 from dmcp_deploy.cli.table import table_commands
 from dmcp_deploy.machine.launched import is_first
 from dmcp_deploy.options.compare import COMPARE_SECONDS, CompareOptions
-from dmcp_deploy.options.declare import option
 from dmcp_deploy.options.export import BuildOptions, ExportOptions
 from dmcp_deploy.options.measure import MAX_REGRESS, BenchOptions
 from dmcp_deploy.options.network import ModelOption, NetworkOptions
@@ -30,50 +36,6 @@ from dmcp_deploy.progress import TerminalProgress
 from dmcp_deploy.rundir.stages import EXPORT, SLICE, TRAIN
 
 _FOR_GPUS = ("graph", "transfers", "precision")
-
-
-@dataclass(frozen=True)
-class PruneEngines:
-    """Engines at the end of `prune`."""
-
-    engine: str | None = option(None, help="Build engines as well: tensorrt, tensorrt-rtx or auto.")
-    engine_precision: tuple[str, ...] = option(("fp16",), help="As in fp16,int8.")
-    gpu_arch: tuple[str, ...] = option((), help="RTX: GPUs to build for, as in sm86,sm89.")
-
-
-@dataclass(frozen=True)
-class BenchOutput:
-    """What `bench` shows and keeps, and what it compares with."""
-
-    wide: bool = option(False, help="Show all columns.")
-    layers: bool = option(False, help="Then profile every layer, at the first of the batch sizes.")
-    save: Path | None = option(None, help="Write the record here as well.")
-    baseline: Path | None = option(
-        None, help="Gate: compare with this record, saved earlier on this machine."
-    )
-    against: Path | None = option(
-        None,
-        help="Gate: compare with this older artifact, measured now as well; 4 seconds at most.",
-    )
-    max_regress: str | None = option(
-        None, help=f"Gate: the slowdown that is allowed; {MAX_REGRESS} if not given."
-    )
-    strict: bool = option(False, help="Gate: too noisy to tell is an error, exit code 1.")
-
-
-@dataclass(frozen=True)
-class ReportOptions:
-    """What `report` writes."""
-
-    out: Path | None = option(None, help="The file to write.")
-    form: str = option("html", flag="--format", help="html, md or json.")
-
-
-@dataclass(frozen=True)
-class CountedPlan:
-    """Where `flops` counts."""
-
-    plan: Path | None = option(None, help="Count at this plan's widths.")
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -88,7 +50,10 @@ def main() -> None:
 
 @main.command()
 @takes_options
+@click.pass_context
 def prune(
+    ctx: click.Context,
+    /,
     target: Target,
     options: RunOptions,
     measured: Annotated[BenchOptions, But(*_FOR_GPUS)],
@@ -100,6 +65,11 @@ def prune(
 
     Run again on the same --out, it continues at the first thing that is missing.
     """
+    if engines.engine is None:
+        for name in ("engine_precision", "gpu_arch"):
+            if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+                flag = f"--{name.replace('_', '-')}"
+                raise click.UsageError(f"{flag} needs --engine, which builds engines.", ctx)
     share_work(launch, compute.device)
     from dmcp_deploy.run import api, summary
     from dmcp_deploy.run.budgets import for_each_budget
@@ -140,14 +110,14 @@ def search(
 
 
 _SLICED = "The supernet at these widths and the sliced network differ by {:.1e}."
-_run_argument = click.argument("run_dir", type=click.Path(path_type=Path))
+_run_argument = click.argument("run_dir", type=PathText())
 
 
 @main.command("slice")
 @_run_argument
 @takes_options
 def slice_command(
-    run_dir: Path, compute: Annotated[Compute, But("supernet")], asked: PlanOutput
+    run_dir: Path, compute: Annotated[Compute, But("supernet", "rehearse")], asked: PlanOutput
 ) -> None:
     """Slice the full network of a run, or of a plan file, by the plan; prove both equal."""
     if is_plan_file(run_dir):
@@ -172,7 +142,7 @@ def slice_command(
 @_run_argument
 @takes_options
 def train(
-    run_dir: Path, compute: Annotated[Compute, But("supernet")], launch: LaunchOptions
+    run_dir: Path, compute: Annotated[Compute, But("supernet", "rehearse")], launch: LaunchOptions
 ) -> None:
     """Train a run's pruned network."""
     share_work(launch, compute.device)
@@ -189,7 +159,7 @@ def train(
 def export(
     run_dir: Path,
     options: ExportOptions,
-    compute: Annotated[Compute, But("supernet")],
+    compute: Annotated[Compute, But("supernet", "rehearse")],
     asked: PlanExport,
 ) -> None:
     """Export a run's pruned and full network to ONNX; check them in ONNX Runtime.
@@ -219,12 +189,12 @@ def export(
 
 
 @main.command()
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=PathText())
 @takes_options
 def engine(
     source: Path,
     options: BuildOptions,
-    compute: Annotated[Compute, But("checkpoint_s", "tensorboard", "supernet")],
+    compute: Annotated[Compute, But("checkpoint_s", "tensorboard", "supernet", "rehearse")],
     asked: PlanWeights,
 ) -> None:
     """Build TensorRT engines of an ONNX file, or of the pruned network of a run or plan file.
@@ -240,7 +210,7 @@ def engine(
 
 
 @main.command()
-@click.argument("artifacts", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("artifacts", nargs=-1, required=True, type=PathText())
 @takes_options
 @click.pass_context
 def bench(
@@ -341,7 +311,7 @@ def compare(
 
 
 @main.command()
-@click.argument("run_dirs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("run_dirs", nargs=-1, required=True, type=PathText())
 @takes_options
 def report(run_dirs: tuple[Path, ...], options: ReportOptions) -> None:
     """Show a run as a page, or several runs side by side.
@@ -355,13 +325,6 @@ def report(run_dirs: tuple[Path, ...], options: ReportOptions) -> None:
         click.echo(report_text(run_dirs, options.form), nl=False)
     else:
         _print(str(write_report(run_dirs, options.out, options.form)))
-
-
-@dataclass(frozen=True)
-class Classes:
-    """How many classes, where no data tells."""
-
-    classes: int = option(1000, least=1, help="Length of the logits, without --data.")
 
 
 _NOT_CHECKED = ("checkpoint_s", "tensorboard", "supernet", "rehearse", "moved_data")

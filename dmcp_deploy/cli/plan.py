@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from dmcp_deploy.cli.groups import Commands
-from dmcp_deploy.cli.options import PrintOptions, takes_options
+from dmcp_deploy.cli.options import PathText, PrintOptions, takes_options
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.options.declare import option
 from dmcp_deploy.options.network import ModelOption, NetworkOptions, align_option
@@ -44,7 +44,7 @@ def plan_commands() -> None:
 
 
 @plan_commands.command("import")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PathText())
 @takes_options
 def import_command(
     file: Path, network: ModelOption, options: NetworkOptions, reading: ImportOptions
@@ -74,7 +74,7 @@ def import_command(
 
 
 @plan_commands.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PathText())
 @takes_options
 def align(file: Path, asked: AlignOptions) -> None:
     """Bring a plan, or that of a run, to aligned widths, at equal multiply-adds or to a budget."""
@@ -100,7 +100,7 @@ def align(file: Path, asked: AlignOptions) -> None:
 
 
 @plan_commands.command()
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=PathText())
 @takes_options
 def show(source: Path, output: PrintOptions) -> None:
     """Show a plan, or that of a run: what each group keeps, and the totals."""
@@ -111,8 +111,8 @@ def show(source: Path, output: PrintOptions) -> None:
 
 
 @plan_commands.command()
-@click.argument("first", type=click.Path(path_type=Path))
-@click.argument("second", type=click.Path(path_type=Path))
+@click.argument("first", type=PathText())
+@click.argument("second", type=PathText())
 @takes_options
 def diff(first: Path, second: Path, output: PrintOptions) -> None:
     """Show the groups in which two plans, or those of two runs, differ, and their totals."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
@@ -89,7 +90,7 @@ class RunSettings:
     )
     align: int = align_option()
     _: KW_ONLY
-    precision: str = option("auto", help="auto, fp32 or bf16.")
+    precision: str = option("auto", help="Of training: auto, fp32 or bf16.")
     max_steps: int | None = option(None, least=1, help="Most steps of any loop, for a trial.")
     init: str = option(
         "scratch", choices=INITS, in_recipe=True, help="Pruned start: scratch or sliced."
@@ -180,6 +181,14 @@ class Compute:
 
     def __post_init__(self) -> None:
         check(self)
+        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", self.device):
+            gpu = re.fullmatch(r"(?:gpu|nvidia|cuda)?[:_-]?(\d*)", self.device.lower())
+            near = "." if gpu is None else f"; did you mean {f'cuda:{gpu[1]}'.rstrip(':')}?"
+            if self.device.lower() in ("auto", "cpu"):
+                near = f"; did you mean {self.device.lower()}?"
+            raise DmcpError(
+                f"--device {self.device!r} is unknown: choose auto, cpu, cuda or cuda:N{near}"
+            )
         if self.tensorboard:
             require("tensorboard")
 
