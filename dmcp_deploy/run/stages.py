@@ -219,6 +219,11 @@ def _slice(context: RunContext, plan: ChannelPlan) -> None:
         # On the CPU: convolutions on a GPU may round to TF32 and choose algorithms by their shape.
         dense, parity = slice_proven(network, plan, context.data.proof_images())
         _check_count(dense, plan)
+        if network.graph_reason:
+            context.compute.progress.say(
+                f"Pruned, {context.request.network.model} is its traced graph and not its class:"
+                f" {network.graph_reason}"
+            )
         figures["parity"] = parity.to_json()
         figures["params"] = plan.params
         if context.run.file(SUPERNET).exists() or weights_given(context):
