@@ -70,8 +70,8 @@ def split_source(source: str) -> tuple[Path, str]:
         return path, ""
     if file and Path(file).is_file():
         return Path(file), place
-    place = path.resolve()
-    what = f"{place} is a folder" if place.is_dir() else f"There is no weights file {place}"
+    asked = path.resolve()
+    what = f"{asked} is a folder" if asked.is_dir() else f"There is no weights file {asked}"
     raise DmcpError(
         f"{what}: give none, imagenet, or a file of weights{near_matches(source, ['imagenet'])}"
     )

@@ -115,7 +115,7 @@ def test_a_timm_name_is_told_with_its_prefix() -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("slice", "run/plan.json"), "plan.json is a file, and a run directory is needed; did you"),
+        (("train", "run/plan.json"), "plan.json is a file, and a run directory is needed; did you"),
         (("train", "run/checkpoints"), "checkpoints holds no run (no run.json); did you mean"),
         (("report", "Run"), "start one with search; did you mean run?"),
         (("report", "run", "--out", "plan.json"), "plan.json would be lost: name a file that ends"),
