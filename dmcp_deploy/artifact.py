@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import errno
 import functools
 import hashlib
@@ -79,13 +80,30 @@ def atomic_path(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, kind: str | None = None) -> None:
     """Checks that a file can be written, before the work whose result it shall hold.
 
+    Args:
+        path: The file.
+        kind: The artifact's kind, where it may take the place of no other file.
+
     Raises:
-        DmcpError: The folder cannot be written to, or a folder lies there.
+        DmcpError: The folder cannot be written to, a folder lies there, or another kind of file.
     """
     _make_part(Path(path)).unlink()
+    if kind is not None and Path(path).is_file() and Path(path).stat().st_size:
+        try:
+            read_artifact(path, kind)
+        except DmcpError as err:
+            reason = str(err).rstrip(".")
+            raise DmcpError(f"{path} would be lost ({reason}): name another file.") from err
+
+
+def near_file(path: Path) -> str:
+    """Returns the end of a sentence about a file that is absent: one beside it of a like name."""
+    names = {beside.name.lower(): beside for beside in path.parent.glob("*")}
+    near = difflib.get_close_matches(path.name.lower(), names, n=1, cutoff=0.8)
+    return f"; did you mean {names[near[0]]}?" if near else "."
 
 
 def write_text(path: Path, text: str) -> None:
@@ -130,15 +148,22 @@ def read_artifact(path: Path, kind: str) -> dict[str, Any]:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as err:
-        raise DmcpError(f"There is no {kind} file {path}.") from err
+        raise DmcpError(f"There is no {kind} file {path}{near_file(Path(path))}") from err
+    except IsADirectoryError as err:
+        raise DmcpError(f"{path} is a folder, and {_a(kind)} file is needed.") from err
     except OSError as err:
         raise DmcpError(f"Cannot read {path}: {reason_of(err)}.") from err
+    except UnicodeDecodeError as err:
+        raise DmcpError(
+            f"{path} is not readable as the JSON of {_a(kind)}: it is no text."
+        ) from err
     except ValueError as err:
         raise DmcpError(f"{path} is not readable as the JSON of {_a(kind)}: {err}.") from err
     if not isinstance(content, dict):
         content = {}
     if (found := content.get("kind")) != kind:
-        raise DmcpError(f"{path} is not {_a(kind)} file: its kind is {found!r}.")
+        what = "not told" if found is None else repr(found)
+        raise DmcpError(f"{path} is not {_a(kind)} file: its kind is {what}.")
     version = content.get("schema_version")
     if version != SCHEMA_VERSION:
         raise DmcpError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 from dmcp_deploy.errors import DmcpError
@@ -44,9 +45,20 @@ BENCH_RUNTIMES = (*ONNX_RUNTIMES, *NETWORK_RUNTIMES, *ENGINE_RUNTIMES)
 
 
 def near_matches(name: str, known: Iterable[str]) -> str:
-    """Returns the end of a sentence: "; did you mean a, b?" for near matches, else "."."""
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    """Returns the end of a sentence: "; did you mean a, b?" for near matches, else ".".
+
+    One that differs in nothing but case, dashes, dots and a "torchvision:" before it is alone.
+    """
+    names = list(known)
+    close = [each for each in names if plain(name) in (plain(each), plain(each.split(":")[-1]))]
+    close = close if plain(name) else []
+    close = close or difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
     return f"; did you mean {', '.join(close)}?" if close else "."
+
+
+def plain(name: str) -> str:
+    """Returns a name's letters and digits alone, in lower case: "ResNet-50" and "resnet50"."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def choose(what: str, value: str, allowed: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ from dmcp_deploy.errors import DmcpError
 _SCALE = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _INPUT = re.compile(r"(\d{1,5})x(\d{1,5})x(\d{1,5})", re.IGNORECASE)
 _BUDGET = re.compile(r"(?P<number>\d{1,18}(\.\d*)?|\.\d+)\s*(?P<unit>[kmgt%]?)", re.IGNORECASE)
+_FEWEST = 1000  # multiply-adds of a network: fewer lack their unit
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def parse_budget(text: str) -> Budget:
     match = _BUDGET.fullmatch(text.strip())
     hint = "write it as 211M, 1.04G or 50%"
     if match is None:
-        raise DmcpError(f"The FLOPs budget {text!r} is not understood: {hint}.")
+        raise DmcpError(f"The FLOPs budget {text!r} is not understood: {hint}{_meant(text)}")
     number = float(match["number"])
     if number <= 0:
         raise DmcpError(f"The FLOPs budget {text!r} must be above zero: {hint}.")
@@ -77,6 +78,37 @@ def parse_input(text: str) -> tuple[int, int, int]:
 def format_input(shape: tuple[int, int, int]) -> str:
     """Returns a shape as `parse_input` reads it."""
     return "x".join(map(str, shape))
+
+
+def check_unit(text: str) -> None:
+    """Checks that a budget that a user writes has the unit that it needs.
+
+    Raises:
+        DmcpError: It is so few multiply-adds that a share or millions were meant.
+    """
+    if not re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*", text) or not 0 < float(text) < _FEWEST:
+        return
+    number = float(text)
+    near = [f"{100 * number if number <= 1 else number:g}%"] if number <= 100 else []
+    near += [f"{number:g}M"] if number > 1 else []
+    raise DmcpError(
+        f"The FLOPs budget {text!r} has no unit: write it as 211M, 1.04G or 50%; did you mean"
+        f" {' or '.join(near)}?"
+    )
+
+
+def _meant(text: str) -> str:
+    """Returns the end of a sentence, with the budget that a text begins with if there is one."""
+    number = re.fullmatch(r"\s*\d+(\.\d+)?e\d{1,2}\s*", text, re.IGNORECASE)
+    if number is not None:
+        macs = float(text)
+        unit = next((unit for unit in "gmk" if macs >= _SCALE[unit]), "")
+        return f"; did you mean {macs / _SCALE[unit]:g}{unit.upper()}?"
+    match = re.match(rf"\s*({_BUDGET.pattern})(?=\s*(flop|mac|op))", text, re.IGNORECASE)
+    if match is None:
+        return "."
+    bare = not match["unit"] and float(match["number"]) < _FEWEST
+    return f"; did you mean {match[1].replace(' ', '')}{'M' if bare else ''}?"
 
 
 def format_macs(macs: float) -> str:

@@ -168,7 +168,7 @@ def test_path_that_is_a_folder_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(DmcpError, match=r"Cannot write .*plan\.json: Is a directory\.$"):
         write_text(tmp_path / "plan.json", "x")
     assert os.listdir(tmp_path) == ["plan.json"]
-    with pytest.raises(DmcpError, match=r"Cannot read .*plan\.json: Is a directory\.$"):
+    with pytest.raises(DmcpError, match=r"plan\.json is a folder, and a plan file is needed\.$"):
         read_artifact(tmp_path / "plan.json", "plan")
 
 

@@ -82,3 +82,23 @@ def test_the_map_of_rooms_is_right() -> None:
     assert {path for path in paths if not any((place / path).exists() for place in places)} == set()
     rooms = {f"{path.name}/" for path in package.iterdir() if (path / "__init__.py").exists()}
     assert rooms <= paths
+
+
+def test_the_readme_takes_three_minutes() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_the_index_leads_to_every_page() -> None:
+    index = ROOT / "docs" / "index.md"
+    linked = {
+        (index.parent / target).resolve()
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", index.read_text(encoding="utf-8"))
+    }
+    pages = {page.resolve() for page in PAGES if page != index}
+    assert pages - linked == set()
+
+
+def test_the_readme_names_every_command() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    assert {name for row in rows for name in re.findall(r"`([a-z]+)`", row)} == set(main.commands)

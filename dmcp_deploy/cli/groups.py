@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from dmcp_deploy.cli.launch import WORDS, begin_launched, refuse
+from dmcp_deploy.cli.mistakes import Command, commands_of, unknown_option
 from dmcp_deploy.errors import DmcpError, Interrupted, LostPeerError
 from dmcp_deploy.extras import missing_library
 from dmcp_deploy.machine.launched import is_first, is_launched
@@ -16,6 +17,8 @@ from dmcp_deploy.registry import near_matches
 
 class Commands(click.Group):
     """Turns what the user can mend into one sentence, and names near matches of commands."""
+
+    command_class = Command
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs a command; what the user can mend, and signals, end it in one sentence."""
@@ -42,6 +45,14 @@ class Commands(click.Group):
                 click.echo(text, err=True)
             sys.exit(130)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Reads the words up to the command's name."""
+        words = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as err:
+            raise click.UsageError(unknown_option(ctx, err.option_name, words), ctx) from err
+
     def make_context(
         self,
         info_name: str | None,
@@ -62,10 +73,10 @@ class Commands(click.Group):
         """Returns the command that the first word names, or says which ones there are."""
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             known = self.list_commands(ctx)
+            nested = [path for path, _ in commands_of(self) if path.split()[1:] == args[:1]]
+            near = f"; did you mean {nested[0]}?" if nested else near_matches(args[0], known)
             raise click.UsageError(
-                f"There is no command {args[0]!r}: choose one of {', '.join(known)}"
-                f"{near_matches(args[0], known)}",
-                ctx,
+                f"There is no command {args[0]!r}: choose one of {', '.join(known)}{near}", ctx
             )
         return super().resolve_command(ctx, args)
 

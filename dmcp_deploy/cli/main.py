@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,66 +12,30 @@ import click
 from click.core import ParameterSource
 
 from dmcp_deploy import __version__
+from dmcp_deploy.cli.command_options import (
+    BenchOutput,
+    Classes,
+    CountedPlan,
+    PruneEngines,
+    ReportOptions,
+)
 from dmcp_deploy.cli.groups import Commands
 from dmcp_deploy.cli.launch import share_work
-from dmcp_deploy.cli.options import But, PrintOptions, takes_options
+from dmcp_deploy.cli.options import But, PathText, PrintOptions, takes_options
 from dmcp_deploy.cli.plan import plan_commands
+from dmcp_deploy.cli.plan_file import is_plan_file, refuse_for_runs, with_networks, written_to
 from dmcp_deploy.cli.table import table_commands
 from dmcp_deploy.machine.launched import is_first
 from dmcp_deploy.options.compare import COMPARE_SECONDS, CompareOptions
-from dmcp_deploy.options.declare import option
 from dmcp_deploy.options.export import BuildOptions, ExportOptions
 from dmcp_deploy.options.measure import MAX_REGRESS, BenchOptions
 from dmcp_deploy.options.network import ModelOption, NetworkOptions
+from dmcp_deploy.options.plan_file import PlanExport, PlanOutput, PlanWeights
 from dmcp_deploy.options.run import Compute, LaunchOptions, RunOptions, Target
 from dmcp_deploy.progress import TerminalProgress
 from dmcp_deploy.rundir.stages import EXPORT, SLICE, TRAIN
 
 _FOR_GPUS = ("graph", "transfers", "precision")
-
-
-@dataclass(frozen=True)
-class PruneEngines:
-    """Engines at the end of `prune`."""
-
-    engine: str | None = option(None, help="Build engines as well: tensorrt, tensorrt-rtx or auto.")
-    engine_precision: tuple[str, ...] = option(("fp16",), help="As in fp16,int8.")
-    gpu_arch: tuple[str, ...] = option((), help="RTX: GPUs to build for, as in sm86,sm89.")
-
-
-@dataclass(frozen=True)
-class BenchOutput:
-    """What `bench` shows and keeps, and what it compares with."""
-
-    wide: bool = option(False, help="Show all columns.")
-    layers: bool = option(False, help="Then profile every layer, at the first of the batch sizes.")
-    save: Path | None = option(None, help="Write the record here as well.")
-    baseline: Path | None = option(
-        None, help="Gate: compare with this record, saved earlier on this machine."
-    )
-    against: Path | None = option(
-        None,
-        help="Gate: compare with this older artifact, measured now as well; 4 seconds at most.",
-    )
-    max_regress: str | None = option(
-        None, help=f"Gate: the slowdown that is allowed; {MAX_REGRESS} if not given."
-    )
-    strict: bool = option(False, help="Gate: too noisy to tell is an error, exit code 1.")
-
-
-@dataclass(frozen=True)
-class ReportOptions:
-    """What `report` writes."""
-
-    out: Path | None = option(None, help="The file to write.")
-    form: str = option("html", flag="--format", help="html, md or json.")
-
-
-@dataclass(frozen=True)
-class CountedPlan:
-    """Where `flops` counts."""
-
-    plan: Path | None = option(None, help="Count at this plan's widths.")
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -86,7 +50,10 @@ def main() -> None:
 
 @main.command()
 @takes_options
+@click.pass_context
 def prune(
+    ctx: click.Context,
+    /,
     target: Target,
     options: RunOptions,
     measured: Annotated[BenchOptions, But(*_FOR_GPUS)],
@@ -98,6 +65,11 @@ def prune(
 
     Run again on the same --out, it continues at the first thing that is missing.
     """
+    if engines.engine is None:
+        for name in ("engine_precision", "gpu_arch"):
+            if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+                flag = f"--{name.replace('_', '-')}"
+                raise click.UsageError(f"{flag} needs --engine, which builds engines.", ctx)
     share_work(launch, compute.device)
     from dmcp_deploy.run import api, summary
     from dmcp_deploy.run.budgets import for_each_budget
@@ -137,19 +109,32 @@ def search(
         _print(str(run.file("plan.json")))
 
 
-_run_argument = click.argument("run_dir", type=click.Path(path_type=Path))
+_SLICED = "The supernet at these widths and the sliced network differ by {:.1e}."
+_run_argument = click.argument("run_dir", type=PathText())
 
 
 @main.command("slice")
 @_run_argument
 @takes_options
-def slice_command(run_dir: Path, compute: Annotated[Compute, But("supernet")]) -> None:
-    """Slice a run's full network by its plan; prove both equal."""
+def slice_command(
+    run_dir: Path, compute: Annotated[Compute, But("supernet", "rehearse")], asked: PlanOutput
+) -> None:
+    """Slice the full network of a run, or of a plan file, by the plan; prove both equal."""
+    if is_plan_file(run_dir):
+        from dmcp_deploy.run.plan_files import slice_plan
+
+        out = written_to(run_dir, asked, ".safetensors")
+        difference = slice_plan(run_dir, asked.weights, out, compute.progress)
+        if difference is not None:
+            _print(_SLICED.format(difference.max_rel))
+        _print(str(out))
+        return
+    refuse_for_runs(run_dir, asked)
     from dmcp_deploy.run import api
 
     run = api.slice(run_dir, compute=compute)
     parity = run.figures(SLICE)["parity"]["max_rel"]
-    _print(f"The supernet at these widths and the sliced network differ by {parity:.1e}.")
+    _print(_SLICED.format(parity))
     _print(str(run.file("sliced.safetensors")))
 
 
@@ -157,7 +142,7 @@ def slice_command(run_dir: Path, compute: Annotated[Compute, But("supernet")]) -
 @_run_argument
 @takes_options
 def train(
-    run_dir: Path, compute: Annotated[Compute, But("supernet")], launch: LaunchOptions
+    run_dir: Path, compute: Annotated[Compute, But("supernet", "rehearse")], launch: LaunchOptions
 ) -> None:
     """Train a run's pruned network."""
     share_work(launch, compute.device)
@@ -172,9 +157,27 @@ def train(
 @_run_argument
 @takes_options
 def export(
-    run_dir: Path, options: ExportOptions, compute: Annotated[Compute, But("supernet")]
+    run_dir: Path,
+    options: ExportOptions,
+    compute: Annotated[Compute, But("supernet", "rehearse")],
+    asked: PlanExport,
 ) -> None:
-    """Export a run's pruned and full network to ONNX; check them in ONNX Runtime."""
+    """Export a run's pruned and full network to ONNX; check them in ONNX Runtime.
+
+    Of a plan file, the pruned network with given or random weights.
+    """
+    if is_plan_file(run_dir):
+        from dmcp_deploy.export.precisions import read_images
+        from dmcp_deploy.run.plan_files import export_plan
+
+        images = asked.calibration_data
+        evidence = None if images is None else read_images(images, options.calibration_method)
+        out = written_to(run_dir, asked, ".onnx")
+        figures = export_plan(run_dir, asked.weights, out, options, evidence, compute.progress)
+        _print(f"ONNX Runtime and torch differ by {figures['parity']['max_rel']:.1e}.")
+        _print(str(out))
+        return
+    refuse_for_runs(run_dir, asked)
     from dmcp_deploy.run import api, summary
 
     run = api.export(run_dir, options=options, compute=compute)
@@ -186,32 +189,39 @@ def export(
 
 
 @main.command()
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=PathText())
 @takes_options
 def engine(
     source: Path,
     options: BuildOptions,
-    compute: Annotated[Compute, But("checkpoint_s", "tensorboard", "supernet")],
+    compute: Annotated[Compute, But("checkpoint_s", "tensorboard", "supernet", "rehearse")],
+    asked: PlanWeights,
 ) -> None:
-    """Build TensorRT engines of an ONNX file, or of a run's pruned network.
+    """Build TensorRT engines of an ONNX file, or of the pruned network of a run or plan file.
 
     The engine's own layers must show the precision that was asked for. TensorRT builds on the
     device itself; TensorRT-RTX also without a GPU.
     """
     from dmcp_deploy.run import api, summary
 
+    (source,) = with_networks((source,), asked, compute.progress, original=False)
     for path in api.engine(source, options=options, compute=compute):
         _print(summary.engine_line(path))
 
 
 @main.command()
-@click.argument("artifacts", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("artifacts", nargs=-1, required=True, type=PathText())
 @takes_options
 @click.pass_context
 def bench(
-    ctx: click.Context, /, artifacts: tuple[Path, ...], options: BenchOptions, output: BenchOutput
+    ctx: click.Context,
+    /,
+    artifacts: tuple[Path, ...],
+    options: BenchOptions,
+    output: BenchOutput,
+    asked: PlanWeights,
 ) -> None:
-    """Measure ONNX files, engines or run directories, interleaved.
+    """Measure ONNX files, engines, run directories or plan files, interleaved.
 
     An engine runs on the GPU, in the TensorRT that built it; --runtime tensorrt builds those of
     ONNX files first, beside them, and torch runs the networks of run directories. With --baseline
@@ -229,6 +239,7 @@ def bench(
         check_profiler(options.runtime)
     if output.layers and is_gate:
         raise click.UsageError("--layers is no gate: leave out --baseline and --against.", ctx)
+    artifacts = with_networks(artifacts, asked, compute.progress, original=not is_gate)
     if is_gate:
         ctx.exit(_gate(ctx, artifacts, options, output, compute))
     if output.max_regress is not None or output.strict:
@@ -300,7 +311,7 @@ def compare(
 
 
 @main.command()
-@click.argument("run_dirs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("run_dirs", nargs=-1, required=True, type=PathText())
 @takes_options
 def report(run_dirs: tuple[Path, ...], options: ReportOptions) -> None:
     """Show a run as a page, or several runs side by side.
@@ -314,13 +325,6 @@ def report(run_dirs: tuple[Path, ...], options: ReportOptions) -> None:
         click.echo(report_text(run_dirs, options.form), nl=False)
     else:
         _print(str(write_report(run_dirs, options.out, options.form)))
-
-
-@dataclass(frozen=True)
-class Classes:
-    """How many classes, where no data tells."""
-
-    classes: int = option(1000, least=1, help="Length of the logits, without --data.")
 
 
 _NOT_CHECKED = ("checkpoint_s", "tensorboard", "supernet", "rehearse", "moved_data")

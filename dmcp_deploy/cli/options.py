@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
-from dmcp_deploy.options.declare import Option, declared, option
+from dmcp_deploy.options.declare import Option, check, declared, option
 from dmcp_deploy.options.run import Compute
 from dmcp_deploy.progress import TerminalProgress
 
@@ -65,14 +66,42 @@ class DeclaredOption(click.Option):
         super().__init__(*args, **kwargs)
         self.declaration = declaration
 
+    def consume_value(
+        self, ctx: click.Context, opts: Mapping[str, Any]
+    ) -> tuple[Any, ParameterSource]:
+        """Returns what was given; an empty text, or the next option's name, is a mistake."""
+        value, source = super().consume_value(ctx, opts)
+        if source is ParameterSource.COMMANDLINE and isinstance(value, str):
+            if not value.strip():
+                raise click.UsageError(
+                    f"{self.opts[0]} is empty: give a value or leave it out.", ctx
+                )
+            if value.startswith("--") and value in _flags(ctx.command):
+                raise click.UsageError(f"{self.opts[0]} needs a value, before {value}.", ctx)
+        return value, source
+
+
+class PathText(click.Path):
+    """The path of a file or folder, which is not empty."""
+
+    def __init__(self) -> None:
+        """Makes it a `Path`."""
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Returns the path; an empty text is refused, which would be the current folder."""
+        if not str(value).strip():
+            self.fail("it is empty: give a path, or . for the current folder.", param, ctx)
+        return super().convert(value, param, ctx)
+
 
 class _Text(click.ParamType):  # type: ignore[type-arg]  # generic in some releases alone
-    """Text that stands for a value: 1,8 or auto."""
-
-    name = "text"
+    """Text that stands for a value: 8, 1,8 or auto."""
 
     def __init__(self, declaration: Option) -> None:
         self._declaration = declaration
+        is_number = declaration.kind in (int, float) and not declaration.is_list
+        self.name = "number" if is_number and not declaration.about.words else "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return self._declaration.parse(str(value))
@@ -90,7 +119,9 @@ class _Part:
         fields = {item.name: values.pop(item.name) for item in self._options()}
         if self.kind is Compute:
             fields["progress"] = TerminalProgress()
-        return self.kind(**fields)
+        made = self.kind(**fields)
+        check(made)
+        return made
 
     def decorators(self) -> Iterator[Callable[[Any], Any]]:
         """Yields click's decorator of every option."""
@@ -127,11 +158,17 @@ def _attributes(item: Option, default: Any) -> dict[str, Any]:
     if item.is_list or item.about.words:
         attributes["type"] = _Text(item)
         default = None if default is None and not item.about.words else item.text(default)
+    elif item.kind in (int, float):
+        attributes["type"] = _Text(item)
     elif item.kind is Path:
-        attributes["type"] = click.Path(path_type=Path)
+        attributes["type"] = PathText()
     if default is not MISSING and default is not None:
         attributes |= {"default": default, "show_default": default != ""}
     return attributes
+
+
+def _flags(command: click.Command) -> set[str]:
+    return {flag for item in command.params for flag in (*item.opts, *item.secondary_opts)}
 
 
 def _take_presets(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import click
 
+from dmcp_deploy.artifact import check_writable
 from dmcp_deploy.cli.groups import Commands
-from dmcp_deploy.cli.options import PrintOptions, takes_options
+from dmcp_deploy.cli.options import PathText, PrintOptions, takes_options
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.options.declare import option
-from dmcp_deploy.options.measure import PROBES, ProbeOptions, Setting
+from dmcp_deploy.options.measure import FEWEST_PROBES, MOST_PROBES, PROBES, ProbeOptions, Setting
 from dmcp_deploy.options.network import MODEL_HELP, ModelOption
 from dmcp_deploy.options.run import Compute
 from dmcp_deploy.progress import TerminalProgress
 
-_path = click.Path(path_type=Path)
+_path = PathText()
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,9 @@ class ProbesTarget(ModelOption):
     """Whose probe networks are made, how many, and where they go."""
 
     out: Path = option(help="Folder of the ONNX files.")
-    count: int = option(PROBES, help="Networks, the full one included.")
+    count: int = option(
+        PROBES, least=FEWEST_PROBES, most=MOST_PROBES, help="Networks, the full one included."
+    )
 
 
 @dataclass(frozen=True)
@@ -73,13 +76,20 @@ def build(target: TableTarget, options: ProbeOptions, setting: Setting) -> None:
     With --probes FOLDER no torch is needed. Run again with the same options, it goes on where it
     stopped.
     """
+    from dmcp_deploy.bench.tables.table import KIND
     from dmcp_deploy.bench.tables.text import format_table
     from dmcp_deploy.run import tables
 
     tables.check_setting(setting)
     compute = Compute(progress=TerminalProgress())
     folder = Path(target.probes)
+    if target.model is None and not folder.is_dir():
+        raise DmcpError(
+            f"There is no folder {folder} of probe networks: name their network with --model, or"
+            " the folder that table probes has written with --probes."
+        )
     if target.model is not None:
+        check_writable(target.out, KIND)
         folder = _make_probes(target.model, target.probes, target.out, options, compute)
     table = tables.table_build(folder, target.out, options=setting, compute=compute)
     click.echo(format_table(table))

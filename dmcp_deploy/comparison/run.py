@@ -87,7 +87,7 @@ def _compare(
     compute: Compute,
 ) -> Comparison:
     cells = all_cells(parse_entries(asked.methods), parse_budgets(asked.flops), asked.seeds)
-    _check_runtime(measured.runtime)
+    _check_runtime(measured)
     check_budgets(model, list(dict.fromkeys(cell.budget for cell in cells)), shared, compute)
     folder = Path(asked.out or Path("runs") / f"compare-{folder_name(model)}")
     if compute.rehearse:
@@ -200,13 +200,14 @@ class _Run:
         api.export(out, original=(out / _ORIGINAL).exists(), compute=compute)
 
 
-def _check_runtime(runtime: str) -> None:
+def _check_runtime(measured: BenchOptions) -> None:
     """Checks that a runtime is there and measures ONNX files.
 
     Raises:
         DmcpError: It is not, or does not.
     """
-    check_runtime(runtime)
+    runtime = measured.runtime
+    check_runtime(runtime, measured.threads)
     if runtime in NETWORK_RUNTIMES:
         raise DmcpError(
             f"--runtime {runtime} measures run directories one by one (bench): compare"

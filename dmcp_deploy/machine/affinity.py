@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.machine.state import allowed_cores
 from dmcp_deploy.machine.sysfs import read_number, read_text
 
@@ -46,6 +47,20 @@ def pinned(threads: int) -> Iterator[tuple[int, ...] | None]:
     finally:
         for task in _tasks():
             _set_affinity(task, before.get(task) or of_caller)
+
+
+def check_threads(threads: int) -> None:
+    """Checks that there is a core for each thread: more take turns, for hours if they are many.
+
+    Raises:
+        DmcpError: There are fewer cores.
+    """
+    cores = len(allowed_cores())
+    if threads > cores:
+        raise DmcpError(
+            f"--threads {threads} is more than the {cores} cores that this process may use: give"
+            f" {cores} at most, or 0 for the runtime's choice."
+        )
 
 
 def measured_cores(threads: int) -> tuple[int, ...]:

@@ -17,6 +17,17 @@ def names_of_tensors(model: nn.Module) -> dict[str, tuple[str, ...]]:
     }
 
 
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Returns the tensors of a model's state, with the versions of its modules.
+
+    What else modules put into it (`get_extra_state`) is left out: their class makes it.
+    """
+    state = model.state_dict()
+    for name in [name for name, value in state.items() if not isinstance(value, Tensor)]:
+        del state[name]
+    return state
+
+
 def _registered(model: nn.Module) -> list[tuple[str, Tensor]]:
     return [
         *model.named_parameters(remove_duplicate=False),

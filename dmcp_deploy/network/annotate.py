@@ -53,7 +53,7 @@ class _Annotator:
             return node_value(node, args, kwargs, self._fetch)
         if self._is_known_layer(node):
             value = node_value(node, args, kwargs, self._fetch)
-            follows = self._counter.is_from_input((args, kwargs))
+            follows = self._counter.is_from_input(args[0] if args else kwargs)
             return self._counter.noted(value) if follows else value
         before = self._counter.macs
         with self._counter:

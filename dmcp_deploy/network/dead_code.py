@@ -36,7 +36,7 @@ def drop_dead_code(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> tuple[s
     dead = [node for node in graph.nodes if node not in live]
     for node in reversed(dead):
         graph.erase_node(node)
-    return tuple(dict.fromkeys(str(node.target) for node in dead if _may_hold(node, modules)))
+    return tuple(dict.fromkeys(str(node.target) for node in dead if may_hold(node, modules)))
 
 
 def _revive(live: set[fx.Node], nodes: Iterable[fx.Node]) -> None:
@@ -77,12 +77,12 @@ def _touched(node: fx.Node, modules: Mapping[str, nn.Module]) -> set[fx.Node]:
         if source in touched:
             continue
         touched.add(source)
-        if not (source.op == "call_module" and _may_hold(source, modules)):
+        if not (source.op == "call_module" and may_hold(source, modules)):
             waiting.extend(source.all_input_nodes)
     return touched
 
 
-def _may_hold(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+def may_hold(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     """Returns whether a node reads tensors of the network, or calls what may."""
     if node.op == "call_module":
         module = modules[str(node.target)]

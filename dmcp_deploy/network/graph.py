@@ -106,7 +106,9 @@ class Network:
         rewrites: Node name -> what it counts in place of numbers of channels that the forward
             pass writes down: the dense network is then the graph, not the stock class.
         dropped: What the model's own forward calls in vain, and the graph does not.
-        only_in_training: What the model's own forward calls in training mode alone.
+        only_in_training: Modules and parameters that the model's own forward reads in training
+            mode alone; "output" where it returns several things then.
+        left_out: Operations of the model's own forward in training mode that the graph is without.
     """
 
     spec: NetworkSpec
@@ -123,6 +125,7 @@ class Network:
     rewrites: Mapping[str, Rewrite]
     dropped: tuple[str, ...] = ()
     only_in_training: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @cached_property
     def prunable(self) -> tuple[Group, ...]:
@@ -197,7 +200,8 @@ def assemble(spec: NetworkSpec, model: nn.Module, trace: Trace, couplings: Coupl
         products=tuple(replace(p, ids=numbering(p.ids)) for p in couplings.products),
         rewrites={name: r.numbered(numbering) for name, r in couplings.rewrites.items()},
         dropped=trace.dropped,
-        only_in_training=trace.only_in_training,
+        only_in_training=trace.extra.weighted,
+        left_out=trace.extra.plain,
     )
     uneven = _uneven_group(network)
     if uneven is None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.network.aliases import names_of_tensors
+from dmcp_deploy.network.aliases import names_of_tensors, tensors_of
 from dmcp_deploy.network.graph import Group, Layer, Network, Units
 from dmcp_deploy.network.trace import evaluating
 
@@ -85,7 +85,7 @@ def sort_channels(network: Network) -> None:
     """
     model, tensors = network.model, sorted_tensors(network)
     ordered = copy.deepcopy(model)
-    ordered.load_state_dict(tensors)
+    ordered.load_state_dict(tensors, strict=False)
     change, tolerance = _change(model, ordered, network.spec.input_shape)
     if not change <= tolerance:
         raise DmcpError(
@@ -93,7 +93,7 @@ def sort_channels(network: Network) -> None:
             f" {change:.1g} of how far those of two images differ: prune it without --weights, and"
             " report this network."
         )
-    model.load_state_dict(tensors)
+    model.load_state_dict(tensors, strict=False)
 
 
 def sorted_tensors(network: Network) -> dict[str, Tensor]:
@@ -104,7 +104,7 @@ def sorted_tensors(network: Network) -> dict[str, Tensor]:
     channels only trade places. A tensor with several names is sorted under all of them.
     """
     order, names = _order(network), names_of_tensors(network.model)
-    tensors = network.model.state_dict()  # with the versions of its modules
+    tensors = tensors_of(network.model)
     tensors.update((name, tensor.detach().clone()) for name, tensor in list(tensors.items()))
 
     def permute(name: str, dim: int, units: Units) -> None:

@@ -76,6 +76,9 @@ def _notes(net: Network) -> Iterator[str]:
     if net.opaque:
         reasons = (f"{name} ({reason})" for name, reason in sorted(net.opaque.items()))
         yield f"not traced, kept whole: {', '.join(reasons)}"
+    if net.left_out:
+        names = ", ".join(net.left_out[:3]) + (", ..." if len(net.left_out) > 3 else "")
+        yield f"in training mode, passes at some width go without {names}"
     if net.graph_reason:
         yield f"pruned, it is its traced graph and not its class: {net.graph_reason}"
 

@@ -15,6 +15,7 @@ from torch import nn
 from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.network.derive import trace_network
 from dmcp_deploy.network.graph import Network
+from dmcp_deploy.network.names import check_written, unknown_model
 from dmcp_deploy.network.ready import make_ready
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.plan import NetworkSpec
@@ -88,6 +89,15 @@ def unvaried_weights(spec: NetworkSpec) -> tuple[int, int]:
     return sum(same), len(same)
 
 
+def check_model(name: str) -> None:
+    """Checks that there is a model of this name, without building it.
+
+    Raises:
+        DmcpError: There is none, or a library that it needs is missing.
+    """
+    _builder(NetworkSpec(name, 1.0, 1000, (3, 224, 224)))
+
+
 def model_names() -> list[str]:
     """Returns the names of torchvision's classification CNNs."""
     from torchvision import models
@@ -106,7 +116,7 @@ def _builder(spec: NetworkSpec) -> tuple[Callable[[], nn.Module], bool]:
     """Returns what builds the model, and whether it takes the width multiplier itself."""
     if spec.model.startswith("timm:"):
         return _timm_builder(spec), False
-    if ":" in spec.model:
+    if ":" in spec.model and not spec.model.startswith("torchvision:"):
         return _own_builder(spec)
     return _torchvision_builder(spec)
 
@@ -116,10 +126,7 @@ def _torchvision_builder(spec: NetworkSpec) -> tuple[Callable[[], nn.Module], bo
 
     known = models.list_models(module=models)
     if spec.model not in known:
-        raise DmcpError(
-            f"There is no model {spec.model!r}: give torchvision's name, timm:NAME or"
-            f" package.module:function{near_matches(spec.model, known)}"
-        )
+        raise unknown_model(spec.model, known)
     options: dict[str, Any] = dict(_WITHOUT_AUXILIARY_HEADS.get(spec.model, {}))
     builder = models.get_model_builder(spec.model)
     takes_width = spec.model == "mobilenet_v2"
@@ -193,6 +200,7 @@ def _check_complete(
 
 
 def _import_function(name: str) -> Callable[..., Any]:
+    check_written(name)
     module_name, _, function_name = name.partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))

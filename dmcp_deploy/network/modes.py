@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
+
+from dmcp_deploy.network.dead_code import may_hold
 
 #: Functions that do nothing in evaluation mode -> the place of their argument `training`.
 _DROPOUTS: Mapping[Any, int] = {
@@ -48,9 +51,21 @@ def noted_readers() -> Iterator[set[nn.Module]]:
         del nn.Module.training
 
 
-def follow_modes(
-    graph: fx.Graph, training: fx.Graph, modules: Mapping[str, nn.Module]
-) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class Extra:
+    """What a forward pass does in training mode alone.
+
+    Attributes:
+        weighted: Modules with tensors, and parameters, that it reads; "output" if it returns
+            several things. A class that does so cannot be narrowed without them.
+        plain: The other operations, where they are no dropout.
+    """
+
+    weighted: tuple[str, ...] = ()
+    plain: tuple[str, ...] = ()
+
+
+def follow_modes(graph: fx.Graph, training: fx.Graph, modules: Mapping[str, nn.Module]) -> Extra:
     """Lets the arguments of a graph's operations, and its dropouts, follow the mode.
 
     Args:
@@ -59,7 +74,7 @@ def follow_modes(
         modules: The network's modules by name.
 
     Returns:
-        What only the graph in training mode calls: modules, or operations where it is none.
+        What is left, which only the graph in training mode does.
     """
     return _Merge(graph, training, modules).extra()
 
@@ -75,7 +90,7 @@ class _Merge:
         #: Copy of a node of the training graph -> the node that it stands behind.
         self._copies: dict[fx.Node, fx.Node] = {}
 
-    def extra(self) -> tuple[str, ...]:
+    def extra(self) -> Extra:
         """Returns what there is in the training graph alone, once all else is merged."""
         alone: list[fx.Node] = []
         otherwise: list[fx.Node] = []
@@ -85,8 +100,14 @@ class _Merge:
                 alone.append(node)
             elif twin is not None and not self._merge(twin, node):
                 otherwise.append(node)
-        modules = [str(node.target) for node in alone if node.op == "call_module"]
-        return tuple(dict.fromkeys(modules or [node.name for node in alone or otherwise]))
+        weighted = [str(node.target) for node in alone if may_hold(node, self._modules)]
+        several = [
+            n.name for n in otherwise if n.op == "output" and not isinstance(n.args[0], fx.Node)
+        ]
+        return Extra(
+            tuple(dict.fromkeys(weighted or several)),
+            tuple(node.name for node in alone or otherwise if node.op != "output"),
+        )
 
     def _merge(self, twin: fx.Node, node: fx.Node) -> bool:
         """Returns whether a node's arguments are its twin's, as far as they can be made so."""

@@ -39,18 +39,13 @@ class ProductCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def is_from_input(self, value: Any) -> bool:
         """Returns whether a tensor, or one within a value, follows from the network's input."""
-        return any(
-            leaf.untyped_storage()._cdata in self._activations
-            for leaf in tree_leaves(value)
-            if isinstance(leaf, Tensor)
-        )
+        return any(t.untyped_storage()._cdata in self._activations for t in _tensors(value))
 
     def noted(self, value: Any) -> Any:
         """Returns a value whose tensors are known to follow from the network's input."""
-        for leaf in tree_leaves(value):
-            if isinstance(leaf, Tensor):
-                reference = StorageWeakRef(leaf.untyped_storage())  # type: ignore[no-untyped-call]
-                self._activations[reference.cdata] = reference
+        for tensor in _tensors(value):
+            reference = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+            self._activations[reference.cdata] = reference
         return value
 
     def __torch_dispatch__(
@@ -79,6 +74,12 @@ def reads_shape_alone(function: Any) -> bool:
     """Returns whether a function makes a tensor of another's shape without looking into it."""
     name = str(getattr(function, "__name__", function)).partition(".")[0]
     return name.startswith("new_") or name.endswith("_like")
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 #: Tells activations from constants.

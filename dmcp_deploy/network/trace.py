@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial, reduce
 from typing import Any
 
@@ -18,7 +18,7 @@ from dmcp_deploy.network.known_values import ValueAskedError, Values
 from dmcp_deploy.network.layer_rules import Shape
 from dmcp_deploy.network.layers import is_layer
 from dmcp_deploy.network.misfit import describe, misfit, runs
-from dmcp_deploy.network.modes import follow_modes, noted_readers
+from dmcp_deploy.network.modes import Extra, follow_modes, noted_readers
 from dmcp_deploy.network.shape_pass import ShapePass
 from dmcp_deploy.network.tracer import UntraceableError, traced_graph
 
@@ -37,8 +37,7 @@ class Trace:
             each is one node.
         dropped: Modules that may hold tensors, and parameters, that the forward pass reads in vain:
             its output does not depend on them, and the graph is without them.
-        only_in_training: What the forward pass calls in training mode alone, and the graph does
-            not: modules, or operations where it is none.
+        extra: What the forward pass does in training mode alone, and the graph does not.
     """
 
     graph: fx.Graph
@@ -46,7 +45,7 @@ class Trace:
     modules: Mapping[str, nn.Module]
     opaque: Mapping[str, str]
     dropped: tuple[str, ...] = ()
-    only_in_training: tuple[str, ...] = ()
+    extra: Extra = field(default_factory=Extra)
 
 
 def trace_model(model: nn.Module, input_shape: Shape) -> Trace:
@@ -65,7 +64,7 @@ def trace_model(model: nn.Module, input_shape: Shape) -> Trace:
     with noted_readers() as readers:
         graph, constants = _traced(model, input_shape, opaque)
     dropped = drop_dead_code(graph, named)
-    extra: tuple[str, ...] = ()
+    extra = Extra()
     if readers:
         training = _traced_in_training(model, input_shape, dict(opaque))
         if training is not None:

@@ -14,7 +14,7 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
 
-from dmcp_deploy.artifact import atomic_path, digest_files
+from dmcp_deploy.artifact import atomic_path, digest_files, near_file
 from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.onnxgraph.load import check_names, load_weights
 from dmcp_deploy.onnxgraph.precision import graph_precision, infer_types
@@ -168,7 +168,7 @@ def opset_of(proto: ModelProto) -> int:
 
 def _read(path: Path) -> bytes:
     if not path.is_file():
-        raise DmcpError(f"There is no ONNX file {path}.")
+        raise DmcpError(f"There is no ONNX file {path}{near_file(path)}")
     try:
         size = path.stat().st_size
         content = path.read_bytes() if size <= LARGEST_BYTES else b""

@@ -42,7 +42,7 @@ class CompareOptions:
         least=1,
         most=_MOST_SEEDS,
         remark=": it is how many there are",
-        help="How many: 0, 1, ...",
+        help="How many seeds: 0, 1, ...",
     )
     jobs: int = option(1, least=1, help="Runs at a time.")
     out: Path | str | None = option(None, help="Folder of the runs and the page.")

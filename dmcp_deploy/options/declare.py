@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -81,7 +82,8 @@ class Option:
         if value is None:
             return
         if about.choices:
-            choose(self.flag, value, about.choices)
+            for each in value if self.is_list else (value,):
+                choose(self.flag, each, about.choices)
         shown = f"{self.flag} {_spelled(value)}"
         if about.least is not None and about.most is not None:
             if not about.least <= value <= about.most:
@@ -99,7 +101,9 @@ class Option:
         words = self.about.words
         if text in words:
             return words[text]
-        parts = [part.strip() for part in text.split(",")] if self.is_list else [text]
+        parts = self._parts(text)
+        if self.kind in (int, float) and not self.is_list and not words:
+            return self._number(text)
         if self.kind is int:
             numbers = self._counts(text, parts)
             return numbers if self.is_list else numbers[0]
@@ -111,6 +115,26 @@ class Option:
         """Returns the text that stands for a value on the command line."""
         words = (word for word, meaning in self.about.words.items() if meaning == value)
         return next(words, _spelled(value))
+
+    def _parts(self, text: str) -> list[str]:
+        parts = [part.strip() for part in text.split(",")] if self.is_list else [text]
+        split = re.split(r"[;,\s]+", text.strip(" ;,"))
+        if text and self.is_list and self.kind is str and len(split) > 1 and parts != split:
+            raise DmcpError(
+                f"{self.flag} {text!r} is not understood: write {','.join(split)}, with commas."
+            )
+        return [part for part in parts if part] if self.kind is str else parts
+
+    def _number(self, text: str) -> int | float:
+        try:
+            return self.kind(text)  # type: ignore[no-any-return]
+        except ValueError as err:
+            what = "a whole number" if self.kind is int else "a number"
+            known = isinstance(self.default, (int, float))
+            such_as = f" such as {_spelled(self.default)}" if known else ""
+            raise DmcpError(
+                f"{self.flag} {text!r} is not understood: give {what}{such_as}."
+            ) from err
 
     def _counts(self, text: str, parts: Sequence[str]) -> tuple[int, ...]:
         if all(map(_is_count, parts)):

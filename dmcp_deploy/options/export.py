@@ -29,7 +29,9 @@ class ExportOptions:
             "percentile", which leave rare large values out.
     """
 
-    batch: int | None = option(None, words={"dynamic": None}, help="A number, or dynamic.")
+    batch: int | None = option(
+        None, words={"dynamic": None}, help="Images per call: a number, or dynamic."
+    )
     opset: int = option(DEFAULT_OPSET, help="ONNX operator set.")
     precisions: Sequence[str] = option(
         (), flag="--precision", help="Also convert to and judge: fp32,fp16,bf16,int8,fp8."
@@ -63,7 +65,7 @@ class TargetOptions:
         (), flag="--gpu-arch", help="RTX: GPUs to build for, as in sm86,sm89."
     )
     dla: int | None = option(None, help="TensorRT on Orin: the DLA core to build for.")
-    timing_cache: Path | None = option(None, help="TensorRT: kept timings.")
+    timing_cache: Path | None = option(None, help="TensorRT: a file that keeps kernel timings.")
     workspace_bytes: int | None = None
     optimization_level: int | None = option(
         None, least=0, most=5, help="0 (quick build) to 5 (longest search)."
@@ -88,7 +90,7 @@ class BuildOptions(TargetOptions):
 
     runtime: str = option("auto", help="tensorrt, tensorrt-rtx, or auto.")
     precisions: Sequence[str] = option(
-        ("fp16",), flag="--precision", help="As in fp32,fp16,bf16,int8."
+        ("fp16",), flag="--precision", help="Of the engines, as in fp32,fp16,bf16,int8."
     )
     batches: Sequence[int] = option((1,), flag="--batch", help="One static engine each: 1,8.")
     dynamic_batch: Sequence[int] | None = option(

@@ -17,6 +17,7 @@ MAX_REGRESS = "5%"
 
 #: Networks that a latency table is measured on.
 PROBES = 16
+FEWEST_PROBES, MOST_PROBES = 4, 999
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,9 @@ class BenchOptions:
         precision: Of the engines that are built; None for FP16, or what the file has already.
     """
 
-    batches: Sequence[int] = option((1,), flag="--batch", help="Sizes, as in 1,8.")
-    threads: int = option(0, least=0, help="Pinned to cores; 0: the runtime's choice.")
-    seconds: float = option(10.0, help="Per batch size.")
+    batches: Sequence[int] = option((1,), flag="--batch", help="Batch sizes, as in 1,8.")
+    threads: int = option(0, least=0, help="Threads, pinned to cores; 0: the runtime's choice.")
+    seconds: float = option(10.0, help="Measuring time per batch size.")
     runtime: str = option(
         "onnxruntime", choices=BENCH_RUNTIMES, help=f"One of {', '.join(BENCH_RUNTIMES)}."
     )
@@ -101,6 +102,6 @@ class Setting:
         choices=(*ONNX_RUNTIMES, *ENGINE_RUNTIMES),
         help="onnxruntime, openvino, tensorrt or tensorrt-rtx.",
     )
-    precision: str = option("fp32", choices=PRECISIONS, help="Of engines, as in fp16.")
-    threads: int = option(0, least=0, help="0 leaves it to the runtime.")
+    precision: str = option("fp32", choices=PRECISIONS, help="Of the engines, as in fp16.")
+    threads: int = option(0, least=0, help="Threads; 0: the runtime's choice.")
     batch: int = option(1, least=1, help="Images per call.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
@@ -23,6 +24,19 @@ INITS = ("scratch", "sliced")
 _LARGEST_SEED = 2**63 - 1
 _SMALLEST_SIDE = 16
 _PICTURE_CHANNELS = (1, 3)
+
+
+#: What a command says that is given no data.
+DEFAULT_DATA = """\
+No --data was given, so this run shows how it goes on somebody else's pictures: solar cells, intact
+or defective, from the package elpv-dataset (Buerhop-Lutz et al., 2018; CC BY-NC-SA 4.0: not for
+commercial use). For your own, give --data FOLDER with a folder a class:
+
+    FOLDER/train/cat/1.jpg   FOLDER/train/dog/1.jpg   ...
+    FOLDER/val/cat/2.jpg     FOLDER/val/dog/2.jpg     ...
+
+or fashion-mnist, torchvision:NAME or webdataset:FOLDER.
+"""
 
 
 @dataclass(frozen=True)
@@ -76,7 +90,7 @@ class RunSettings:
     )
     align: int = align_option()
     _: KW_ONLY
-    precision: str = option("auto", help="auto, fp32 or bf16.")
+    precision: str = option("auto", help="Of training: auto, fp32 or bf16.")
     max_steps: int | None = option(None, least=1, help="Most steps of any loop, for a trial.")
     init: str = option(
         "scratch", choices=INITS, in_recipe=True, help="Pruned start: scratch or sliced."
@@ -167,6 +181,14 @@ class Compute:
 
     def __post_init__(self) -> None:
         check(self)
+        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", self.device):
+            gpu = re.fullmatch(r"(?:gpu|nvidia|cuda)?[:_-]?(\d*)", self.device.lower())
+            near = "." if gpu is None else f"; did you mean {f'cuda:{gpu[1]}'.rstrip(':')}?"
+            if self.device.lower() in ("auto", "cpu"):
+                near = f"; did you mean {self.device.lower()}?"
+            raise DmcpError(
+                f"--device {self.device!r} is unknown: choose auto, cpu, cuda or cuda:N{near}"
+            )
         if self.tensorboard:
             require("tensorboard")
 

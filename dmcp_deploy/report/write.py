@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dmcp_deploy import __version__
-from dmcp_deploy.artifact import SCHEMA_VERSION, write_text
+from dmcp_deploy.artifact import SCHEMA_VERSION, check_writable, write_text
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.registry import choose
 from dmcp_deploy.report.content import content
@@ -17,6 +17,9 @@ from dmcp_deploy.report.page import page
 
 FORMATS = ("html", "md", "json")
 KIND = "report"
+
+#: Endings of files that hold something else, which a page must not take the place of.
+_KEPT = (".json", ".jsonl", ".onnx", ".engine", ".safetensors", ".py", ".pth", ".pt")
 
 
 def write_report(
@@ -34,9 +37,13 @@ def write_report(
         DmcpError: A folder holds no run or a damaged file, the format is unknown, or the file
             cannot be written.
     """
-    text = report_text(run_dirs, form)
+    choose("--format", form, FORMATS)
     folder = Path(run_dirs[0]) if len(run_dirs) == 1 else Path()
     path = Path(out) if out is not None else folder / f"report.{form}"
+    text = report_text(run_dirs, form)
+    if form != "json" and path.suffix in _KEPT and path.exists():
+        raise DmcpError(f"{path} would be lost: name a file that ends in .{form}.")
+    check_writable(path, KIND if form == "json" else None)
     write_text(path, text)
     return path
 

@@ -62,7 +62,7 @@ def prune(
     from dmcp_deploy.training.distributed import is_main
 
     measured = merged(BenchOptions, bench_options)
-    check_runtime(measured.runtime)
+    check_runtime(measured.runtime, measured.threads)
     compute = compute or Compute()
     built = None if engine_options is None else merged(BuildOptions, engine_options)
     engines = None if built is None else _check_build(built)
@@ -241,7 +241,7 @@ def bench(
     """
     wanted, compute = merged(BenchOptions, options, **changes), compute or Compute()
     if save is not None:
-        check_writable(Path(save))
+        check_writable(Path(save), "bench")
     paths = [Path(artifact) for artifact in artifacts]
     if len(paths) == 1 and paths[0].is_dir():
         record = _bench_run(RunDir(paths[0]), wanted, compute)
@@ -290,7 +290,7 @@ def gate(
     wanted, compute = merged(BenchOptions, options, **changes), compute or Compute()
     progress = compute.progress
     if save is not None:
-        check_writable(Path(save))
+        check_writable(Path(save), "bench")
     if against is not None:
         pair = dict(old_and_new(Path(against), paths))
         old, new = artifacts_of(pair, wanted, progress).items()

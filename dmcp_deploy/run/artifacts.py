@@ -10,6 +10,7 @@ from pathlib import Path
 from dmcp_deploy.bench.artifacts import Artifact, EngineSet, FileArtifact, NetworkArtifact
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.extras import require
+from dmcp_deploy.machine.affinity import check_threads
 from dmcp_deploy.machine.cuda.device import open_device
 from dmcp_deploy.machine.processor import adds_int8_in_16_bits
 from dmcp_deploy.onnxgraph.saturation import can_saturate
@@ -36,6 +37,7 @@ def artifacts_of(
     Raises:
         DmcpError: A file does not fit the runtime, or an engine cannot be built or run here.
     """
+    check_threads(options.threads)
     sources = {name: path for name, path in files.items() if not is_engine(path)}
     if options.runtime in NETWORK_RUNTIMES:
         made = {name: _network(path, options) for name, path in sources.items()}
@@ -48,12 +50,14 @@ def artifacts_of(
     return {name: made.get(name) or file(path) for name, path in files.items()}
 
 
-def check_runtime(runtime: str) -> None:
-    """Checks that engines can be built and run here, if that is what a runtime does.
+def check_runtime(runtime: str, threads: int = 0) -> None:
+    """Checks that there are so many cores, and that engines can be built and run if need be.
 
     Raises:
-        DmcpError: TensorRT, a library, the driver or the GPU is missing.
+        DmcpError: There are fewer cores than threads, or TensorRT, a library, the driver or the
+            GPU is missing.
     """
+    check_threads(threads)
     if runtime in ENGINE_RUNTIMES:
         require("onnx", "onnxruntime")
         load_flavour(runtime)

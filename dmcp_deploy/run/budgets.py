@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.options.declare import merged
 from dmcp_deploy.options.run import Compute, RunOptions
 from dmcp_deploy.rundir.directory import SHARED, RunDir, folder_name
-from dmcp_deploy.units import parse_budget
+from dmcp_deploy.units import check_unit, parse_budget
 
 
 def parse_budgets(text: str) -> list[str]:
@@ -20,7 +22,18 @@ def parse_budgets(text: str) -> list[str]:
         DmcpError: One of them is not understood.
     """
     budgets = [part.strip() for part in text.split(",")]
+    if re.fullmatch(r"\d{1,3},\d+\s*[kmgt%]", text.strip(), re.IGNORECASE):
+        raise DmcpError(
+            f"The comma in --flops {text!r} separates two budgets: write one as"
+            f" {text.strip().replace(',', '.')}, and two as 300M,211M."
+        )
+    if any(re.search(r"\S[;\s]+\d", part) for part in budgets):
+        split = re.split(r"[;,\s]+(?=\d)", text.strip(" ;,"))
+        raise DmcpError(f"--flops {text!r} is not understood: write {','.join(split)}.")
+    if len(budgets) > 1 and not all(budgets):
+        raise DmcpError(f"--flops {text!r} has an empty part: write budgets as 300M,211M.")
     for budget in budgets:
+        check_unit(budget)
         parse_budget(budget)
     return list(dict.fromkeys(budgets))
 

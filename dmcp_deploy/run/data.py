@@ -216,6 +216,11 @@ def _unchanged_images(request: RunRequest, compute: Compute, run: RunDir) -> Ima
     if begun and compute.moved_data is None:
         _check_there(str(place), run)
     images = open_data(place, progress=compute.progress)
+    if images.digest != request.data_digest and images.name == request.data:
+        raise DmcpError(
+            f"The data {request.data} has changed since the run in {run.path} was begun: restore"
+            " it, name where it lies now with --data, or choose another --out."
+        )
     if images.digest != request.data_digest:
         raise DmcpError(
             f"The data {images.name} is not what the run in {run.path} was begun on"

@@ -20,12 +20,11 @@ from dmcp_deploy.network.graph import Layer, Network, Units
 from dmcp_deploy.network.layers import WEIGHTED
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.network.slicing import slice_network
+from dmcp_deploy.options.measure import FEWEST_PROBES, MOST_PROBES
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.progress import NO_PROGRESS, Progress
 from dmcp_deploy.search.fit import WidthGrid, width_grid
 from dmcp_deploy.search.space import SearchSpace, search_space
-
-FEWEST, MOST = 4, 999
 
 
 def make_probes(
@@ -88,8 +87,8 @@ def draw_units(space: SearchSpace, grid: WidthGrid, count: int, seed: int) -> np
 
 
 def _check(count: int, align: int) -> None:
-    if not FEWEST <= count <= MOST:
-        raise DmcpError(f"--probes {count} must lie in {FEWEST}..{MOST}.")
+    if not FEWEST_PROBES <= count <= MOST_PROBES:
+        raise DmcpError(f"--probes {count} must lie in {FEWEST_PROBES}..{MOST_PROBES}.")
     if align < 1:
         raise DmcpError(f"--align {align} is too small: it must be at least 1.")
 
@@ -118,6 +117,8 @@ def _begin(probes: ProbeSet, folder: Path) -> None:
                 " another folder, or delete that one."
             )
         return
+    if folder.is_dir() and any(path.suffix != ".part" for path in folder.iterdir()):
+        raise DmcpError(f"{folder} holds files, and no probe networks: choose another folder.")
     probes.save(folder)
 
 

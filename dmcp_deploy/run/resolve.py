@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from dmcp_deploy.data.datasets import open_data
 from dmcp_deploy.data.types import ImageData
 from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.network.conventions import Conventions, input_conventions
-from dmcp_deploy.network.models import build_network
+from dmcp_deploy.network.models import build_network, check_model
 from dmcp_deploy.options.declare import shared_fields
-from dmcp_deploy.options.run import Compute, RunOptions, RunSettings
+from dmcp_deploy.options.run import DEFAULT_DATA, Compute, RunOptions, RunSettings
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.progress import Progress
 from dmcp_deploy.run.checks import check_outputs, takes_channels_last
@@ -22,7 +23,7 @@ from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.training.precision import choose_precision
 from dmcp_deploy.training.recipe import Recipe, load_recipe, recipe_to_json
 from dmcp_deploy.training.weight_files import split_source
-from dmcp_deploy.units import parse_budget
+from dmcp_deploy.units import check_unit, parse_budget
 
 
 def make_request(
@@ -47,7 +48,9 @@ def make_request(
         DmcpError: The budget, the recipe, the data, the weights file or the device is not there
             or not understood.
     """
+    check_unit(flops)
     parse_budget(flops)
+    check_model(model)
     recipe = _recipe(options)
     precision = choose_precision(compute.device, options.precision)
     earlier = run.request() if run is not None and run.is_begun() else None
@@ -84,9 +87,15 @@ def make_request(
 
 def _opened(source: str | None, progress: Progress) -> ImageData:
     data = open_data(source, progress=progress)
-    default = " (the default: no --data was given)" if source is None else ""
-    progress.say(f"Data: {data.note}{default}")
+    if source is None:
+        _explain_default(progress)  # type: ignore[arg-type]  # Progress is hashable
+    progress.say(f"Data: {data.note}")
     return data
+
+
+@functools.lru_cache(maxsize=1)  # once, however many budgets there are
+def _explain_default(progress: Progress) -> None:
+    progress.say(DEFAULT_DATA)
 
 
 def continued(run: RunDir, request: RunRequest, compute: Compute) -> tuple[RunRequest, Compute]:

@@ -40,6 +40,7 @@ from dmcp_deploy.search.run import search_plan
 from dmcp_deploy.training.checkpoint import drop_previous
 from dmcp_deploy.training.dense import DenseTask, DistillTask
 from dmcp_deploy.training.distributed import is_main, wait_for_all, world_size
+from dmcp_deploy.training.evaluate import lags_behind
 from dmcp_deploy.training.loop import run_loop
 from dmcp_deploy.training.weights import save_weights
 from dmcp_deploy.units import format_macs
@@ -260,6 +261,7 @@ def _trained(context: RunContext, network: Network, plan: ChannelPlan, steps: in
     task.finish()
     if context.request.distill:
         dense = slice_network(network, plan.groups)
+    if context.request.distill or lags_behind(dense, steps):
         recalibrate(context, dense, "recalibrate pruned")
     return dense
 

@@ -91,7 +91,7 @@ def table_build(
     check_setting(setting)
     known = ProbeSet.load(folder)
     files = known.files(folder)
-    check_writable(out)
+    check_writable(out, "latency-table")
     artifacts: dict[str, Artifact] = artifacts_of(files, _options(setting), progress)
     part = out.with_suffix(".part.json")
     measured = measure_probes(
@@ -135,7 +135,7 @@ def check_setting(setting: Setting) -> None:
             " fp32 that they are in."
         )
     check_profiler(setting.runtime)
-    check_runtime(setting.runtime)
+    check_runtime(setting.runtime, setting.threads)
 
 
 def probes_beside(out: Path) -> Path:

@@ -21,6 +21,7 @@ from dmcp_deploy.artifact import (
 )
 from dmcp_deploy.data.input_record import InputRecord
 from dmcp_deploy.errors import DmcpError, reason_of
+from dmcp_deploy.registry import near_matches
 from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.rundir.stages import Stage
 
@@ -75,6 +76,9 @@ class RunDir:
             foreign = not begun and self.path.is_dir() and any(map(_is_whole, self.path.iterdir()))
         except OSError as err:
             raise DmcpError(f"Cannot read {self.path}: {reason_of(err)}.") from err
+        place = next((p for p in (self.path, *self.path.parents) if p.exists()), Path())
+        if not place.is_dir():
+            raise DmcpError(f"Cannot write {self.path}: {place} is not a folder.")
         if foreign:
             raise DmcpError(f"{self.path} holds files, and no run: choose another --out.")
         found = self.request().difference(request) if begun else None
@@ -201,11 +205,23 @@ class RunDir:
         return digest_file(path) if path.is_file() else None
 
     def _read(self) -> dict[str, Any]:
-        if not self.path.is_dir():
-            raise DmcpError(f"There is no run directory {self.path}: start one with search.")
         if not self.file("run.json").exists():
-            raise DmcpError(f"{self.path} holds no run (no run.json): start one with search.")
+            raise DmcpError(self._absence())
         return read_artifact(self.file("run.json"), KIND)
+
+    def _absence(self) -> str:
+        """Returns the sentence about a path that is no run directory."""
+        if self.path.is_dir():
+            what = f"{self.path} holds no run (no run.json)"
+        elif self.path.exists():
+            what = f"{self.path} is a file, and a run directory is needed"
+        else:
+            what = f"There is no run directory {self.path}"
+        if (self.path.parent / "run.json").exists():
+            return f"{what}; did you mean {self.path.parent}?"
+        folders = (path.parent for path in self.path.parent.glob("*/run.json"))
+        near = near_matches(self.path.name, (path.name for path in folders))
+        return f"{what}: start one with search{near}"
 
     def _write(
         self,

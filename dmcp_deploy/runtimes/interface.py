@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from dmcp_deploy.artifact import near_file
 from dmcp_deploy.errors import DmcpError
 
 #: (N, C, H, W); None where the file leaves the axis open.
@@ -33,7 +34,7 @@ def check_onnx_file(path: Path) -> None:
         DmcpError: There is none.
     """
     if not path.is_file():
-        raise DmcpError(f"There is no ONNX file {path}.")
+        raise DmcpError(f"There is no ONNX file {path}{near_file(path)}")
 
 
 def image_shape(sizes: Sequence[object]) -> ImageShape:
@@ -44,7 +45,9 @@ def image_shape(sizes: Sequence[object]) -> ImageShape:
 
 def unloadable(path: Path, reason: str) -> DmcpError:
     """Returns what to say of a file that a runtime does not read."""
-    return DmcpError(f"{path} cannot be loaded as ONNX: {reason}.")
+    reason = reason.rpartition(" : ")[2]  # behind ONNX Runtime's numbers
+    remedy = "." if path.suffix == ".onnx" else "; give an ONNX file, an engine or a run."
+    return DmcpError(f"{path} cannot be loaded as ONNX: {reason}{remedy}")
 
 
 def other_interface(path: Path, inputs: Sequence[str]) -> DmcpError:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dmcp_deploy.network.aliases import names_of_tensors
+from dmcp_deploy.network.aliases import names_of_tensors, tensors_of
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.heads import head_tensors
 from dmcp_deploy.training.renaming import Renamed, renamings, translations
@@ -52,7 +52,7 @@ class Matcher:
 
     def __init__(self, network: Network) -> None:
         """Takes the network as it is now."""
-        self._network, self._state = network, network.model.state_dict()
+        self._network, self._state = network, tensors_of(network.model)
         self._head, self._names = head_tensors(network), names_of_tensors(network.model)
 
     def matches(self, stored: Stored) -> list[Match]:

@@ -12,6 +12,7 @@ from torch import nn
 from dmcp_deploy.data.layout import in_channels_last
 from dmcp_deploy.data.types import Batch
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.registry import near_matches
 from dmcp_deploy.training.strided_depthwise import quick_strided_depthwise
 from dmcp_deploy.training.sync_norm import synced_norms
 
@@ -73,7 +74,10 @@ def choose_precision(device: str = "auto", mode: str = "auto") -> Precision:
         DmcpError: The device is not there, or the mode is unknown.
     """
     if mode not in MODES:
-        raise DmcpError(f"The precision {mode!r} is unknown: choose one of {', '.join(MODES)}.")
+        raise DmcpError(
+            f"--precision {mode!r} is unknown: choose one of {', '.join(MODES)} to train in"
+            f"{near_matches(mode, MODES)}"
+        )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dmcp_deploy.network.aliases import tensors_of
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.training.weight_files import Stored
 from dmcp_deploy.training.weights import load_state, versions_of
@@ -148,7 +149,7 @@ def _filtered(
 def _loaded(model: nn.Module, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor] | None:
     """Returns what a copy of a model holds after loading, with all that its modules do on it."""
     other = copy.deepcopy(model)
-    state = other.state_dict()
+    state = tensors_of(other)
     of_other_shape = {n: t for n, t in tensors.items() if n in state and t.shape != state[n].shape}
     try:
         lacking, unknown = load_state(
@@ -158,5 +159,5 @@ def _loaded(model: nn.Module, tensors: Mapping[str, Tensor]) -> Mapping[str, Ten
         return None
     if any(name not in tensors for name in unknown):
         return None
-    known = {n: t for n, t in other.state_dict().items() if n not in lacking}
+    known = {n: t for n, t in tensors_of(other).items() if n not in lacking}
     return {**known, **of_other_shape, **{name: tensors[name] for name in unknown}}

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from dmcp_deploy.errors import DmcpError, reason_of
+from dmcp_deploy.registry import near_matches
 from dmcp_deploy.training.weights import read_tensors, versions_of
 
 #: What torch.load raises, but for OSError, on files that are damaged or hold more than tensors.
@@ -69,7 +70,11 @@ def split_source(source: str) -> tuple[Path, str]:
         return path, ""
     if file and Path(file).is_file():
         return Path(file), place
-    raise DmcpError(f"There is no weights file {path.resolve()}.")
+    place = path.resolve()
+    what = f"{place} is a folder" if place.is_dir() else f"There is no weights file {place}"
+    raise DmcpError(
+        f"{what}: give none, imagenet, or a file of weights{near_matches(source, ['imagenet'])}"
+    )
 
 
 def _read_torch(path: Path) -> Any:

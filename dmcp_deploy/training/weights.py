@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from dmcp_deploy.artifact import atomic_path
 from dmcp_deploy.errors import DmcpError, reason_of
-from dmcp_deploy.network.aliases import names_of_tensors
+from dmcp_deploy.network.aliases import names_of_tensors, tensors_of
 
 
 def save_weights(model: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Writes a model's parameters and buffers as safetensors, in one step."""
-    save_tensors(model.state_dict(), path, metadata)
+    save_tensors(tensors_of(model), path, metadata)
 
 
 def save_tensors(
@@ -65,15 +65,12 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -
     load_state(model, tensors)
 
 
-def load_state(
-    model: nn.Module, tensors: Mapping[str, Tensor], *, strict: bool = False
-) -> tuple[list[str], list[str]]:
+def load_state(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
     """Loads tensors with the versions that modules look at, which files and dictionaries lack.
 
     Args:
         model: What they are loaded into; what is not among them stays as it is.
         tensors: Name -> tensor.
-        strict: Whether they must be just the model's.
 
     Returns:
         The names that are lacking, and those that are unknown.
@@ -81,7 +78,7 @@ def load_state(
     state = OrderedDict(tensors)
     versions = {**versions_of(model.state_dict()), **versions_of(tensors)}
     state._metadata = versions  # type: ignore[attr-defined]
-    lacking, unknown = model.load_state_dict(state, strict=strict)
+    lacking, unknown = model.load_state_dict(state, strict=False)
     return lacking, unknown
 
 
@@ -90,7 +87,7 @@ def misfits(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[tuple[str, 
 
     A tensor that has several names may come under any of them.
     """
-    state, names = model.state_dict(), names_of_tensors(model)
+    state, names = tensors_of(model), names_of_tensors(model)
     wrong = [
         (n, f"{n} is {list(tensors[n].shape)} where {list(state[n].shape)} is needed")
         for n in state

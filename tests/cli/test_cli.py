@@ -56,13 +56,12 @@ def test_the_module_is_the_command() -> None:
         (["prnue"], "There is no command 'prnue': choose one of bench, check, compare,"),
         (["prnue"], "; did you mean prune"),
         (["zzz"], "prune, report, search, slice, table, train."),
-        (["prune", "--flop", "1G"], "No such option '--flop'"),
+        (["prune", "--flop", "1G"], "prune has no option '--flop'; did you mean --flops?"),
         (["prune", "--flops", "1G"], "Missing option '--model'"),
         (["prune", "--model", "resnet18"], "Missing option '--flops'"),
         (["prune", "--model", "resnet18", "--flops"], "Option '--flops' requires an argument"),
         (["slice"], "Missing argument 'RUN_DIR'"),
-        (["slice", "a", "b"], "Got unexpected extra argument (b)"),
-        (["flops", "--model", "resnet18", "--input-size", "big"], "'big' is not a valid integer"),
+        (["slice", "a", "b"], "Got unexpected extra argument 'b': slice takes RUN_DIR."),
     ],
 )
 def test_a_typing_mistake_is_a_usage_error(words: list[str], named: str) -> None:
@@ -103,7 +102,7 @@ def test_a_recipe_may_set_the_run_and_options_come_before_it(
         ({"run": "resnet18"}, "must have an object as its run, not 'resnet18'."),
         (
             {"run": {"model": "resnet18", "flops": "1G", "input_size": "big"}},
-            "'big' is not a valid integer.",
+            "--input-size 'big' is not understood: give a whole number",
         ),
         ({"run": {"model": "resnet18", "flops": 0}}, "FLOPs budget '0' must be above zero"),
     ],

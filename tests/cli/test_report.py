@@ -74,7 +74,7 @@ def test_a_bad_run_leaves_the_last_report_as_it_was(tmp_path: Path) -> None:
     succeed("report", folder)
     digest = digest_file(folder / "report.html")
     (folder / "bench.json").write_text("{}")
-    assert "its kind is None" in refused("report", folder)
+    assert "its kind is not told" in refused("report", folder)
     assert digest_file(folder / "report.html") == digest
 
 

@@ -75,6 +75,16 @@ class Versioned(nn.Module):
         super()._load_from_state_dict(state, prefix, local_metadata, *rest)
 
 
+class Noted(Plain):
+    """Puts more than tensors into its state."""
+
+    def get_extra_state(self) -> dict[str, str]:
+        return {"made": "by hand"}
+
+    def set_extra_state(self, state: dict[str, str]) -> None:
+        assert state == self.get_extra_state()
+
+
 class Aliased(nn.Module):
     """A backbone whose stages are registered a second time, and a scale that two modules hold."""
 

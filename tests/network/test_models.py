@@ -95,7 +95,7 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
         (NetworkSpec("timm:resnet5O"), "no timm model 'resnet5O'; did you mean .*resnet50"),
         (NetworkSpec("no_such_package:net"), "cannot be imported: No module named 'no_such_pack"),
         (NetworkSpec(f"{HERE}:return_a_number"), "no function 'return_a_number'; did you"),
-        (NetworkSpec(f"{HERE}:"), "has no function ''"),
+        (NetworkSpec(f"{HERE}:"), "is not written as package.module:function"),
         (NetworkSpec(":net"), "is not written as package.module:function"),
         (NetworkSpec(f"{HERE}:SMALL"), "has no function 'SMALL'"),
         (NetworkSpec(f"{HERE}:returns_a_number"), "returned int, and a torch.nn.Module is needed"),

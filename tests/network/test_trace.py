@@ -227,18 +227,57 @@ def test_a_head_in_training_alone_makes_the_dense_network_its_graph() -> None:
     assert difference(dense(images), dense(images)) > 1e-3  # its dropout
 
 
+def drop_path(net: Any, x: Tensor) -> Tensor:
+    if not net.training:
+        return x
+    return x * x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(0.5)
+
+
 @pytest.mark.parametrize(
-    ("between", "extra"),
+    ("between", "without"),
     [
         (lambda net, x: x.square() if net.training else x, ("square",)),
         (lambda net, x: x + (x if net.training else 0), ("add",)),
+        (drop_path, ("getattr_1", "getitem", "new_empty", "bernoulli_", "mul")),
     ],
 )
-def test_another_way_in_training_is_known(between: Any, extra: tuple[str, ...]) -> None:
+def test_operations_without_weights_in_training_alone_leave_the_class(
+    between: Any, without: tuple[str, ...]
+) -> None:
     network = trace(Between(between))
-    assert network.only_in_training == extra
-    assert network.graph_reason
+    assert network.left_out == without
+    assert network.graph_reason is None
+    dense = check_chain(network, WIDTHS).train()
+    assert type(dense) is Between
+    assert dense(pictures()).shape == (3, 5)
+
+
+@pytest.mark.parametrize(
+    ("between", "words"),
+    [
+        (lambda net, x: x * net.scale if net.training else x, "in training alone it calls scale"),
+        (lambda net, x: net.drop(net.twin(x)) if net.training else x, "it calls twin"),
+    ],
+)
+def test_weights_read_in_training_alone_make_the_dense_network_its_graph(
+    between: Any, words: str
+) -> None:
+    net = Between(between)
+    net.scale, net.twin = nn.Parameter(torch.ones(8, 1, 1)), nn.Conv2d(8, 8, 1)
+    network = trace(net)
+    assert words in (network.graph_reason or "")
     check_chain(network, WIDTHS)
+
+
+def test_several_outputs_in_training_alone_make_the_dense_network_its_graph() -> None:
+    class Both(TwoConvs):
+        def forward(self, x: Tensor) -> Any:
+            early = self.early(x)
+            return (self.late(early), early) if self.training else self.late(early)
+
+    network = trace(Both())
+    assert network.only_in_training == ("output",)
+    assert check_chain(network, WIDTHS).train()(pictures()).shape == (3, 5)
 
 
 def test_a_training_pass_that_cannot_be_traced_is_no_error() -> None:

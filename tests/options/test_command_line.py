@@ -75,7 +75,7 @@ def test_every_option_is_declared_with_its_help_flag_and_default(name: str) -> N
             # How a GPU is measured is left to bench; --data is where the data lies in any case.
             {"graph", "transfers", "moved_data"},
         ),
-        ("export", [ExportOptions, Compute], {"supernet"}),
+        ("export", [ExportOptions, Compute], {"supernet", "rehearse"}),
         ("engine", [BuildOptions], set()),
         ("bench", [BenchOptions], set()),
         ("compare", [CompareOptions, BenchOptions], {"graph", "transfers"}),

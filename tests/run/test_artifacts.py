@@ -92,7 +92,7 @@ def test_torch_measures_no_file_that_is_of_no_run(tmp_path: Path) -> None:
         (["--transfers"], "are for networks on a GPU"),
         (["--graph", "--transfers"], "--graph and --transfers exclude one another"),
         (["--threads", "-1"], "--threads -1 is too small"),
-        (["--threads", "two"], "'two' is not a valid integer"),
+        (["--threads", "two"], "--threads 'two' is not understood: give a whole number"),
     ],
 )
 def test_options_that_make_no_sense_are_one_sentence(

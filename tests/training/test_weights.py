@@ -10,7 +10,7 @@ import pytest
 import torch
 import torchvision
 from torch import nn
-from weight_nets import Aliased, Versioned
+from weight_nets import Aliased, Noted, Versioned
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.training.recipe import RECIPES
@@ -231,6 +231,18 @@ def test_torchvisions_mnasnets_read_what_they_have_written(name, tmp_path):
     save_weights(model, tmp_path / "w.safetensors")
     load_weights(other, read_tensors(tmp_path / "w.safetensors"), "w")
     assert_same(model, other)
+
+
+def test_what_modules_keep_beside_tensors_is_left_to_them(tmp_path):
+    model, other = Noted(3), Noted(3)
+    save_weights(model, tmp_path / "w.safetensors")
+    load_weights(other, read_tensors(tmp_path / "w.safetensors"), "w")
+    assert torch.equal(model.first.weight, other.first.weight)
+    weights = TrainedWeights(other, RECIPES["small"].train, 3)
+    state = {name: tensor.clone() for name, tensor in weights.tensors().items()}
+    nn.init.zeros_(other.first.weight)
+    weights.load(state)
+    assert torch.equal(model.first.weight, other.first.weight)
 
 
 def test_a_shared_tensor_may_come_under_one_of_its_names():
