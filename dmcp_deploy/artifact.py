@@ -27,6 +27,9 @@ SCHEMA_VERSION = 1
 #: The metadata of a dataclass's field that files of older releases lack: they mean its default.
 LATER = {"later": True}
 
+#: The same, and files of today lack it too where it is at its default.
+LATER_IF_SET = {**LATER, "if_set": True}
+
 _T = TypeVar("_T")
 
 #: The names and numbers on the way to a value of a file, from its top on.
@@ -196,7 +199,7 @@ def encode(value: Any) -> Any:
     A field is called as in the dataclass, or what its metadata say under "json".
     """
     if dataclasses.is_dataclass(value):
-        fields = dataclasses.fields(value)
+        fields = [field for field in dataclasses.fields(value) if _is_written(field, value)]
         return {_key(field): encode(getattr(value, field.name)) for field in fields}
     if isinstance(value, Mapping):
         return {key: encode(item) for key, item in value.items()}
@@ -315,6 +318,10 @@ def _in_words(shape: Any) -> str:
 def _typed_fields(shape: Any) -> list[tuple[dataclasses.Field[Any], Any]]:
     hints = typing.get_type_hints(shape)
     return [(field, hints[field.name]) for field in dataclasses.fields(shape)]
+
+
+def _is_written(field: dataclasses.Field[Any], value: Any) -> bool:
+    return not field.metadata.get("if_set") or getattr(value, field.name) != field.default
 
 
 def _key(field: dataclasses.Field[Any]) -> str:

@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dmcp_deploy.artifact import encode, load_artifact, write_artifact
+from dmcp_deploy.artifact import LATER_IF_SET, encode, load_artifact, write_artifact
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.options.network import SizeOptions
+from dmcp_deploy.units import format_macs
 
 KIND = "plan"
+
+LOWEST_SHARE = 0.98  # of the budget: where a plan should end at least
 
 
 @dataclass(frozen=True)
@@ -22,12 +26,20 @@ class NetworkSpec:
         width_mult: The network's width multiplier.
         num_classes: Length of the logits.
         input_shape: (C, H, W) of the deployed input; MACs are counted there.
+        transform_input: Whether the network normalises its input once more, as torchvision's
+            GoogLeNet and Inception v3 do with the weights that torchvision publishes.
     """
 
     model: str = field(metadata={"json": "name"})
     width_mult: float = 1.0
     num_classes: int = 1000
     input_shape: tuple[int, int, int] = field(default=(3, 224, 224), metadata={"json": "input"})
+    transform_input: bool = field(default=False, metadata=LATER_IF_SET)
+
+    @classmethod
+    def asked(cls, model: str, options: SizeOptions, num_classes: int) -> NetworkSpec:
+        """Returns the network that a command is asked for."""
+        return cls(model, options.width_mult, num_classes, options.input_shape)
 
 
 @dataclass(frozen=True)
@@ -78,7 +90,7 @@ class ChannelPlan:
         params: Parameters of the pruned network.
         budget_macs: The budget the plan answers to; None if there was none.
         method: The search method's name.
-        align: Widths are multiples of this where the group is larger.
+        align: Widths are multiples of this, or the full ones, where the group is larger.
         seed: The seed of the search.
     """
 
@@ -95,6 +107,18 @@ class ChannelPlan:
     def widths(self) -> dict[str, int]:
         """Returns the channels kept by each group."""
         return {name: keep.width for name, keep in self.groups.items()}
+
+    def shortfall(self) -> str:
+        """Returns what is to be said of a plan that ends below 98% of its budget; "" if none is."""
+        if self.budget_macs is None or self.macs >= LOWEST_SHARE * self.budget_macs:
+            return ""
+        finer = "--align 1 offers more, and " if self.align > 1 else ""
+        among = f"among multiples of {self.align}" if self.align > 1 else "among its widths"
+        return (
+            f"The plan reaches {self.macs / self.budget_macs:.1%} of the budget"
+            f" {format_macs(self.budget_macs)}, where 98% is usual: no wider one was found"
+            f" {among}; {finer}--flops {self.macs} is reached just so."
+        )
 
     def check_fits(self, sizes: Mapping[str, int], model: str) -> None:
         """Checks that the plan's groups are those of a network.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from dmcp_deploy.errors import DmcpError
 
 _SCALE = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_INPUT = re.compile(r"(\d{1,5})x(\d{1,5})x(\d{1,5})", re.IGNORECASE)
 _BUDGET = re.compile(r"(?P<number>\d{1,18}(\.\d*)?|\.\d+)\s*(?P<unit>[kmgt%]?)", re.IGNORECASE)
 _FEWEST = 1000  # multiply-adds of a network: fewer lack their unit
 
@@ -87,6 +88,27 @@ def _meant(text: str) -> str:
         return "."
     bare = not match["unit"] and float(match["number"]) < _FEWEST
     return f"; did you mean {match[1].replace(' ', '')}{'M' if bare else ''}?"
+
+
+def parse_input(text: str) -> tuple[int, int, int]:
+    """Returns channels, height and width that a text such as "1x28x28" names.
+
+    Raises:
+        DmcpError: The text is no such shape, or one of the numbers is 0.
+    """
+    match = _INPUT.fullmatch(text.strip())
+    if match is None or "0" in {number.lstrip("0") or "0" for number in match.groups()}:
+        raise DmcpError(
+            f"--input {text!r} is not understood: write channels x height x width, such as 1x28x28"
+            " or 3x480x640."
+        )
+    channels, height, width = map(int, match.groups())
+    return channels, height, width
+
+
+def format_input(shape: tuple[int, int, int]) -> str:
+    """Returns a shape as `parse_input` reads it."""
+    return "x".join(map(str, shape))
 
 
 def format_macs(macs: float) -> str:

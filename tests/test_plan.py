@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,21 @@ def test_same_plan_is_the_same_bytes(plan: ChannelPlan, tmp_path: Path) -> None:
     plan.save(tmp_path / "a.json")
     ChannelPlan.load(tmp_path / "a.json").save(tmp_path / "b.json")
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
+def test_a_plan_below_the_usual_share_of_its_budget_says_what_helps(plan: ChannelPlan) -> None:
+    assert plan.shortfall() == ""  # 100 of 101
+    assert replace(plan, budget_macs=None).shortfall() == ""
+    assert replace(plan, budget_macs=102).shortfall() == ""
+    assert replace(plan, budget_macs=160).shortfall() == (
+        "The plan reaches 62.5% of the budget 160, where 98% is usual: no wider one was found"
+        " among multiples of 8; --align 1 offers more, and --flops 100 is reached just so."
+    )
+    assert (
+        replace(plan, budget_macs=160, align=1)
+        .shortfall()
+        .endswith("no wider one was found among its widths; --flops 100 is reached just so.")
+    )
 
 
 def test_count_keeps_the_leading_channels() -> None:

@@ -30,6 +30,7 @@ def _findings(record: BenchRecord) -> Iterator[tuple[str, str]]:
     """Yields what may have disturbed the measurement, and what helps."""
     environment = record.environment
     before, after = (_part(environment, name) for name in ("before", "after"))
+    yield from _quota(before, after)
     yield from _load(before or environment, environment, record)
     governor = (before or environment).get("governor")
     if governor not in (None, "performance"):
@@ -39,6 +40,21 @@ def _findings(record: BenchRecord) -> Iterator[tuple[str, str]]:
     mode = str(before.get("power_mode") or "MAXN")
     if _part(environment, "board") and not mode.startswith("MAXN"):
         yield f"the power mode is {mode}", "set it to MAXN, then sudo jetson_clocks"
+
+
+def _quota(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    periods, throttled = (
+        (_number(after, name) or 0) - (_number(before, name) or 0)
+        for name in ("cpu_periods", "cpu_throttled")
+    )
+    quota = _number(after, "cpu_quota")
+    if quota is not None and throttled > 0:
+        yield (
+            f"the CPU quota of {quota:g} cores stopped this process in {throttled:g} of"
+            f" {periods:g} periods",
+            "raise the container's or job's CPU limit (docker --cpus, Kubernetes limits.cpu,"
+            " systemd CPUQuota) or measure with fewer --threads",
+        )
 
 
 def _load(

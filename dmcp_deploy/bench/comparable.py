@@ -150,7 +150,7 @@ def _show(value: object) -> str:
 
 
 #: Settings of the machine that may change: a note names those that did.
-_CHANGEABLE = ("governor", "gpu_driver", "cuda", "pinned_cores")
+_CHANGEABLE = ("governor", "cpu_quota", "gpu_driver", "cuda", "pinned_cores")
 
 
 def _changeable(record: BenchRecord) -> dict[str, Any]:

@@ -18,17 +18,20 @@ from dmcp_deploy.cli.command_options import (
     CountedPlan,
     PruneEngines,
     ReportOptions,
+    check_engine_options,
 )
 from dmcp_deploy.cli.groups import Commands
 from dmcp_deploy.cli.launch import share_work
 from dmcp_deploy.cli.options import But, PathText, PrintOptions, takes_options
 from dmcp_deploy.cli.plan import plan_commands
+from dmcp_deploy.cli.plan_file import is_plan_file, refuse_for_runs, with_networks, written_to
 from dmcp_deploy.cli.table import table_commands
 from dmcp_deploy.machine.launched import is_first
 from dmcp_deploy.options.compare import COMPARE_SECONDS, CompareOptions
 from dmcp_deploy.options.export import BuildOptions, ExportOptions
 from dmcp_deploy.options.measure import MAX_REGRESS, BenchOptions
 from dmcp_deploy.options.network import ModelOption, NetworkOptions
+from dmcp_deploy.options.plan_file import PlanExport, PlanOutput, PlanWeights
 from dmcp_deploy.options.run import Compute, LaunchOptions, RunOptions, Target
 from dmcp_deploy.progress import TerminalProgress
 from dmcp_deploy.rundir.stages import EXPORT, SLICE, TRAIN
@@ -55,7 +58,7 @@ def prune(
     target: Target,
     options: RunOptions,
     measured: Annotated[BenchOptions, But(*_FOR_GPUS)],
-    compute: Compute,
+    compute: Annotated[Compute, But("moved_data")],
     engines: PruneEngines,
     launch: LaunchOptions,
 ) -> None:
@@ -63,11 +66,7 @@ def prune(
 
     Run again on the same --out, it continues at the first thing that is missing.
     """
-    if engines.engine is None:
-        for name in ("engine_precision", "gpu_arch"):
-            if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE:
-                flag = f"--{name.replace('_', '-')}"
-                raise click.UsageError(f"{flag} needs --engine, which builds engines.", ctx)
+    check_engine_options(ctx, engines)
     share_work(launch, compute.device)
     from dmcp_deploy.run import api, summary
     from dmcp_deploy.run.budgets import for_each_budget
@@ -89,7 +88,12 @@ def prune(
 
 @main.command()
 @takes_options
-def search(target: Target, options: RunOptions, compute: Compute, launch: LaunchOptions) -> None:
+def search(
+    target: Target,
+    options: RunOptions,
+    compute: Annotated[Compute, But("moved_data")],
+    launch: LaunchOptions,
+) -> None:
     """Search the channel plan of a network for a budget."""
     share_work(launch, compute.device)
     from dmcp_deploy.run import api, summary
@@ -102,19 +106,32 @@ def search(target: Target, options: RunOptions, compute: Compute, launch: Launch
         _print(str(run.file("plan.json")))
 
 
+_SLICED = "The supernet at these widths and the sliced network differ by {:.1e}."
 _run_argument = click.argument("run_dir", type=PathText())
 
 
 @main.command("slice")
 @_run_argument
 @takes_options
-def slice_command(run_dir: Path, compute: Annotated[Compute, But("supernet", "rehearse")]) -> None:
-    """Slice a run's full network by its plan; prove both equal."""
+def slice_command(
+    run_dir: Path, compute: Annotated[Compute, But("supernet", "rehearse")], asked: PlanOutput
+) -> None:
+    """Slice the full network of a run, or of a plan file, by the plan; prove both equal."""
+    if is_plan_file(run_dir):
+        from dmcp_deploy.run.plan_files import slice_plan
+
+        out = written_to(run_dir, asked, ".safetensors")
+        difference = slice_plan(run_dir, asked.weights, out, compute.progress)
+        if difference is not None:
+            _print(_SLICED.format(difference.max_rel))
+        _print(str(out))
+        return
+    refuse_for_runs(run_dir, asked)
     from dmcp_deploy.run import api
 
     run = api.slice(run_dir, compute=compute)
     parity = run.figures(SLICE)["parity"]["max_rel"]
-    _print(f"The supernet at these widths and the sliced network differ by {parity:.1e}.")
+    _print(_SLICED.format(parity))
     _print(str(run.file("sliced.safetensors")))
 
 
@@ -137,9 +154,27 @@ def train(
 @_run_argument
 @takes_options
 def export(
-    run_dir: Path, options: ExportOptions, compute: Annotated[Compute, But("supernet", "rehearse")]
+    run_dir: Path,
+    options: ExportOptions,
+    compute: Annotated[Compute, But("supernet", "rehearse")],
+    asked: PlanExport,
 ) -> None:
-    """Export a run's pruned and full network to ONNX; check them in ONNX Runtime."""
+    """Export a run's pruned and full network to ONNX; check them in ONNX Runtime.
+
+    Of a plan file, the pruned network with given or random weights.
+    """
+    if is_plan_file(run_dir):
+        from dmcp_deploy.export.precisions import read_images
+        from dmcp_deploy.run.plan_files import export_plan
+
+        images = asked.calibration_data
+        evidence = None if images is None else read_images(images, options.calibration_method)
+        out = written_to(run_dir, asked, ".onnx")
+        figures = export_plan(run_dir, asked.weights, out, options, evidence, compute.progress)
+        _print(f"ONNX Runtime and torch differ by {figures['parity']['max_rel']:.1e}.")
+        _print(str(out))
+        return
+    refuse_for_runs(run_dir, asked)
     from dmcp_deploy.run import api, summary
 
     run = api.export(run_dir, options=options, compute=compute)
@@ -157,14 +192,16 @@ def engine(
     source: Path,
     options: BuildOptions,
     compute: Annotated[Compute, But("checkpoint_s", "tensorboard", "supernet", "rehearse")],
+    asked: PlanWeights,
 ) -> None:
-    """Build TensorRT engines of an ONNX file, or of a run's pruned network.
+    """Build TensorRT engines of an ONNX file, or of the pruned network of a run or plan file.
 
     The engine's own layers must show the precision that was asked for. TensorRT builds on the
     device itself; TensorRT-RTX also without a GPU.
     """
     from dmcp_deploy.run import api, summary
 
+    (source,) = with_networks((source,), asked, compute.progress, original=False)
     for path in api.engine(source, options=options, compute=compute):
         _print(summary.engine_line(path))
 
@@ -174,9 +211,14 @@ def engine(
 @takes_options
 @click.pass_context
 def bench(
-    ctx: click.Context, /, artifacts: tuple[Path, ...], options: BenchOptions, output: BenchOutput
+    ctx: click.Context,
+    /,
+    artifacts: tuple[Path, ...],
+    options: BenchOptions,
+    output: BenchOutput,
+    asked: PlanWeights,
 ) -> None:
-    """Measure ONNX files, engines or run directories, interleaved.
+    """Measure ONNX files, engines, run directories or plan files, interleaved.
 
     An engine runs on the GPU, in the TensorRT that built it; --runtime tensorrt builds those of
     ONNX files first, beside them, and torch runs the networks of run directories. With --baseline
@@ -194,6 +236,7 @@ def bench(
         check_profiler(options.runtime)
     if output.layers and is_gate:
         raise click.UsageError("--layers is no gate: leave out --baseline and --against.", ctx)
+    artifacts = with_networks(artifacts, asked, compute.progress, original=not is_gate)
     if is_gate:
         ctx.exit(_gate(ctx, artifacts, options, output, compute))
     if output.max_regress is not None or output.strict:
@@ -247,7 +290,7 @@ def compare(
     asked: CompareOptions,
     shared: Annotated[RunOptions, But(*_NOT_COMPARED)],
     measured: Annotated[BenchOptions, But(*_FOR_GPUS, seconds=COMPARE_SECONDS)],
-    compute: Annotated[Compute, But("supernet")],
+    compute: Annotated[Compute, But("supernet", "moved_data")],
 ) -> None:
     """Compare search methods at equal budgets: accuracy, latency, cost of the search.
 
@@ -281,6 +324,9 @@ def report(run_dirs: tuple[Path, ...], options: ReportOptions) -> None:
         _print(str(write_report(run_dirs, options.out, options.form)))
 
 
+_NOT_CHECKED = ("checkpoint_s", "tensorboard", "supernet", "rehearse", "moved_data")
+
+
 @main.command()
 @takes_options
 @click.pass_context
@@ -290,7 +336,7 @@ def check(
     network: ModelOption,
     classes: Classes,
     options: Annotated[RunOptions, But("max_steps")],
-    compute: Annotated[Compute, But("checkpoint_s", "tensorboard", "supernet", "rehearse")],
+    compute: Annotated[Compute, But(*_NOT_CHECKED)],
 ) -> None:
     """Try a network of your own: what is prunable, which budgets, whether every stage works.
 

@@ -12,7 +12,7 @@ from dmcp_deploy.cli.groups import Commands
 from dmcp_deploy.cli.options import PathText, PrintOptions, takes_options
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.options.declare import option
-from dmcp_deploy.options.network import ModelOption, NetworkOptions
+from dmcp_deploy.options.network import ModelOption, NetworkOptions, align_option
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,20 @@ class ImportOptions:
     form: str | None = option(
         None,
         flag="--format",
-        help="npy, mmrazor or timm; if not given, told by the file's content.",
+        help="npy, mmrazor, timm or json; if not given, told by the file's content.",
     )
     out: Path = option(Path("plan.json"), help="The plan to write.")
+
+
+@dataclass(frozen=True)
+class AlignOptions:
+    """Which widths a plan is brought to, and where it goes."""
+
+    align: int = align_option()
+    flops: str | None = option(
+        None, help="The budget, as in 211M or 50%; the plan's own multiply-adds if not given."
+    )
+    out: Path = option(Path("aligned.json"), help="The plan to write.")
 
 
 @click.group("plan", cls=Commands)
@@ -38,7 +49,10 @@ def plan_commands() -> None:
 def import_command(
     file: Path, network: ModelOption, options: NetworkOptions, reading: ImportOptions
 ) -> None:
-    """Read a published plan: the DMCP authors' .npy, MMRazor's JSON or YAML, timm's shapes.
+    """Read a plan of others: the DMCP authors' .npy, MMRazor's JSON or YAML, timm's shapes.
+
+    A mapping of layers to channels in JSON, {"features.0.0": 24, ...}, is read as well; what it
+    leaves out stays whole.
 
     Nothing in the file is run. A plan that was searched on a wider network needs its
     --width-mult: 1.5 for the authors' MobileNetV2.
@@ -47,16 +61,42 @@ def import_command(
     from dmcp_deploy.published.importing import check_place, import_plan
     from dmcp_deploy.units import format_macs
 
-    model, out, side = network.model, reading.out, options.input_size
+    model, out = network.model, reading.out
     if out.resolve() == file.resolve():
         raise DmcpError(f"The plan cannot take the place of {file}: give another --out.")
-    spec = NetworkSpec(model, options.width_mult, options.classes, (3, side, side))
+    spec = NetworkSpec.asked(model, options, options.classes)
     check_place(out, spec)
     plan = import_plan(file, spec, reading.form)
     plan.save(out)
     full, kept = format_macs(plan.full_macs), format_macs(plan.macs)
     click.echo(f"{model} x{spec.width_mult:g}: {full} -> {kept} multiply-adds ({plan.macs:,})")
     click.echo(str(out))
+
+
+@plan_commands.command()
+@click.argument("file", type=PathText())
+@takes_options
+def align(file: Path, asked: AlignOptions) -> None:
+    """Bring a plan, or that of a run, to aligned widths, at equal multiply-adds or to a budget."""
+    from dmcp_deploy.published.importing import check_place
+    from dmcp_deploy.published.plan_text import find_plan
+    from dmcp_deploy.search.align import align_plan
+    from dmcp_deploy.units import format_macs, parse_budget
+
+    if asked.out.resolve() == file.resolve():
+        raise DmcpError(f"The plan cannot take the place of {file}: give another --out.")
+    plan = find_plan(file)
+    check_place(asked.out, plan.network)
+    budget = None if asked.flops is None else parse_budget(asked.flops)
+    aligned = align_plan(plan, asked.align, budget)
+    aligned.save(asked.out)
+    click.echo(
+        f"{plan.network.model} x{plan.network.width_mult:g}: {format_macs(plan.macs)} ->"
+        f" {format_macs(aligned.macs)} multiply-adds ({aligned.macs:,}), multiples of {asked.align}"
+    )
+    if note := aligned.shortfall():
+        click.echo(note)
+    click.echo(str(asked.out))
 
 
 @plan_commands.command()

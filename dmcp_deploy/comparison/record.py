@@ -52,7 +52,7 @@ class CellResult:
         top1: Accuracy of the trained network in [0, 1].
         loss: Its cross entropy.
         images: Validation images both were taken on.
-        image_size: Their side in pixels.
+        image_size: Their side in pixels; "32x96", height and width, where they are oblong.
         untrained_top1: Accuracy of the sliced network before its training; None if not taken.
         channels: Group -> channels kept.
         macs: Multiply-adds of the network.
@@ -70,7 +70,7 @@ class CellResult:
     top1: float
     loss: float
     images: int
-    image_size: int
+    image_size: int | str
     untrained_top1: float | None
     channels: Mapping[str, int]
     macs: int

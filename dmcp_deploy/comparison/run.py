@@ -31,7 +31,6 @@ from dmcp_deploy.run import api
 from dmcp_deploy.run.artifacts import check_runtime
 from dmcp_deploy.run.budgets import check_budgets, parse_budgets
 from dmcp_deploy.run.context import RunContext
-from dmcp_deploy.run.networks import first_network
 from dmcp_deploy.run.problem import search_problem
 from dmcp_deploy.run.rehearsal import rehearse
 from dmcp_deploy.run.resolve import make_request
@@ -135,7 +134,7 @@ def _rehearse(
         options = replace(shared, method=entry.method, distill=entry.distill, seed=cell.seed)
         request = make_request(model, cell.budget, options, quiet)
         context = RunContext(RunDir(folder / cell.folder), request, compute)
-        rehearse(context, search_problem(context, first_network(context)))
+        rehearse(context, search_problem(context))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What happens to pixels between a stored picture and the network's input.
 
-Pixels stay uint8 [N, C, S, S] with C = 1 (grey) or 3 until `normalise`, the last step. Every random
+Pixels stay uint8 [N, C, H, W] with C = 1 (grey) or 3 until `normalise`, the last step. Every random
 choice comes from numbers that the caller drew, so that a batch is a function of its seed alone.
 Batches are handled by NumPy: on a busy machine torch's threads would wait for one another at each
 of the many small operations, for longer than the operations take.
@@ -8,46 +8,60 @@ of the many small operations, for longer than the operations take.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms import v2
 
-#: ImageNet's mean and standard deviation of red, green and blue, in [0, 1].
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+from dmcp_deploy.data.preprocessing import IMAGENET, Preprocessing
+from dmcp_deploy.data.size import Size, as_size
 
 #: Random numbers that `augment_batch` uses for one picture.
 DRAWS = 3
 
-#: What normalisation multiplies by, then subtracts: float32 [1, 3, 1, 1].
-SCALE = np.array([1 / (255 * s) for s in STD], dtype=np.float32).reshape(1, 3, 1, 1)
-SHIFT = np.array([m / s for m, s in zip(MEAN, STD, strict=True)], np.float32).reshape(1, 3, 1, 1)
+#: Sides of crops, width by height, in units of the input's own.
+_RATIOS = (3 / 4, 4 / 3)
 
 #: Kinds that change whole batches of pictures of one size, vectorised.
 BATCH_KINDS = ("cells", "crop", "shift")
 
 
-def normalise(pixels: Tensor) -> Tensor:
-    """Returns float32 [N, 3, S, S] with ImageNet's mean and deviation; grey becomes three channels.
+def normalise(pixels: Tensor, how: Preprocessing = IMAGENET) -> Tensor:
+    """Returns float32 [N, C, H, W] by mean and deviation; grey becomes as many channels as asked.
 
     Args:
-        pixels: uint8 [N, 1 or 3, S, S].
+        pixels: uint8 [N, 1 or C, H, W].
+        how: Its mean and deviation have a value for each of C channels.
     """
-    values = pixels.numpy().astype(np.float32) * SCALE
-    values -= SHIFT
+    scale, shift = constants(how)
+    values = pixels.numpy().astype(np.float32) * scale
+    values -= shift
     return torch.from_numpy(values)
+
+
+@functools.lru_cache(maxsize=4)
+def constants(
+    how: Preprocessing = IMAGENET,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Returns what normalisation multiplies by, then subtracts: float32 [1, C, 1, 1]."""
+    scale = np.array([1 / (255 * s) for s in how.std], np.float32)
+    shift = np.array([m / s for m, s in zip(how.mean, how.std, strict=True)], np.float32)
+    return scale.reshape(1, -1, 1, 1), shift.reshape(1, -1, 1, 1)
 
 
 def augment_batch(kind: str, pixels: Tensor, draws: Tensor) -> Tensor:
     """Returns the batch, every picture changed at random.
 
     Args:
-        kind: "cells" (flips and quarter turns), "crop" (moved by up to an eighth of the side, 4 px
-            at 32, and mirrored) or "shift" (moved alone: for digits, which mirroring would ruin).
-        pixels: uint8 [N, C, S, S].
+        kind: "cells" (flips and quarter turns, half turns where pictures are oblong), "crop" (moved
+            by up to an eighth of each side, 4 px at 32, and mirrored) or "shift" (moved alone: for
+            digits, which mirroring would ruin).
+        pixels: uint8 [N, C, H, W].
         draws: [N, DRAWS] in [0, 1).
     """
     if kind == "cells":
@@ -56,39 +70,53 @@ def augment_batch(kind: str, pixels: Tensor, draws: Tensor) -> Tensor:
     return _shift(pixels, draws, mirror=kind == "crop")
 
 
-def random_crop(picture: Image.Image, size: int, seed: int) -> Tensor:
-    """Returns uint8 [3, S, S]: a random resized crop, mirrored half of the time.
+def random_crop(picture: Image.Image, size: int | Size, seed: int) -> Tensor:
+    """Returns uint8 [C, H, W]: a random resized crop, mirrored half of the time.
 
-    The global random state is left as it was.
+    Its shape before it is resized is about that of the result. The global random state is left as
+    it was.
     """
+    height, width = as_size(size)
+    shape = width / height
+    ratio = tuple(each * shape for each in _RATIOS)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        cropped = v2.RandomResizedCrop(size, antialias=True)(picture)
+        cropped = v2.RandomResizedCrop((height, width), ratio=ratio, antialias=True)(picture)
         return to_pixels(v2.RandomHorizontalFlip()(cropped))
 
 
-def squash(picture: Image.Image, size: int) -> Image.Image:
-    """Returns the whole picture resized to a square."""
-    if picture.size == (size, size):
+def squash(picture: Image.Image, size: int | Size, how: Preprocessing = IMAGENET) -> Image.Image:
+    """Returns the whole picture resized to a height and a width."""
+    height, width = as_size(size)
+    if picture.size == (width, height):
         return picture
-    return picture.resize((size, size), Image.Resampling.BILINEAR)
+    return picture.resize((width, height), Image.Resampling[how.interpolation.upper()])
 
 
-def centre_crop(picture: Image.Image, size: int) -> Image.Image:
-    """Returns the middle of the picture, its shorter side first resized to size * 256 / 224."""
-    resized = v2.functional.resize(picture, [view_side(size)])
-    cropped: Image.Image = v2.functional.center_crop(resized, [size, size])
+def centre_crop(
+    picture: Image.Image, size: int | Size, how: Preprocessing = IMAGENET
+) -> Image.Image:
+    """Returns the middle of the picture, first resized by one factor: see `Preprocessing`."""
+    height, width = how.covered(as_size(size))
+    if picture.width * height < width * picture.height:
+        height = width * picture.height // picture.width
+    else:
+        width = height * picture.width // picture.height
+    interpolation = v2.InterpolationMode(how.interpolation)
+    resized = v2.functional.resize(picture, [height, width], interpolation)
+    cropped: Image.Image = v2.functional.center_crop(resized, list(as_size(size)))
     return cropped
 
 
-def view_side(size: int) -> int:
-    """Returns the side of a picture whose middle is of a size, as evaluation takes it."""
-    return size * 256 // 224
+def largest_move(side: int) -> int:
+    """Returns by how many pixels "crop" and "shift" move a picture at most along a side."""
+    return max(1, side // 8)
 
 
-def largest_move(size: int) -> int:
-    """Returns by how many pixels "crop" and "shift" move a picture at most."""
-    return max(1, size // 8)
+def symmetries(height: int, width: int) -> tuple[tuple[int, bool], ...]:
+    """Returns quarter turns, and whether it is mirrored then, of each symmetry of a picture."""
+    turns = range(4) if height == width else (0, 2)
+    return tuple((turn, mirrored) for mirrored in (False, True) for turn in turns)
 
 
 def to_pixels(picture: Image.Image) -> Tensor:
@@ -103,39 +131,47 @@ def to_picture(pixels: Tensor) -> Image.Image:
     return picture
 
 
-def fit_arrays(pixels: Tensor, size: int) -> Tensor:
-    """Returns uint8 [N, C, S, S]: padded with black by up to 2 px a side, else resized.
+def to_grey(pixels: Tensor) -> Tensor:
+    """Returns the luminance of RGB as Pillow has it (ITU-R 601-2): uint8 [N, 1, H, W]."""
+    red, green, blue = (pixels[:, channel].int() for channel in range(3))
+    return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).byte().unsqueeze(1)
+
+
+def fit_arrays(pixels: Tensor, size: int | Size) -> Tensor:
+    """Returns uint8 [N, C, H, W]: padded with black by up to 2 px a side, else resized.
 
     Args:
-        pixels: uint8 [N, C, H, W].
-        size: S.
+        pixels: uint8 [N, C, h, w].
+        size: H and W.
     """
-    height, width = pixels.shape[-2:]
-    margin, odd = divmod(size - height, 2)
-    if height == width and odd == 0 and 0 <= margin <= 2:
-        return functional.pad(pixels, [margin] * 4)
-    resized: Tensor = v2.functional.resize(pixels, [size, size], antialias=True)
+    height, width = as_size(size)
+    rows, columns = height - pixels.shape[-2], width - pixels.shape[-1]
+    if all(lacking in (0, 2, 4) for lacking in (rows, columns)):
+        return functional.pad(pixels, [columns // 2] * 2 + [rows // 2] * 2)
+    resized: Tensor = v2.functional.resize(pixels, [height, width], antialias=True)
     return resized
 
 
 def _flip_and_turn(pixels: Tensor, draws: Tensor) -> Tensor:
     before = pixels.numpy()
     after = np.empty_like(before)
-    for number, symmetry in enumerate((draws[:, 0] * 8).long().tolist()):
-        turned = np.rot90(before[number], symmetry % 4, (1, 2))
-        after[number] = turned[:, :, ::-1] if symmetry >= 4 else turned
+    known = symmetries(*pixels.shape[-2:])
+    for number, symmetry in enumerate((draws[:, 0] * len(known)).long().tolist()):
+        turns, mirrored = known[symmetry]
+        turned = np.rot90(before[number], turns, (1, 2))
+        after[number] = turned[:, :, ::-1] if mirrored else turned
     return torch.from_numpy(after)
 
 
 def _shift(pixels: Tensor, draws: Tensor, *, mirror: bool) -> Tensor:
-    size = pixels.shape[-1]
-    margin = largest_move(size)
-    edge = (margin, margin)
-    padded = np.pad(pixels.numpy(), ((0, 0), (0, 0), edge, edge))
+    height, width = pixels.shape[-2:]
+    down, across = largest_move(height), largest_move(width)
+    padded = np.pad(pixels.numpy(), ((0, 0), (0, 0), (down, down), (across, across)))
     after = np.empty(pixels.shape, dtype=np.uint8)
-    offsets = (draws[:, :2] * (2 * margin + 1)).long().tolist()
+    choices = torch.tensor([2 * down + 1, 2 * across + 1])
+    offsets = (draws[:, :2] * choices).long().tolist()
     mirrored = (draws[:, 2] < 0.5).tolist()
     for number, (top, left) in enumerate(offsets):
-        moved = padded[number, :, top : top + size, left : left + size]
+        moved = padded[number, :, top : top + height, left : left + width]
         after[number] = moved[:, :, ::-1] if mirror and mirrored[number] else moved
     return torch.from_numpy(after)

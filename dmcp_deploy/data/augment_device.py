@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dmcp_deploy.data.augment import BATCH_KINDS, SCALE, SHIFT, largest_move
+from dmcp_deploy.data.augment import BATCH_KINDS, constants, largest_move, symmetries
+from dmcp_deploy.data.preprocessing import IMAGENET, Preprocessing
+from dmcp_deploy.data.size import Size, as_size
 
 #: Random numbers that `crop_views` uses for one picture.
 VIEW_DRAWS = 23
@@ -25,13 +27,14 @@ _AREAS = (0.08, 1.0)
 _RATIOS = (3 / 4, 4 / 3)
 
 
-def normalise_there(pixels: Tensor) -> Tensor:
-    """Returns float32 [N, 3, S, S] with ImageNet's mean and deviation; grey becomes three channels.
+def normalise_there(pixels: Tensor, how: Preprocessing = IMAGENET) -> Tensor:
+    """Returns float32 [N, C, H, W]: just as `augment.normalise` does.
 
     Args:
-        pixels: [N, 1 or 3, S, S] in 0 to 255.
+        pixels: [N, 1 or C, H, W] in 0 to 255.
+        how: Its mean and deviation have a value for each of C channels.
     """
-    scale, shift = _constants(pixels.device)
+    scale, shift = _constants(how, pixels.device)
     return (pixels.float() * scale).sub_(shift)
 
 
@@ -40,36 +43,36 @@ def augment_there(kind: str, pixels: Tensor, draws: Tensor) -> Tensor:
 
     Args:
         kind: "cells", "crop" or "shift".
-        pixels: uint8 [N, C, S, S].
+        pixels: uint8 [N, C, H, W].
         draws: [N, DRAWS] in [0, 1), on the CPU.
     """
     assert kind in BATCH_KINDS, kind
-    size, there = pixels.shape[-1], pixels.device
+    (height, width), there = pixels.shape[-2:], pixels.device
     draws = sent(draws, there)
     if kind == "cells":
-        places = _symmetries(size, there)[(draws[:, 0] * 8).long()]
-        return _picked(pixels, places, size)
-    margin = largest_move(size)
-    top, left = (draws[:, :2] * (2 * margin + 1)).long().T
-    along = torch.arange(size, device=there)
-    columns = along.expand(len(draws), -1)
+        places = _symmetries(height, width, there)
+        return _picked(pixels, places[(draws[:, 0] * len(places)).long()], height, width)
+    down, across = largest_move(height), largest_move(width)
+    top, left = ((draws[:, n] * (2 * most + 1)).long() for n, most in enumerate((down, across)))
+    columns = torch.arange(width, device=there).expand(len(draws), -1)
     if kind == "crop":
         columns = torch.where(draws[:, 2:3] < 0.5, columns.flip(1), columns)
-    rows = top[:, None] + along
-    places = rows[:, :, None] * (size + 2 * margin) + (left[:, None] + columns)[:, None]
-    return _picked(F.pad(pixels, [margin] * 4), places.flatten(1), size)
+    rows = top[:, None] + torch.arange(height, device=there)
+    places = rows[:, :, None] * (width + 2 * across) + (left[:, None] + columns)[:, None]
+    padded = F.pad(pixels, [across, across, down, down])
+    return _picked(padded, places.flatten(1), height, width)
 
 
-def crop_views(pixels: Tensor, size: int, draws: Tensor) -> Tensor:
-    """Returns random resized crops, half of them mirrored: float32 [N, C, size, size], 0 to 255.
+def crop_views(pixels: Tensor, size: int | Size, draws: Tensor) -> Tensor:
+    """Returns random resized crops, half of them mirrored: float32 [N, C, H, W], 0 to 255.
 
-    A crop has 8% to 100% of the view's area and sides of 3:4 to 4:3, as torchvision's
-    RandomResizedCrop draws them. Views are hardly larger than crops, so that no smoothing is
-    needed before pixels are left out.
+    A crop has 8% to 100% of the view's area and sides of 3:4 to 4:3 in units of the view's own, as
+    torchvision's RandomResizedCrop draws them. Views are hardly larger than crops, so that no
+    smoothing is needed before pixels are left out.
 
     Args:
-        pixels: uint8 [N, C, S, S].
-        size: Side of the crops.
+        pixels: uint8 [N, C, h, w], about as oblong as the crops.
+        size: H and W of the crops.
         draws: [N, VIEW_DRAWS] in [0, 1), on the CPU.
     """
     left, top, width, height = _boxes(draws).T
@@ -77,7 +80,7 @@ def crop_views(pixels: Tensor, size: int, draws: Tensor) -> Tensor:
     across = torch.stack([width * mirror, torch.zeros_like(width), 2 * left + width - 1], 1)
     down = torch.stack([torch.zeros_like(width), height, 2 * top + height - 1], 1)
     theta = sent(torch.stack([across, down], 1), pixels.device)
-    grid = F.affine_grid(theta, [*pixels.shape[:2], size, size], align_corners=False)
+    grid = F.affine_grid(theta, [*pixels.shape[:2], *as_size(size)], align_corners=False)
     return F.grid_sample(pixels.float(), grid, padding_mode="border", align_corners=False)
 
 
@@ -88,25 +91,28 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def _picked(pixels: Tensor, places: Tensor, size: int) -> Tensor:
-    """Returns each picture's pixels at its own places, [N, S * S], in every channel."""
+def _picked(pixels: Tensor, places: Tensor, height: int, width: int) -> Tensor:
+    """Returns each picture's pixels at its own places, [N, H * W], in every channel."""
     channels = pixels.shape[1]
     picked = pixels.flatten(2).gather(2, places[:, None].expand(-1, channels, -1))
-    return picked.view(-1, channels, size, size)
+    return picked.view(-1, channels, height, width)
 
 
 @functools.lru_cache(maxsize=4)
-def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(SCALE).to(device), torch.from_numpy(SHIFT).to(device)
+def _constants(how: Preprocessing, device: torch.device) -> tuple[Tensor, Tensor]:
+    scale, shift = (torch.from_numpy(values).to(device) for values in constants(how))
+    return scale, shift
 
 
 @functools.lru_cache(maxsize=4)
-def _symmetries(size: int, device: torch.device) -> Tensor:
-    """Returns where the pixels of each of a square's symmetries come from, [8, S * S]."""
-    places = np.arange(size * size).reshape(size, size)
-    turned = [np.rot90(places, turns) for turns in range(4)]
-    both = [*turned, *(each[:, ::-1] for each in turned)]
-    return torch.from_numpy(np.stack(both).reshape(8, -1)).to(device)
+def _symmetries(height: int, width: int, device: torch.device) -> Tensor:
+    """Returns where the pixels of each of a picture's symmetries come from, [4 or 8, H * W]."""
+    places = np.arange(height * width).reshape(height, width)
+    changed = [
+        np.rot90(places, turns)[:, ::-1] if mirrored else np.rot90(places, turns)
+        for turns, mirrored in symmetries(height, width)
+    ]
+    return torch.from_numpy(np.stack(changed).reshape(len(changed), -1)).to(device)
 
 
 def _boxes(draws: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ from dmcp_deploy.data.augment import (
     augment_batch,
     normalise,
     random_crop,
-    view_side,
 )
 from dmcp_deploy.data.augment_device import (
     VIEW_DRAWS,
@@ -24,6 +23,8 @@ from dmcp_deploy.data.augment_device import (
     crop_views,
     normalise_there,
 )
+from dmcp_deploy.data.preprocessing import Preprocessing
+from dmcp_deploy.data.size import Size
 from dmcp_deploy.data.sources import ImageSource
 from dmcp_deploy.data.types import ImageData
 
@@ -31,11 +32,19 @@ from dmcp_deploy.data.types import ImageData
 class BatchMaker(Protocol):
     """Makes batches in two parts, of which the second can be done on another device."""
 
+    @property
+    def source(self) -> ImageSource:
+        """The pictures."""
+
+    @property
+    def pixel_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the largest batch's pixels: [N, 1 or C, H, W]."""
+
     def pixels(self, number: int) -> tuple[Tensor, Tensor]:
-        """Returns the pixels of a batch, uint8 [N, 1 or 3, S, S], and its labels, int64 [N]."""
+        """Returns the pixels of a batch, uint8 [N, 1 or C, H, W], and its labels, int64 [N]."""
 
     def finish(self, number: int, pixels: Tensor) -> Tensor:
-        """Returns what the network reads, float32 [N, 3, S, S], where the pixels lie."""
+        """Returns what the network reads, float32 [N, C, H, W], where the pixels lie."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ class TrainMaker:
 
     Attributes:
         data: The data set; its `train` part is used.
-        image_size: Side of the pictures in pixels.
+        image_size: Height and width of the pictures in pixels.
         batch_size: Pictures in a batch of one process.
         seed: Of order and augmentation.
         rank: This process's number in [0, world).
@@ -53,7 +62,7 @@ class TrainMaker:
     """
 
     data: ImageData
-    image_size: int
+    image_size: Size
     batch_size: int
     seed: int
     rank: int
@@ -61,14 +70,27 @@ class TrainMaker:
     augment: bool
 
     @property
-    def view_size(self) -> int | None:
-        """Side of the views that batches are made of; None where pictures are cropped one by one.
+    def view_size(self) -> Size | None:
+        """Size of the views that batches are made of; None where pictures are cropped one by one.
 
         Views may be held in memory, see `ImageSource.hold`.
         """
         if not self.augment or self.data.augmentation in BATCH_KINDS:
             return self.image_size
-        return view_side(self.image_size) if self.data.augmentation == "views" else None
+        if self.data.augmentation != "views":
+            return None
+        return self.data.train.preprocessing.covered(self.image_size)
+
+    @property
+    def source(self) -> ImageSource:
+        """The pictures."""
+        return self.data.train
+
+    @property
+    def pixel_shape(self) -> tuple[int, int, int, int]:
+        """Shape of a batch's pixels."""
+        size = self.view_size or self.image_size
+        return (self.batch_size, self.data.train.channels, *size)
 
     def pixels(self, number: int) -> tuple[Tensor, Tensor]:
         """Returns pixels and labels, before what is done to the batch as a whole."""
@@ -84,14 +106,14 @@ class TrainMaker:
 
     def finish(self, number: int, pixels: Tensor) -> Tensor:
         """Returns the pixels augmented, as far as that is not done yet, and normalised."""
-        kind = self.data.augmentation
+        kind, how = self.data.augmentation, self.data.train.preprocessing
         if self.augment and kind == "views":
             crops = crop_views(pixels, self.image_size, self._draws(number, VIEW_DRAWS))
-            return normalise_there(crops)
+            return normalise_there(crops, how)
         if self.augment and kind in BATCH_KINDS:
             augment = augment_batch if _in_main_memory(pixels) else augment_there
             pixels = augment(kind, pixels, self._draws(number, DRAWS))
-        return _normalised(pixels)
+        return _normalised(pixels, how)
 
     @property
     def _global_size(self) -> int:
@@ -121,13 +143,18 @@ class EvalMaker:
 
     Attributes:
         source: The pictures.
-        image_size: Their side in pixels.
+        image_size: Their height and width in pixels.
         parts: Which pictures are in each batch.
     """
 
     source: ImageSource
-    image_size: int
+    image_size: Size
     parts: tuple[Tensor, ...]
+
+    @property
+    def pixel_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the largest batch's pixels."""
+        return (max(map(len, self.parts), default=0), self.source.channels, *self.image_size)
 
     def pixels(self, number: int) -> tuple[Tensor, Tensor]:
         """Returns pixels and labels."""
@@ -136,7 +163,7 @@ class EvalMaker:
 
     def finish(self, number: int, pixels: Tensor) -> Tensor:
         """Returns the pixels normalised."""
-        return _normalised(pixels)
+        return _normalised(pixels, self.source.preprocessing)
 
 
 @functools.lru_cache(maxsize=2)
@@ -150,8 +177,8 @@ def _in_main_memory(pixels: Tensor) -> bool:
     return pixels.device.type == "cpu"
 
 
-def _normalised(pixels: Tensor) -> Tensor:
-    return normalise(pixels) if _in_main_memory(pixels) else normalise_there(pixels)
+def _normalised(pixels: Tensor, how: Preprocessing) -> Tensor:
+    return (normalise if _in_main_memory(pixels) else normalise_there)(pixels, how)
 
 
 def _generator(seed: int, purpose: str, number: int) -> torch.Generator:

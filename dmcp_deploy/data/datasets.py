@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 from pathlib import Path
 
 from dmcp_deploy.data.datasets_arrays import open_fashion_mnist
@@ -44,7 +46,7 @@ def open_data(
         return open_torchvision(rest, root)
     if colon and kind.lower() == "webdataset":
         return open_shards(rest, root, progress)
-    path = Path(rest if colon and kind == "folder" else name).expanduser()
+    path = Path(os.path.expanduser(rest if colon and kind == "folder" else name))
     if path.is_dir():
         return open_folder(path)
     raise _unknown(name, path)
@@ -61,9 +63,18 @@ def _unknown(name: str, path: Path) -> DmcpError:
             f"The data {name!r} is a file: give a folder with train/CLASS/ and val/CLASS/, unpacked"
             " if need be."
         )
-    names = [*_NAMED, *(f"torchvision:{known}" for known in NAMES)]
+    names = [*_NAMED, *(f"torchvision:{known}" for known in NAMES), *_folders_beside(path)]
     return DmcpError(
         f"There is neither a folder nor a data set {name!r}: give a folder with train/CLASS/ and"
         f" val/CLASS/, {', '.join(_NAMED)}, torchvision:NAME or"
-        f" webdataset:FOLDER{near_matches(name, names)}"
+        f" webdataset:FOLDER{near_matches(str(path), names)}"
     )
+
+
+def _folders_beside(path: Path) -> list[str]:
+    """Returns the folders that may have been meant by a path where there is none."""
+    try:
+        beside = sorted(each.name for each in path.parent.iterdir() if each.is_dir())
+    except OSError:
+        return []
+    return [str(path.with_name(name)) for name in difflib.get_close_matches(path.name, beside)]

@@ -13,13 +13,14 @@ from typing import NamedTuple
 import torch
 from torchvision.datasets.folder import has_file_allowed_extension, make_dataset
 
+from dmcp_deploy.data.folder_advice import LAYOUT, folder_advice, without_pictures
+from dmcp_deploy.data.ranges import with_range
 from dmcp_deploy.data.sources import PICTURES, FileImages
 from dmcp_deploy.data.types import ImageData, digest_of
 from dmcp_deploy.errors import DmcpError, reason_of
 
 EXTENSIONS = tuple(f".{ending}" for ending in PICTURES)
 
-_LAYOUT = "put the pictures into train/CLASS/ and val/CLASS/"
 _ELPV_CLASSES = ("functional", "defective")
 _ELPV_VAL_SHARE = 0.25
 
@@ -43,7 +44,7 @@ def open_folder(path: Path) -> ImageData:
         f"Image folder {path}: {len(train):,} training and {len(val):,} validation pictures,"
         f" {len(classes)} classes; your own data, under your own terms."
     )
-    return ImageData(f"folder:{path}", note, classes, train, val, "imagenet", digest)
+    return with_range(ImageData(f"folder:{path}", note, classes, train, val, "imagenet", digest))
 
 
 def open_elpv() -> ImageData:
@@ -78,16 +79,15 @@ def open_elpv() -> ImageData:
 def _checked_classes(path: Path) -> tuple[str, ...]:
     for split in ("train", "val"):
         if not (path / split).is_dir():
-            folders = ", ".join(f"{name}/" for name in _folders(path)[:8]) or "no folder"
             raise DmcpError(
-                f"The image folder {path} has no {split}/ in it, it holds {folders}: {_LAYOUT}."
+                f"The image folder {path} has no {split}/ in it, {folder_advice(path, split)}."
             )
     train, val = _folders(path / "train"), _folders(path / "val")
     if len(train) < 2:
-        folders = f"only {train[0]!r}" if train else "none"
+        folders = f"only {train[0]!r}" if train else without_pictures(path / "train")
         raise DmcpError(
             f"The data needs at least 2 class folders in {path / 'train'}, which holds {folders}:"
-            f" {_LAYOUT}."
+            f" {LAYOUT}."
         )
     for one, other, split in ((train, val, "val"), (val, train, "train")):
         if missing := sorted(set(one) - set(other)):
@@ -111,8 +111,9 @@ def _split(folder: Path, classes: tuple[str, ...]) -> FileImages:
     labels = torch.tensor([label for _, label in samples], dtype=torch.int64)
     counts = torch.bincount(labels, minlength=len(classes)).tolist()
     if 0 in counts:
+        empty = folder / classes[counts.index(0)]
         raise DmcpError(
-            f"The class folder {folder / classes[counts.index(0)]} holds no pictures: fill it with"
+            f"The class folder {empty} holds no pictures ({without_pictures(empty)}): fill it with"
             f" {', '.join(EXTENSIONS)} files, or remove the class from train/ and val/."
         )
     names = [path[len(str(folder)) + 1 :] for path, _ in samples]

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import io
+import os
 import re
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,8 @@ from PIL import Image
 
 from dmcp_deploy.artifact import read_artifact, well_formed, write_artifact
 from dmcp_deploy.data.datasets_torchvision import cache_folder
+from dmcp_deploy.data.preprocessing import CROP
+from dmcp_deploy.data.ranges import with_range
 from dmcp_deploy.data.shard_fetch import fetch_shards
 from dmcp_deploy.data.shard_index import ShardIndex, index_shard
 from dmcp_deploy.data.sources import FORMATS, PictureImages
@@ -39,7 +42,7 @@ class ShardImages(PictureImages):
 
     def __init__(self, shards: Mapping[Path, ShardIndex]) -> None:
         labels = np.concatenate([shard.labels for shard in shards.values()])
-        super().__init__(torch.from_numpy(labels), channels=3)
+        super().__init__(torch.from_numpy(labels), channels=3, resizing=CROP)
         self._paths = list(shards)
         counts = [len(shard.labels) for shard in shards.values()]
         # Arrays, not lists: workers would copy every number of a list as they come to count it.
@@ -51,7 +54,8 @@ class ShardImages(PictureImages):
         """Returns the bytes that are read from disk for a picture."""
         return int(self._sizes[index])
 
-    def _open(self, index: int) -> Image.Image:
+    def open(self, index: int) -> Image.Image:
+        """Returns one picture as it is stored, not decoded yet."""
         size = int(self._sizes[index])
         with self._path(index).open("rb", buffering=0) as file:
             file.seek(int(self._offsets[index]))
@@ -60,7 +64,8 @@ class ShardImages(PictureImages):
             raise EOFError("the shard ends within it")
         return Image.open(io.BytesIO(content), formats=FORMATS)
 
-    def _where(self, index: int) -> str:
+    def where(self, index: int) -> str:
+        """Returns a picture's name and shard."""
         path = self._path(index)
         try:
             with path.open("rb") as file:
@@ -97,7 +102,7 @@ def open_shards(
         with _locked(copies.with_suffix(".fetch-lock")):
             folder, name = fetch_shards(place, copies, progress), place
     else:
-        folder = Path(place).expanduser().resolve()
+        folder = Path(os.path.expanduser(place)).resolve()
         name = str(folder)
     paths = {split: _shards(folder, split) for split in _SPLITS}
     index = _indexed(folder, [path for split in paths.values() for path in split], kept, progress)
@@ -120,7 +125,9 @@ def _data(name: str, folder: Path, splits: Mapping[str, Mapping[Path, ShardIndex
     )
     classes = tuple(map(str, range(count)))
     digest = digest_of(_identity(folder, splits))
-    return ImageData(f"webdataset:{name}", note, classes, train, val, "imagenet", digest)
+    return with_range(
+        ImageData(f"webdataset:{name}", note, classes, train, val, "imagenet", digest)
+    )
 
 
 def _shards(folder: Path, split: str) -> list[Path]:

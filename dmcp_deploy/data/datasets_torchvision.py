@@ -18,6 +18,7 @@ from torchvision import datasets
 from dmcp_deploy.data.sources import ArrayImages, DatasetImages, ImageSource
 from dmcp_deploy.data.types import ImageData, digest_of_labels
 from dmcp_deploy.errors import DmcpError, reason_of
+from dmcp_deploy.machine.folders import user_cache
 from dmcp_deploy.registry import near_matches
 
 
@@ -85,8 +86,8 @@ def open_torchvision(name: str, root: Path | None = None) -> ImageData:
 def cache_folder(root: Path | None) -> Path:
     """Returns the folder for downloads: `root`, or the user's cache folder."""
     if root is not None:
-        return Path(root).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dmcp-deploy"
+        return Path(os.path.expanduser(root))
+    return user_cache() / "dmcp-deploy"
 
 
 def _load(name: str, root: Path, split: dict[str, bool | str]) -> Any:
@@ -107,7 +108,8 @@ def _load(name: str, root: Path, split: dict[str, bool | str]) -> Any:
     ) as err:
         raise DmcpError(
             f"torchvision could not fetch {name} into {root} ({_reason(err)}): check the"
-            " connection, put the files there by hand, or name other data with --data."
+            " connection, put the files there by hand, set XDG_CACHE_HOME to a folder that has"
+            " them, or name other data with --data."
         ) from err
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from dmcp_deploy.data.seeds import step_seed
+from dmcp_deploy.data.size import Size
 from dmcp_deploy.data.sources import ImageSource
 from dmcp_deploy.data.types import ImageData
 from dmcp_deploy.errors import DmcpError
@@ -49,19 +50,20 @@ class _Part(ImageSource):
     """Some pictures of a source; what it holds in memory serves its parts too."""
 
     def __init__(self, source: ImageSource, indices: Tensor) -> None:
-        super().__init__(source.labels[indices], source.channels)
+        super().__init__(source.labels[indices], source.channels, source.preprocessing.resizing)
+        self.preprocessing = source.preprocessing
         self._source, self._indices = source, indices
 
     def picture(self, index: int) -> Image.Image:
         return self._source.picture(int(self._indices[index]))
 
-    def views(self, indices: Tensor, size: int) -> Tensor:
+    def views(self, indices: Tensor, size: int | Size) -> Tensor:
         return self._source.views(self._indices[indices], size)
 
-    def hold(self, size: int, reads: int) -> None:
+    def hold(self, size: int | Size, reads: int) -> None:
         self._source.hold(size, reads)
 
-    def _make_views(self, indices: Tensor, size: int) -> Tensor:
+    def _make_views(self, indices: Tensor, size: Size) -> Tensor:
         return self.views(indices, size)
 
 

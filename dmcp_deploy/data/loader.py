@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from dmcp_deploy.data.augment_device import sent
 from dmcp_deploy.data.batch_maker import BatchMaker, EvalMaker, TrainMaker, mixed_order
+from dmcp_deploy.data.size import Size, as_size, format_size
 from dmcp_deploy.data.sources import ImageSource
 from dmcp_deploy.data.types import Batch, ImageData
+from dmcp_deploy.data.workers import batches_of_workers
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.machine.signals import leave_signals_to_parent
 
 MIN_IMAGE_SIZE = 16
 
@@ -23,7 +23,7 @@ MIN_IMAGE_SIZE = 16
 def train_batches(
     data: ImageData,
     *,
-    image_size: int,
+    image_size: int | Size,
     batch_size: int,
     seed: int,
     start_step: int,
@@ -43,7 +43,7 @@ def train_batches(
 
     Args:
         data: The data set; its `train` part is used.
-        image_size: Side of the pictures in pixels, from 16 on.
+        image_size: Height and width of the pictures in pixels, from 16 on; a number for both.
         batch_size: Pictures in a batch of one process.
         seed: Of order and augmentation.
         start_step: The first step, from 0 on.
@@ -58,9 +58,10 @@ def train_batches(
         DmcpError: A picture cannot be read (also while iterating), or image_size or batch_size
             does not suit the data.
     """
-    _check_sizes(image_size, batch_size)
+    size = as_size(image_size)
+    _check_sizes(size, batch_size)
     steps_per_epoch(data, batch_size * world)
-    maker = TrainMaker(data, image_size, batch_size, seed, rank, world, augment)
+    maker = TrainMaker(data, size, batch_size, seed, rank, world, augment)
     if maker.view_size is not None:
         data.train.hold(maker.view_size, steps * batch_size)
     return _batches(maker, range(start_step, start_step + steps), workers, device)
@@ -69,7 +70,7 @@ def train_batches(
 def eval_batches(
     source: ImageSource,
     *,
-    image_size: int,
+    image_size: int | Size,
     batch_size: int,
     workers: int = 0,
     limit: int | None = None,
@@ -81,7 +82,7 @@ def eval_batches(
 
     Args:
         source: `train` or `val` of a data set.
-        image_size: Side of the pictures in pixels, from 16 on.
+        image_size: Height and width of the pictures in pixels, from 16 on; a number for both.
         batch_size: Pictures in a batch.
         workers: Processes that prepare batches; 0 prepares them in this one.
         limit: At most so many pictures: a fixed random choice in a mixed order, since files often
@@ -94,14 +95,15 @@ def eval_batches(
         DmcpError: A picture cannot be read (also while iterating), or image_size or batch_size is
             too small.
     """
-    _check_sizes(image_size, batch_size)
+    size = as_size(image_size)
+    _check_sizes(size, batch_size)
     indices = torch.arange(len(source))
     if limit is not None and limit < len(source):
         indices = mixed_order(len(source), 0, "limit", 0)[:limit]
     starts = range(0, len(indices), batch_size)[rank::world]
     parts = tuple(indices[start : start + batch_size] for start in starts)
-    source.hold(image_size, sum(map(len, parts)))
-    return _batches(EvalMaker(source, image_size, parts), range(len(parts)), workers, device)
+    source.hold(size, sum(map(len, parts)))
+    return _batches(EvalMaker(source, size, parts), range(len(parts)), workers, device)
 
 
 def steps_per_epoch(data: ImageData, batch_size: int) -> int:
@@ -122,10 +124,24 @@ def steps_per_epoch(data: ImageData, batch_size: int) -> int:
     return len(data.train) // batch_size
 
 
-def _check_sizes(image_size: int, batch_size: int) -> None:
-    if image_size < MIN_IMAGE_SIZE:
+def batch_bytes(maker: BatchMaker, *, finished: bool) -> int:
+    """Returns the size of the largest batch that workers hand over, labels apart.
+
+    Args:
+        maker: Makes the batches.
+        finished: Whether they are normalised, float32, or pixels still, uint8.
+    """
+    images, channels, height, width = maker.pixel_shape
+    if finished:
+        return 4 * images * maker.source.preprocessing.channels * height * width
+    return images * channels * height * width
+
+
+def _check_sizes(size: Size, batch_size: int) -> None:
+    if min(size) < MIN_IMAGE_SIZE:
         raise DmcpError(
-            f"The image size {image_size} is too small: it must be at least {MIN_IMAGE_SIZE} px."
+            f"The image size {format_size(size)} is too small: its sides must be at least"
+            f" {MIN_IMAGE_SIZE} px."
         )
     if batch_size < 1:
         raise DmcpError(f"The batch size {batch_size} is too small: it must be at least 1.")
@@ -157,17 +173,12 @@ def _load(
     """Returns the items of some numbers in order, made in this process or by workers."""
     if not workers:
         return map(items.__getitem__, numbers)
-    # A whole batch is one item, named by its number: workers hold no state. With a generator of
-    # its own the loader leaves the global random state alone.
-    return DataLoader(
-        items,  # type: ignore[arg-type]
-        batch_size=None,
-        sampler=numbers,
-        num_workers=workers,
-        collate_fn=_uncollated,
-        worker_init_fn=leave_signals_to_parent,
-        generator=torch.Generator(),
-        pin_memory=device is not None and device.type == "cuda",
+    return batches_of_workers(
+        items.__getitem__,
+        numbers,
+        workers,
+        batch_bytes(items.maker, finished=items.finished),
+        pinned=device is not None and device.type == "cuda",
     )
 
 
@@ -187,7 +198,3 @@ class _BatchItems:
             return (self.maker.finish(number, pixels) if self.finished else pixels), labels
         except DmcpError as err:
             return DmcpError(str(err))
-
-
-def _uncollated(item: Any) -> Any:
-    return item

@@ -9,7 +9,7 @@ from dmcp_deploy.data.sources import ArrayImages
 from dmcp_deploy.data.types import ImageData, digest_of_labels
 
 
-def noise(classes: int, channels: int, count: int = 64, side: int = 32) -> ImageData:
+def noise(classes: int, channels: int, count: int = 2048, side: int = 32) -> ImageData:
     """Returns data of even noise, for its shapes and types alone; the same at every call.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import struct
 from abc import ABC, abstractmethod
@@ -10,13 +11,23 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from dmcp_deploy.data.augment import centre_crop, fit_arrays, squash, to_picture, to_pixels
+from dmcp_deploy.data.augment import (
+    centre_crop,
+    fit_arrays,
+    squash,
+    to_grey,
+    to_picture,
+    to_pixels,
+)
+from dmcp_deploy.data.deep import DeepRange, to_eight_bits
+from dmcp_deploy.data.preprocessing import CROP, PAD, SQUASH, Preprocessing
+from dmcp_deploy.data.size import Size, as_size
 from dmcp_deploy.errors import DmcpError, reason_of
+from dmcp_deploy.machine.state import usable_cores
 
 #: A source holds its resized pictures in memory up to this size.
 HELD_BYTES = 1_500_000_000
@@ -28,7 +39,9 @@ PICTURES = ("jpg", "jpeg", "png", "bmp", "webp", "ppm", "tif", "tiff")
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
 
 _CHUNK = 64
-_UNREADABLE = (
+
+#: What Pillow raises on files that it cannot read.
+UNREADABLE = (
     OSError,
     SyntaxError,
     ValueError,
@@ -43,36 +56,51 @@ class ImageSource(ABC):
 
     Attributes:
         labels: int64 [N].
-        channels: 1 for grey pictures, else 3.
+        channels: 1 for grey pictures, or such as are read as grey, else 3.
+        preprocessing: What makes a network's input of them.
     """
 
-    def __init__(self, labels: Tensor, channels: int) -> None:
+    def __init__(self, labels: Tensor, channels: int, resizing: str) -> None:
         self.labels = labels
         self.channels = channels
-        self._held: dict[int, Tensor] = {}
-        self._reads: dict[int, int] = {}
+        self.preprocessing = Preprocessing(resizing=resizing)
+        self._held: dict[Size, Tensor] = {}
+        self._reads: dict[Size, int] = {}
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def image(self, index: int, size: int) -> Tensor:
-        """Returns one picture as evaluation sees it: uint8 [3, size, size].
+    def prepared(self, preprocessing: Preprocessing) -> ImageSource:
+        """Returns the same pictures for a network that wants them otherwise.
+
+        Colour is read as grey where it takes one channel; of grey ones all its channels are equal.
+        """
+        other = copy.copy(self)
+        other.preprocessing = preprocessing
+        other.channels = min(self.channels, preprocessing.channels)
+        other._held, other._reads = {}, {}
+        return other
+
+    def image(self, index: int, size: int | Size) -> Tensor:
+        """Returns one picture as evaluation sees it: uint8 [C, H, W].
 
         Raises:
             DmcpError: The picture cannot be read.
         """
-        return self.views(torch.tensor([index]), size)[0].expand(3, -1, -1)
+        view = self.views(torch.tensor([index]), size)[0]
+        return view.expand(self.preprocessing.channels, -1, -1)
 
-    def views(self, indices: Tensor, size: int) -> Tensor:
-        """Returns pictures as evaluation sees them: uint8 [N, channels, size, size].
+    def views(self, indices: Tensor, size: int | Size) -> Tensor:
+        """Returns pictures as evaluation sees them: uint8 [N, channels, H, W].
 
         Raises:
             DmcpError: A picture cannot be read.
         """
+        size = as_size(size)
         held = self._held.get(size)
         return self._make_views(indices, size) if held is None else _chosen(held, indices)
 
-    def hold(self, size: int, reads: int) -> None:
+    def hold(self, size: int | Size, reads: int) -> None:
         """Reads all pictures into memory, if they fit and are read often enough.
 
         That is when the reads announced so far, these included, are half as many as the pictures.
@@ -80,8 +108,9 @@ class ImageSource(ABC):
         Raises:
             DmcpError: A picture cannot be read.
         """
+        size = as_size(size)
         self._reads[size] = self._reads.get(size, 0) + reads
-        view_bytes = len(self) * self.channels * size * size
+        view_bytes = len(self) * self.channels * size[0] * size[1]
         wanted = 2 * self._reads[size] >= len(self)
         if size in self._held or not wanted or view_bytes > HELD_BYTES:
             return
@@ -102,16 +131,16 @@ class ImageSource(ABC):
         """
 
     @abstractmethod
-    def _make_views(self, indices: Tensor, size: int) -> Tensor: ...
+    def _make_views(self, indices: Tensor, size: Size) -> Tensor: ...
 
-    def _all_views(self, size: int) -> Tensor:
-        everything = torch.empty((len(self), self.channels, size, size), dtype=torch.uint8)
+    def _all_views(self, size: Size) -> Tensor:
+        everything = torch.empty((len(self), self.channels, *size), dtype=torch.uint8)
 
         def fill(first: int) -> None:
             chunk = torch.arange(first, min(first + _CHUNK, len(self)))
             everything[first : first + len(chunk)] = self._make_views(chunk, size)
 
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(8, usable_cores())) as pool:
             for _ in pool.map(fill, range(0, len(self), _CHUNK)):
                 pass
         return everything
@@ -127,21 +156,24 @@ class ArrayImages(ImageSource):
     """
 
     def __init__(self, load: Callable[[], Tensor], labels: Tensor, channels: int) -> None:
-        super().__init__(labels, channels)
+        super().__init__(labels, channels, PAD)
         self._load = load
         self._array: Tensor | None = None
 
-    def hold(self, size: int, reads: int) -> None:
+    def hold(self, size: int | Size, reads: int) -> None:
         """Reads all pictures into memory, if they fit and are read often enough."""
         self._loaded()
         super().hold(size, reads)
 
     def picture(self, index: int) -> Image.Image:
         """Returns one picture, in grey or RGB, at its own size."""
-        return to_picture(self._loaded()[index])
+        return to_picture(self._coloured(self._loaded()[index : index + 1])[0])
 
-    def _make_views(self, indices: Tensor, size: int) -> Tensor:
-        return fit_arrays(_chosen(self._loaded(), indices), size)
+    def _make_views(self, indices: Tensor, size: Size) -> Tensor:
+        return fit_arrays(self._coloured(_chosen(self._loaded(), indices)), size)
+
+    def _coloured(self, pixels: Tensor) -> Tensor:
+        return to_grey(pixels) if self.channels < pixels.shape[1] else pixels
 
     def _loaded(self) -> Tensor:
         if self._array is None:
@@ -150,10 +182,13 @@ class ArrayImages(ImageSource):
 
 
 class PictureImages(ImageSource):
-    """Pictures of any size, decoded one by one."""
+    """Pictures of any size, decoded one by one.
 
-    #: Whether views show the middle of the picture; else the whole of it, resized to a square.
-    centred = True
+    Attributes:
+        deep: What those of more than 8 bits have in common; None if there are none.
+    """
+
+    deep: DeepRange | None = None
 
     def picture(self, index: int) -> Image.Image:
         """Returns one picture, in grey or RGB, at its own size.
@@ -162,23 +197,28 @@ class PictureImages(ImageSource):
             DmcpError: The picture cannot be read.
         """
         try:
-            return _decoded(self._open(index), "L" if self.channels == 1 else "RGB")
-        except _UNREADABLE as err:
+            with self.open(index) as picture:
+                plain = to_eight_bits(picture, self.deep)
+                return plain.convert("L" if self.channels == 1 else "RGB")
+        except UNREADABLE as err:
             raise DmcpError(
-                f"The picture {self._where(index)} cannot be read ({_reason(err)}): replace it, or"
+                f"The picture {self.where(index)} cannot be read ({_reason(err)}): replace it, or"
                 " take it out of the data."
             ) from err
 
-    def _make_views(self, indices: Tensor, size: int) -> Tensor:
-        fit = centre_crop if self.centred else squash
+    def _make_views(self, indices: Tensor, size: Size) -> Tensor:
+        how = self.preprocessing
+        fit = centre_crop if how.resizing == CROP else squash
         pictures = (self.picture(index) for index in indices.tolist())
-        return torch.stack([to_pixels(fit(picture, size)) for picture in pictures])
+        return torch.stack([to_pixels(fit(picture, size, how)) for picture in pictures])
 
     @abstractmethod
-    def _open(self, index: int) -> Image.Image: ...
+    def open(self, index: int) -> Image.Image:
+        """Returns one picture as it is stored, not decoded yet."""
 
     @abstractmethod
-    def _where(self, index: int) -> str: ...
+    def where(self, index: int) -> str:
+        """Returns a picture's name, for messages."""
 
 
 class FileImages(PictureImages):
@@ -195,19 +235,20 @@ class FileImages(PictureImages):
     def __init__(
         self, folder: Path, names: list[str], labels: Tensor, *, channels: int, centred: bool
     ) -> None:
-        super().__init__(labels, channels)
+        super().__init__(labels, channels, CROP if centred else SQUASH)
         self.folder = folder
         self.names = names
-        self.centred = centred
 
     def stored_bytes(self, index: int) -> int:
         """Returns the size of a picture's file."""
-        return os.stat(self._where(index)).st_size
+        return os.stat(self.where(index)).st_size
 
-    def _open(self, index: int) -> Image.Image:
-        return Image.open(self._where(index), formats=FORMATS)
+    def open(self, index: int) -> Image.Image:
+        """Returns one picture as it is stored, not decoded yet."""
+        return Image.open(self.where(index), formats=FORMATS)
 
-    def _where(self, index: int) -> str:
+    def where(self, index: int) -> str:
+        """Returns a picture's path."""
         return os.path.join(self.folder, self.names[index])
 
 
@@ -221,29 +262,22 @@ class DatasetImages(PictureImages):
     """
 
     def __init__(self, dataset: Any, labels: Tensor, name: str) -> None:
-        super().__init__(labels, 3)
+        super().__init__(labels, 3, CROP)
         self._dataset = dataset
         self._name = name
 
-    def _open(self, index: int) -> Image.Image:
+    def open(self, index: int) -> Image.Image:
+        """Returns one picture as it is stored."""
         picture: Image.Image = self._dataset[index][0]
         return picture
 
-    def _where(self, index: int) -> str:
+    def where(self, index: int) -> str:
+        """Returns a picture's number."""
         return f"number {index} of {self._name}"
 
 
 def _chosen(pixels: Tensor, indices: Tensor) -> Tensor:
     return torch.from_numpy(pixels.numpy()[indices.numpy()])
-
-
-def _decoded(picture: Image.Image, mode: str) -> Image.Image:
-    with picture:
-        if picture.mode.startswith("I"):
-            # Pillow would clip 16-bit grey at 255, which turns most pictures white.
-            deep = np.asarray(picture, dtype=np.int64)
-            return Image.fromarray((deep // 256).clip(0, 255).astype(np.uint8)).convert(mode)
-        return picture.convert(mode)
 
 
 def _reason(err: BaseException) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dmcp_deploy.data.preprocessing import Preprocessing
 from dmcp_deploy.data.sources import ImageSource
 
 
@@ -17,7 +18,7 @@ class Batch:
     """Pictures ready for the network.
 
     Attributes:
-        images: float32 [N, 3, S, S], normalised by ImageNet's mean and deviation.
+        images: float32 [N, C, H, W], normalised by mean and deviation.
         labels: int64 [N].
     """
 
@@ -55,6 +56,11 @@ class ImageData:
     def majority_share(self) -> float:
         """The share of the most frequent class in `val`, in (0, 1]."""
         return float(torch.bincount(self.val.labels).max()) / len(self.val)
+
+    def prepared(self, preprocessing: Preprocessing) -> ImageData:
+        """Returns the data for a network that wants its pictures otherwise."""
+        train, val = (source.prepared(preprocessing) for source in (self.train, self.val))
+        return replace(self, train=train, val=val)
 
 
 def crops_of_views(data: ImageData) -> ImageData:

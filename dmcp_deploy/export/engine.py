@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dmcp_deploy.artifact import atomic_path, check_writable, digest_file
+from dmcp_deploy.data.input_record import InputRecord
 from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.export.engine_layers import (
     Layer,
@@ -116,6 +117,7 @@ def build_engine(
         build_s=round(seconds, 3),
         warnings=tuple(warnings_of(messages)),
         onnx_weights=network.weight_files,
+        input=InputRecord.from_onnx(network.metadata, str(onnx)),
     )
     record.save(path)
     return path, record

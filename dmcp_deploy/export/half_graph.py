@@ -9,9 +9,11 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from dmcp_deploy.export.half_types import HalfType, half_tensor
-from dmcp_deploy.export.image_nodes import SHAPE_OPERATORS, reads_images
+from dmcp_deploy.export.half_types import HalfType, half_tensor, raised_constant
+from dmcp_deploy.onnxgraph.image_nodes import SHAPE_OPERATORS, reads_images
 
+#: What a small number is added in, or bounds from below, to keep a quotient finite.
+_GUARDS = frozenset({"Add", "Clip", "Max", "Sub"})
 #: The schema allows them in half precision; runtimes read them on the host, as float32.
 _KEPT_PARAMETERS = {("Resize", "T2"), ("Upsample", "T2")}
 
@@ -49,6 +51,8 @@ class HalfGraph:
     converted: list[str] = field(default_factory=list)
     kept: list[KeptNode] = field(default_factory=list)
     flushed_weights: int = 0
+    #: Epsilons too small for the type -> what they are in its stead.
+    raised: dict[str, float] = field(default_factory=dict)
     #: Names of tensors that are computed in the half type.
     _in_half: set[str] = field(default_factory=set)
     #: (name in the source, in half?) -> name of the tensor that holds it so.
@@ -127,9 +131,11 @@ class HalfGraph:
         uses: dict[str, set[bool]] = {output.name: {False} for output in self.graph.output}
         values: set[str] = set()
         bounds: set[str] = set()
+        readers: dict[str, set[str]] = {}
         for node, halves in zip(self.graph.node, plan, strict=True):
             for index, in_half in halves.items():
                 uses.setdefault(node.input[index], set()).add(in_half)
+                readers.setdefault(node.input[index], set()).add(node.op_type)
                 is_bound = node.op_type == "Clip" and index > 0
                 (bounds if is_bound else values).add(node.input[index])
         for tensor in list(self.graph.initializer):
@@ -137,6 +143,7 @@ class HalfGraph:
                 continue
             # A bound beyond the type's range would not be reached: the largest value serves.
             saturate = tensor.name in bounds - values
+            self._raise_epsilon(tensor, readers[tensor.name])
             converted, flushed = half_tensor(tensor, self.half, saturate=saturate)
             self.flushed_weights += flushed
             self._place(tensor, converted, is_only_form=uses[tensor.name] == {True})
@@ -145,6 +152,13 @@ class HalfGraph:
         inputs = [value for value in self.graph.input if value.name not in weights]
         del self.graph.input[:]
         self.graph.input.extend(inputs)
+
+    def _raise_epsilon(self, tensor: TensorProto, readers: set[str]) -> None:
+        value = raised_constant(tensor, self.half) if readers <= _GUARDS else None
+        if value is not None:
+            self.raised[tensor.name] = value
+            array = np.full(tuple(tensor.dims), value, dtype=np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
     def _place(self, tensor: TensorProto, converted: TensorProto, *, is_only_form: bool) -> None:
         name = tensor.name

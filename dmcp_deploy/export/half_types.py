@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ class HalfType:
         schema_type: Its name in the types that an ONNX operator allows.
         lowest_opset: The first opset whose convolutions take it.
         largest: Its largest finite value.
+        smallest: Its smallest value of full precision.
     """
 
     name: str
@@ -28,12 +30,32 @@ class HalfType:
     schema_type: str
     lowest_opset: int
     largest: float
+    smallest: float
+
+    @property
+    def coarse(self) -> float:
+        """Below, fewer than five bits of a value are left, or nothing."""
+        return self.smallest / 64
 
 
 HALF_TYPES = {
-    "fp16": HalfType("fp16", TensorProto.FLOAT16, "tensor(float16)", 1, 65504.0),
-    "bf16": HalfType("bf16", TensorProto.BFLOAT16, "tensor(bfloat16)", 22, 255 * 2.0**120),
+    "fp16": HalfType("fp16", TensorProto.FLOAT16, "tensor(float16)", 1, 65504.0, 2.0**-14),
+    "bf16": HalfType(
+        "bf16", TensorProto.BFLOAT16, "tensor(bfloat16)", 22, 255 * 2.0**120, 2.0**-126
+    ),
 }
+
+
+def raised_constant(tensor: TensorProto, half: HalfType) -> float | None:
+    """Returns what stands in for a number too small for a half type; None where none need.
+
+    An epsilon that became 0 would let a norm divide by 0.
+    """
+    values = numpy_helper.to_array(tensor)
+    if values.size != 1:
+        return None
+    value = float(values.item())
+    return math.copysign(half.smallest, value) if 0 < abs(value) < half.coarse else None
 
 
 def half_tensor(tensor: TensorProto, half: HalfType, *, saturate: bool) -> tuple[TensorProto, int]:

@@ -43,6 +43,7 @@ class HalfReport:
         converted: Names of the operators that compute in half precision.
         kept: The operators with floating-point tensors that do not.
         flushed_weights: Weights other than 0 that became 0, being too small for the type.
+        raised: Epsilons too small for the type -> what stands in for each.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class HalfReport:
     converted: tuple[str, ...]
     kept: tuple[KeptNode, ...]
     flushed_weights: int
+    raised: Mapping[str, float]
 
 
 def to_half(source: Path, path: Path, precision: str) -> HalfReport:
@@ -85,6 +87,7 @@ def to_half(source: Path, path: Path, precision: str) -> HalfReport:
         converted=tuple(lowering.converted),
         kept=tuple(lowering.kept),
         flushed_weights=lowering.flushed_weights,
+        raised=lowering.raised,
     )
 
 

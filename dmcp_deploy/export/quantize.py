@@ -23,7 +23,6 @@ from dmcp_deploy.artifact import digest_file
 from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.export.half_graph import node_label
 from dmcp_deploy.export.image_batches import image_batches
-from dmcp_deploy.export.image_nodes import reads_images
 from dmcp_deploy.export.quiet import quiet
 from dmcp_deploy.onnxgraph.file import (
     PRESET_KEY,
@@ -32,9 +31,11 @@ from dmcp_deploy.onnxgraph.file import (
     require_fp32,
     write_onnx,
 )
+from dmcp_deploy.onnxgraph.image_nodes import reads_images
+from dmcp_deploy.options.export import CALIBRATION_METHODS
 
 PRESETS = ("tensorrt", "cpu")
-METHODS = ("minmax", "percentile", "entropy")
+METHODS = CALIBRATION_METHODS
 #: Fewer miss the ranges that activations take on other images.
 FEWEST_IMAGES = 32
 #: Below, DequantizeLinear has no axis, and so no scale per channel.
@@ -195,13 +196,15 @@ def _quantize(
     proto, file = read_onnx(source)
     _check_request(file, len(images))
     batches = _Batches(file.input_name, image_batches(file, images))
-    _name_nodes(proto.graph)
+    name_nodes(proto.graph)
     settings["nodes_to_exclude"] = _excluded(proto.graph, preset)
     result = _run(proto, batches, settings, file)
     props = {item.key: item.value for item in proto.metadata_props}
     helper.set_model_props(result, {**props, PRESET_KEY: preset})
     write_onnx(result, path)
-    quantized, kept = _weighted_nodes(result)
+    quantized = quantized_layers(result)
+    weighted = [node for node in result.graph.node if node.op_type in _WEIGHTED]
+    kept = tuple(label for label in map(node_label, weighted) if label not in quantized)
     return QuantizeReport(
         path=Path(path),
         digest=digest_file(path),
@@ -229,7 +232,7 @@ def _check_request(file: OnnxFile, images: int) -> None:
         )
 
 
-def _name_nodes(graph: GraphProto) -> None:
+def name_nodes(graph: GraphProto) -> None:
     """Names nodes without a name, as ONNX Runtime excludes by name."""
     taken = {node.name for node in graph.node}
     for node in graph.node:
@@ -285,17 +288,13 @@ def _run(
         return onnx.load_model(made, format="protobuf")
 
 
-def _weighted_nodes(proto: ModelProto) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Returns the names of the weighted operators that are quantised, and of the others."""
+def quantized_layers(proto: ModelProto) -> tuple[str, ...]:
+    """Returns the names of the weighted operators whose input and weight are quantised."""
     dequantized = {
         node.output[0] for node in proto.graph.node if node.op_type == "DequantizeLinear"
     }
-
-    def is_quantized(node: NodeProto) -> bool:
-        return dequantized.issuperset(node.input[:2])
-
-    nodes = [node for node in proto.graph.node if node.op_type in _WEIGHTED]
-    return (
-        tuple(node_label(node) for node in nodes if is_quantized(node)),
-        tuple(node_label(node) for node in nodes if not is_quantized(node)),
+    return tuple(
+        node_label(node)
+        for node in proto.graph.node
+        if node.op_type in _WEIGHTED and dequantized.issuperset(node.input[:2])
     )

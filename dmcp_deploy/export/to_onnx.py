@@ -16,6 +16,7 @@ from torch import nn
 from dmcp_deploy.artifact import atomic_path, digest_file
 from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.export.quiet import quiet
+from dmcp_deploy.export.small_constants import optimized
 from dmcp_deploy.network.trace import evaluating
 from dmcp_deploy.onnxgraph.file import opset_of
 
@@ -172,6 +173,7 @@ def _export(model: nn.Module, example: torch.Tensor, batch: int | None, opset: i
             input_names=[INPUT_NAME],
             output_names=[OUTPUT_NAME],
             dynamic_shapes=axes,
+            optimize=False,
         )
     except torch.onnx.errors.OnnxExporterError as err:
         hint = "" if batch is not None else "; a fixed batch size may help"
@@ -179,7 +181,7 @@ def _export(model: nn.Module, example: torch.Tensor, batch: int | None, opset: i
             f"The ONNX exporter cannot take {type(model).__name__} ({_root_reason(err)}){hint}."
         ) from err
     assert program is not None
-    return program.model_proto
+    return optimized(program)
 
 
 def _check_graph(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -12,6 +13,10 @@ from dmcp_deploy.errors import DmcpError
 
 #: The signal-to-noise ratio of equal outputs: infinite, but JSON has no such number.
 LARGEST_SNR_DB = 200.0
+
+
+class FidelityError(DmcpError):
+    """A network in a lower precision is too far from the trained one."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,36 @@ def require_parity(parity: Parity, tolerance: float, what: str) -> None:
     )
 
 
+def flat_images(shape: Sequence[int]) -> list[npt.NDArray[np.float32]]:
+    """Returns batches of images [N, C, H, W] without any contrast: black ones and grey ones."""
+    return [np.full(tuple(shape), value, dtype=np.float32) for value in (0.0, 0.5)]
+
+
+def require_finite(
+    reference: npt.NDArray[np.generic], other: npt.NDArray[np.generic], what: str
+) -> None:
+    """Checks that outputs for flat images are finite wherever the reference's are.
+
+    They are what an epsilon is for that a conversion may have lost: the deviation or the norm of
+    a flat image is 0.
+
+    Raises:
+        DmcpError: One is not.
+    """
+    lost = int((np.isfinite(reference) & ~np.isfinite(other)).sum())
+    if lost:
+        raise DmcpError(
+            f"{what} disagree on images of one colour: {lost} of {reference.size} values are NaN"
+            " or infinite in the second alone, as where a small epsilon is lost; raise the"
+            " network's epsilons to 1e-5 or more, or choose another --precision."
+        )
+
+
+def is_faithful(parity: Parity, precision: str) -> bool:
+    """Returns whether outputs in a precision are within `TOLERANCES` of the reference."""
+    return not _missed(parity, precision)
+
+
 def require_fidelity(parity: Parity, precision: str, what: str) -> None:
     """Checks that outputs in a precision are within `TOLERANCES` of the reference in FP32.
 
@@ -110,8 +145,21 @@ def require_fidelity(parity: Parity, precision: str, what: str) -> None:
         what: The two that were compared, for the message, such as "the int8 and the fp32 network".
 
     Raises:
-        DmcpError: A figure is beyond the tolerance, or the precision has none.
+        FidelityError: A figure is beyond the tolerance.
+        DmcpError: The precision has none.
     """
+    missed = _missed(parity, precision)
+    if not missed:
+        return
+    raise FidelityError(
+        f"{what} disagree: the signal-to-noise ratio is {parity.snr_db:.1f} dB, top-1 agrees on"
+        f" {parity.top1_agreement:.1%} of the inputs and the largest difference is"
+        f" {parity.max_rel:.3g} relative; {precision} is allowed {' and '.join(missed)}."
+    )
+
+
+def _missed(parity: Parity, precision: str) -> list[str]:
+    """Returns the limits that are not kept, in words."""
     allowed = TOLERANCES.get(precision)
     if allowed is None:
         raise DmcpError(
@@ -128,14 +176,7 @@ def require_fidelity(parity: Parity, precision: str, what: str) -> None:
             f"a largest difference of {allowed.max_rel:g} relative",
         ),
     )
-    missed = [limit for passed, limit in checks if not passed]
-    if not missed:
-        return
-    raise DmcpError(
-        f"{what} disagree: the signal-to-noise ratio is {parity.snr_db:.1f} dB, top-1 agrees on"
-        f" {parity.top1_agreement:.1%} of the inputs and the largest difference is"
-        f" {parity.max_rel:.3g} relative; {precision} is allowed {' and '.join(missed)}."
-    )
+    return [limit for passed, limit in checks if not passed]
 
 
 def _snr_db(truth: npt.NDArray[np.float64], found: npt.NDArray[np.float64]) -> float:

@@ -13,6 +13,7 @@ from dmcp_deploy import __version__
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.machine.board import Board, read_board, read_power_mode
 from dmcp_deploy.machine.cuda.driver import read_driver
+from dmcp_deploy.machine.quota import read_quota
 from dmcp_deploy.machine.state import allowed_cores, read_governor, read_load_average
 from dmcp_deploy.machine.sysfs import read_text
 
@@ -25,7 +26,8 @@ _LIBRARIES = (
 def read_environment(devices: bool = False) -> dict[str, Any]:
     """Returns what can be read of the machine, as JSON values; what cannot is None.
 
-    `cores` are those that this process may use, `load_average` is over 1, 5 and 15 minutes, and
+    `cores` are those that this process may use, `cpu_quota` the time of how many of them, where its
+    container or job is limited so; `load_average` is over 1, 5 and 15 minutes, and
     `libraries` holds the versions of those installed, without importing them.
 
     Args:
@@ -55,6 +57,7 @@ def _machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "cpu": _cpu_model(),
         "cores": len(allowed_cores()),
+        "cpu_quota": read_quota(),
         "governor": read_governor(),
         "load_average": read_load_average(),
         "libraries": _library_versions(),

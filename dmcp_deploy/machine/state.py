@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 from dmcp_deploy.machine.board import read_power_mode
 from dmcp_deploy.machine.gpu_state import read_gpu_state
+from dmcp_deploy.machine.quota import read_quota, read_throttled
 from dmcp_deploy.machine.sysfs import read_number, read_text
 
 #: Thermal zones that tell the processor's temperature.
@@ -23,7 +25,9 @@ def read_state(
 
     It is load_average (over 1, 5 and 15 minutes), governor, cpu_mhz (the mean over the cores),
     cpu_temperature_c, cpu_slowdowns (times that heat has slowed the cores down since the start),
-    power_mode (of a Jetson), and gpu (see `read_gpu_state`).
+    power_mode (of a Jetson), gpu (see `read_gpu_state`), and where a container or job has one:
+    cpu_quota (the time of how many cores it may take), cpu_periods (in which it was counted, since
+    the group's start) and cpu_throttled (in how many of them it was used up).
 
     Args:
         cores: The cores that are measured on.
@@ -56,6 +60,13 @@ def allowed_cores() -> tuple[int, ...]:
     return tuple(range(os.cpu_count() or 1))
 
 
+def usable_cores(root: Path = Path("/")) -> int:
+    """Returns how many threads this process can keep busy: its cores, or its quota if less."""
+    quota = read_quota(root)
+    cores = len(allowed_cores())
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
 def _cpu(cores: Sequence[int], root: Path) -> Iterator[tuple[str, Any]]:
     folders = [root / f"sys/devices/system/cpu/cpu{core}" for core in cores]
     yield "load_average", read_load_average()
@@ -67,6 +78,8 @@ def _cpu(cores: Sequence[int], root: Path) -> Iterator[tuple[str, Any]]:
     yield "cpu_temperature_c", max(hot) / 1e3 if hot else None
     slowed = _numbers(folder / "thermal_throttle/core_throttle_count" for folder in folders)
     yield "cpu_slowdowns", sum(slowed) if slowed else None
+    yield "cpu_quota", read_quota(root)
+    yield from zip(("cpu_periods", "cpu_throttled"), read_throttled(root) or (), strict=False)
 
 
 def _numbers(paths: Iterator[Path]) -> list[int]:

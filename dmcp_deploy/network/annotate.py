@@ -2,133 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.graph_run import GraphRun
-from dmcp_deploy.network.layers import is_stock
-from dmcp_deploy.network.shape_pass import BATCH, MISFITS, ShapePass, call_for_shape
-from dmcp_deploy.network.trace import Fetch, describe
+from dmcp_deploy.network.layer_rules import BATCH
+from dmcp_deploy.network.layers import is_hooked, is_stock
+from dmcp_deploy.network.products import ProductCounter, reads_shape_alone
+from dmcp_deploy.network.shape_pass import Fetch, ShapePass, call_for_shape, node_value
 
 
 def annotate_graph(graph: fx.Graph, shape_pass: ShapePass) -> None:
-    """Gives every node of a graph two entries in its `meta`.
+    """Gives every node of a graph four entries in its `meta`.
 
     "shape" is the shape of its value (a tuple for a tensor, a tuple of those for several, None
-    for anything else; the batch is 2), and "macs" the multiply-adds for one image of the
-    convolutions and linear layers in it that the layer table does not know.
+    for anything else; the batch is 2), "value" the value itself if it is an integer,
+    "from_input" whether it follows from the network's input, and "macs" the multiply-adds for one
+    image of the products in it that the layer table does not know (see `products`).
 
     Args:
         graph: The graph of the model that `shape_pass` runs.
         shape_pass: Runs it on inputs of its size.
 
     Raises:
-        DmcpError: The model does not take such an input.
+        One of MISFITS: The model does not take such an input.
     """
-    try:
-        shape_pass.run(lambda fetch, images: _annotate(graph, fetch, images))
-    except MISFITS as err:
-        size = "x".join(str(n) for n in shape_pass.input_shape)
-        raise DmcpError(
-            f"The network does not run on a {size} input ({describe(err)}):"
-            " choose another --input-size."
-        ) from err
+    shape_pass.run(lambda fetch, images: _annotate(graph, fetch, images))
 
 
 def _annotate(graph: fx.Graph, fetch: Fetch, images: Tensor) -> None:
-    annotator = _Annotator(fetch)
-    with _without_fused_attention():
+    annotator = _Annotator(fetch, images)
+    with _every_product_apart():
         GraphRun(graph)(images, annotator.evaluate, annotator.note)
 
 
 class _Annotator:
     """Runs a graph on a model's parts and notes what it meets."""
 
-    def __init__(self, fetch: Fetch) -> None:
+    def __init__(self, fetch: Fetch, images: Tensor) -> None:
         self._fetch = fetch
+        self._counter = ProductCounter(images)
 
     def evaluate(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         if node.op == "get_attr":
-            return self._fetch(str(node.target))
-        target: Any = node.target
-        if node.op == "call_method":
-            target, args = getattr(args[0], target), args[1:]
-        elif node.op == "call_module":
-            target = self._fetch(target)
-            if is_stock(target) and len(node.all_input_nodes) == 1:
-                return call_for_shape(target, *args, **kwargs)
-        with _MacCounter() as counter:
-            value = call_for_shape(target, *args, **kwargs)
-        node.meta["macs"] = counter.macs // BATCH
+            return node_value(node, args, kwargs, self._fetch)
+        if self._is_known_layer(node):
+            value = node_value(node, args, kwargs, self._fetch)
+            follows = self._counter.is_from_input(args[0] if args else kwargs)
+            return self._counter.noted(value) if follows else value
+        before = self._counter.macs
+        with self._counter:
+            value = node_value(node, args, kwargs, self._fetch, self._call)
+        node.meta["macs"] = (self._counter.macs - before) // BATCH
         return value
+
+    def _is_known_layer(self, node: fx.Node) -> bool:
+        if node.op != "call_module" or len(node.all_input_nodes) != 1:
+            return False
+        module = self._fetch(str(node.target))
+        return is_stock(module) and not is_hooked(module)
 
     def note(self, node: fx.Node, value: Any) -> None:
         node.meta["shape"] = _shape(value)
+        node.meta["value"] = value if isinstance(value, int) else None
+        node.meta["from_input"] = self._counter.is_from_input(value)
+
+    def _call(self, target: Any, *args: Any, **kwargs: Any) -> Any:
+        """Returns a call's value, of which it stays known whether it follows from the input.
+
+        What the tables make of the first operand's shape alone would not tell.
+        """
+        is_method = isinstance(getattr(target, "__self__", None), Tensor)
+        if is_method or reads_shape_alone(target) or not self._counter.is_from_input(args[:1]):
+            return target(*args, **kwargs)
+        value = call_for_shape(target, *args, **kwargs)
+        return self._counter.noted(value) if isinstance(value, Tensor) else value
 
 
 @contextmanager
-def _without_fused_attention() -> Iterator[None]:
-    """Makes attention call its linear layers one by one: fused, they cannot be counted."""
+def _every_product_apart() -> Iterator[None]:
+    """Makes attention and einsum multiply one pair of tensors after the other.
+
+    Fused, their products cannot be counted; einsum's are to be those that it is exported with.
+    """
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        with (
+            sdpa_kernel(SDPBackend.MATH),
+            torch.backends.opt_einsum.flags(enabled=False),
+        ):
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
-
-
-class _MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the multiply-adds of convolutions and linear layers, without bias."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.macs = 0
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        count = _COUNTED.get(getattr(func, "overloadpacket", None))
-        if count is None and torch.is_inference_mode_enabled():
-            # Only there do composite operations, such as `linear`, come here in one piece.
-            with self:
-                value = func.decompose(*args, **(kwargs or {}))
-            if value is not NotImplemented:
-                return value
-        value = func(*args, **(kwargs or {}))
-        if count is not None:
-            self.macs += count(value, *args)
-        return value
-
-
-def _convolution_macs(y: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> int:
-    transposed = rest[4]
-    positions = (x if transposed else y).shape[2:].numel()
-    return x.shape[0] * positions * weight.numel()
-
-
-def _addmm_macs(y: Tensor, bias: Tensor, x: Tensor, weight: Tensor) -> int:
-    return _mm_macs(y, x, weight)
-
-
-def _mm_macs(y: Tensor, x: Tensor, weight: Tensor) -> int:
-    return x.shape[0] * weight.numel()
-
-
-_COUNTED: Mapping[Any, Callable[..., int]] = {
-    torch.ops.aten.convolution: _convolution_macs,
-    torch.ops.aten.addmm: _addmm_macs,
-    torch.ops.aten.mm: _mm_macs,
-}
 
 
 def _shape(value: object) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,24 +14,39 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Channels:
-    """Where a tensor's channels lie: one identity per index of consecutive axes.
+    """Where a tensor's channels lie: one identity per index of some of its axes.
 
     Attributes:
         ids: Shape (d1, ..., dk): the identities; k is 1 but for a channel axis that a reshape
             has split.
-        axis: The first of those axes.
+        axes: Those k axes, ascending. Along every other axis the identities are the same.
     """
 
     ids: Ids
-    axis: int
+    axes: tuple[int, ...]
+
+    @property
+    def axis(self) -> int:
+        """The first axis, and the only one of channels that no reshape has split."""
+        return self.axes[0]
 
 
 class ChannelIds:
     """Union-find over channels: `tie` joins identities, `pin` keeps them whole for a reason."""
 
-    def __init__(self) -> None:
+    def __init__(self, even: Collection[object] = ()) -> None:
+        """Has no channels yet.
+
+        Args:
+            even: The grouped convolutions that are to keep their groups and to lose channels of
+                each; others lose whole groups.
+        """
+        self.even = even
         self._parent: Ids = np.empty(0, dtype=np.int64)
         self._pins: dict[str, list[Ids]] = {}
+        self._splits: list[tuple[Ids, int | None]] = []
+        #: Identities that are cut off from others of their layers, with widths of their own.
+        self.parts: list[Ids] = []
 
     def fresh(self, count: int) -> Ids:
         """Returns `count` new identities, shape [count]."""
@@ -60,6 +75,41 @@ class ChannelIds:
     def tie_rows(self, table: Ids) -> None:
         """Joins all identities of each row of a [rows, columns] array."""
         self.tie(table, np.broadcast_to(table[:, :1], table.shape))
+
+    def tie_along(self, table: Ids, dim: int) -> None:
+        """Joins identities of an array that differ by their index of one dimension alone."""
+        self.tie(table, np.broadcast_to(table.take([0], dim), table.shape))
+
+    def compact(self, x: Channels) -> Channels:
+        """Returns the channels without the axes along which they are the same by now."""
+        if x.ids.ndim == 1:
+            return x
+        roots, axes = self.find(x.ids), x.axes
+        for dim in reversed(range(roots.ndim)):
+            first = roots.take([0], dim)
+            if roots.ndim > 1 and (roots == first).all():
+                roots, axes = first.squeeze(dim), axes[:dim] + axes[dim + 1 :]
+        return Channels(roots, axes)
+
+    def split(self, table: Ids, dim: int | None) -> None:
+        """Takes note that one axis became several, of which one alone can narrow in the end.
+
+        Args:
+            table: The identities along the new axes.
+            dim: The dimension whose size follows from the others' at run time, if that is one;
+                it narrows if nothing that comes says otherwise, or else the first.
+        """
+        self._splits.append((table, dim))
+
+    def settle_splits(self) -> None:
+        """Ties the channels of every split axis along all new axes but one."""
+        for table, wanted in self._splits:
+            roots = self.find(table)
+            free = [d for d in range(roots.ndim) if (roots != roots.take([0], d)).any()]
+            stays = wanted if wanted in free else next(iter(free), None)
+            for dim in free:
+                if dim != stays:
+                    self.tie_along(table, dim)
 
     def pin(self, value: Any, reason: str) -> None:
         """Keeps whole whatever channels a value (Channels, a nest of them, or None) has."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dmcp_deploy.network.graph import Layer, Network, Units
+from dmcp_deploy.network.layers import WEIGHTED
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,9 @@ class LayerCost:
 
     Attributes:
         name: The module's name.
-        kind: "conv", "linear", or "other" for all that is convolved or multiplied in a module
-            or operation outside the layer table, of which only MACs and parameters are known.
+        kind: "conv", "transposed", "linear", or "other" for all that is convolved or multiplied in
+            a module or operation outside the layer table, of which only MACs and parameters are
+            known.
         in_channels: Channels it reads.
         out_channels: Channels it writes.
         macs: Multiply-adds.
@@ -46,10 +48,14 @@ class Cost:
 
     def __init__(self, network: Network) -> None:
         self._network = network
-        self._layers = [la for la in network.layers.values() if la.kind in ("conv", "linear")]
-        self._inputs = _Linear(network, [_input_units(layer) for layer in self._layers])
-        self._outputs = _Linear(network, [_output_units(layer) for layer in self._layers])
-        self._factors = np.array([layer.macs_per_pair for layer in self._layers], dtype=np.int64)
+        self._layers = [la for la in network.layers.values() if la.kind in WEIGHTED]
+        layers, products = self._layers, network.products
+        inputs = [*map(_input_units, layers), *((p.ids, len(p.ids)) for p in products)]
+        outputs = [*map(_output_units, layers), *[(None, 1)] * len(products)]
+        factors = [*(la.macs_per_pair for la in layers), *(p.macs for p in products)]
+        shares = [*(la.pair_share for la in layers), *(len(p.ids) for p in products)]
+        self._inputs, self._outputs = _Linear(network, inputs), _Linear(network, outputs)
+        self._factors, self._shares = np.array(factors, np.int64), np.array(shares, np.int64)
         self._fixed = sum(network.fixed_macs.values())
 
     def units(self, widths: Mapping[str, int]) -> np.ndarray:
@@ -59,7 +65,8 @@ class Cost:
 
     def macs(self, units: np.ndarray) -> int:
         """Returns the multiply-adds at the units [groups] kept by each prunable group."""
-        narrowing = self._factors * self._inputs(units) * self._outputs(units)
+        pairs = self._inputs(units) * self._outputs(units)
+        narrowing = self._factors * pairs // self._shares
         return self._fixed + int(narrowing.sum())
 
     def macs_at(self, widths: Mapping[str, int]) -> int:
@@ -85,13 +92,14 @@ class Cost:
         into, out = self._inputs.tensors(mean), self._outputs.tensors(mean)
         both = (self._inputs.slope * self._outputs.slope).astype(np.float64)
         shared = torch.as_tensor(both, dtype=mean.dtype, device=mean.device) @ variance
-        factors = torch.as_tensor(self._factors, dtype=mean.dtype, device=mean.device)
+        per_pair = self._factors / self._shares
+        factors = torch.as_tensor(per_pair, dtype=mean.dtype, device=mean.device)
         return self._fixed + (factors * (into * out + shared)).sum()
 
     def params(self, widths: Mapping[str, int]) -> int:
         """Returns the parameters at given group widths."""
         kept = _kept(self._network, self.units(widths))
-        total = sum(p.numel() for p in self._network.model.parameters())
+        total = sum(p.numel() for p in self._network.weights.values())
         for layer in self._network.layers.values():
             total += sum(kept_now - whole for whole, kept_now in _sizes(self._network, layer, kept))
         for name, (dim, units) in self._network.parameters.items():
@@ -103,28 +111,32 @@ class Cost:
         """Returns what every layer costs at given group widths; their MACs add up to the whole."""
         units = self.units(widths)
         kept = _kept(self._network, units)
-        rows = zip(
-            self._layers, self._inputs(units), self._outputs(units), self._factors, strict=True
-        )
+        sides = self._inputs(units), self._outputs(units)
+        rows = zip(self._layers, *sides, self._factors, strict=False)
         listed = [
             LayerCost(
                 name=layer.name,
                 kind=layer.kind,
                 in_channels=_width(layer.inputs, layer.in_channels, kept),
                 out_channels=_width(layer.outputs, layer.out_channels, kept),
-                macs=int(factor * into * out),
+                macs=int(factor * into * out) // layer.pair_share,
                 params=sum(now for _, now in _sizes(self._network, layer, kept)),
                 activation_bytes=int(out) * layer.positions * 4,
             )
             for layer, into, out, factor in rows
         ]
-        return listed + [self._other_cost(name) for name in self._network.fixed_macs]
+        others = [*self._network.fixed_macs, *(product.name for product in self._network.products)]
+        return listed + [self._other_cost(name, kept) for name in dict.fromkeys(others)]
 
-    def _other_cost(self, name: str) -> LayerCost:
+    def _other_cost(self, name: str, kept: np.ndarray) -> LayerCost:
         modules = dict(self._network.model.named_modules())
         own = modules[name].parameters() if name in modules else ()
         params = sum(parameter.numel() for parameter in own)
-        return LayerCost(name, "other", 0, 0, self._network.fixed_macs[name], params, 0)
+        macs = self._network.fixed_macs.get(name, 0)
+        for product in self._network.products:
+            if product.name == name:
+                macs += product.macs * _count(product.ids, kept) // len(product.ids)
+        return LayerCost(name, "other", 0, 0, macs, params, 0)
 
 
 class _Linear:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from torch import fx, nn
 
+from dmcp_deploy.network.call import Call, Value, fits, place
 from dmcp_deploy.network.channels import ChannelIds, Channels, Ids
 from dmcp_deploy.network.gates import gate_nodes, weighted_ends
-from dmcp_deploy.network.layer_rules import Coupling, Shape
-from dmcp_deploy.network.layers import rule_for
-from dmcp_deploy.network.operations import Call, Value, fits, propagate
+from dmcp_deploy.network.layer_rules import Coupling, Shape, places
+from dmcp_deploy.network.layers import is_hooked, rule_for
+from dmcp_deploy.network.operations import propagate
+from dmcp_deploy.network.rewrites import Rewrite
 from dmcp_deploy.network.trace import Trace
 
 INPUT_REASON = "it is the network's input"
 OUTPUT_REASON = "it is the network's output"
+
+#: Elements of a bare parameter that are followed one by one; a larger one stays whole.
+_MOST_BARE = 1 << 17
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +38,21 @@ class Producer:
     positions: int
 
 
+@dataclass(frozen=True, eq=False)
+class Product:
+    """An operation that multiplies by a stored factor.
+
+    Attributes:
+        name: Where it stands.
+        macs: Its multiply-adds for one image in the full network.
+        ids: The channels that it grows with, by identities or by unit numbers.
+    """
+
+    name: str
+    macs: int
+    ids: Ids
+
+
 @dataclass
 class Couplings:
     """All that the walk found out.
@@ -42,13 +63,17 @@ class Couplings:
         parameters: (name, dimension, identities) of parameters that the graph reads directly.
         gates: (node name, identities, axis) of the places where a gate may sit.
         fixed_macs: Where -> multiply-adds of convolutions and linear layers outside the table.
+        products: Those of operations whose multiply-adds grow with some channels.
+        rewrites: Node name -> the numbers of channels among its arguments, by identities.
     """
 
-    ids: ChannelIds = field(default_factory=ChannelIds)
+    ids: ChannelIds
     producers: list[Producer] = field(default_factory=list)
     parameters: list[tuple[str, int, Ids]] = field(default_factory=list)
     gates: list[tuple[str, Ids, int]] = field(default_factory=list)
     fixed_macs: dict[str, int] = field(default_factory=dict)
+    products: list[Product] = field(default_factory=list)
+    rewrites: dict[str, Rewrite] = field(default_factory=dict)
 
     def refuse(self, group: str, reason: str) -> None:
         """Pins the group that is named after one of the layers."""
@@ -58,20 +83,24 @@ class Couplings:
         if part:
             start, stop = (int(n) for n in part.rstrip("]").split(":"))
             outputs = outputs[start:stop]
-        self.ids.pin(Channels(outputs, 1), reason)
+        self.ids.pin(Channels(outputs, (1,)), reason)
 
 
-def couple_channels(model: nn.Module, trace: Trace, refused: Mapping[str, str]) -> Couplings:
+def couple_channels(
+    model: nn.Module, trace: Trace, refused: Mapping[str, str], even: Collection[str] = ()
+) -> Couplings:
     """Returns the channels of a traced network with all that ties and pins them.
 
     Args:
         model: The network.
         trace: Its trace, whose nodes carry their shapes (see `annotate_graph`).
         refused: Group name -> reason: groups to pin beside what the rules pin.
+        even: The grouped convolutions that keep their groups (see `ChannelIds`).
     """
-    walk = _Walk(model, trace)
+    walk = _Walk(model, trace, ChannelIds([trace.modules[name] for name in even]))
     for node in trace.graph.nodes:
         walk.visit(node)
+    walk.settle()
     walk.pin_borrowed_weights()
     for name, reason in refused.items():
         walk.couplings.refuse(name, reason)
@@ -80,13 +109,14 @@ def couple_channels(model: nn.Module, trace: Trace, refused: Mapping[str, str]) 
 
 
 class _Walk:
-    def __init__(self, model: nn.Module, trace: Trace) -> None:
-        self.couplings = Couplings()
+    def __init__(self, model: nn.Module, trace: Trace, ids: ChannelIds) -> None:
+        self.couplings = Couplings(ids)
         self.values: dict[fx.Node, Value] = {}
         self._modules = trace.modules
         self._parameters = dict(model.named_parameters())
         self._borrowed = _sharing(trace, self._parameters)
         self._seen: dict[str, Producer] = {}
+        self._bare: dict[str, Channels] = {}
 
     def visit(self, node: fx.Node) -> None:
         self.values[node] = getattr(self, f"_{node.op}")(node)
@@ -98,14 +128,14 @@ class _Walk:
                 for ids in (producer.coupling.inputs, producer.coupling.outputs):
                     if ids is not None:
                         self.couplings.ids.pin(
-                            Channels(ids, 1), "its layer's weights serve elsewhere"
+                            Channels(ids, (1,)), "its layer's weights serve elsewhere"
                         )
 
     def _placeholder(self, node: fx.Node) -> Value:
         shape = node.meta["shape"]
         if not _is_tensor_shape(shape):
             return None
-        value = Channels(self.couplings.ids.fresh(shape[1]), 1)
+        value = Channels(self.couplings.ids.fresh(shape[1]), (1,))
         self.couplings.ids.pin(value, INPUT_REASON)
         return value
 
@@ -115,47 +145,79 @@ class _Walk:
         return None
 
     def _get_attr(self, node: fx.Node) -> Value:
-        """A bare parameter with one long axis carries channels along it (a layer scale)."""
+        """A bare parameter carries channels along one of its long axes."""
         name, shape = str(node.target), node.meta["shape"]
+        if not _reads_values(node):
+            return None
         owner = name.rpartition(".")[0]
         if owner in self._modules and rule_for(self._modules[owner]) is not None:
             self._borrowed.add(owner)
             return None
-        long = [i for i, n in enumerate(shape or ()) if n > 1]
-        if len(long) != 1 or name not in self._parameters:
+        long = tuple(axis for axis, size in enumerate(shape or ()) if size > 1)
+        if name not in self._parameters or not long:
             return None
-        for known, dim, ids in self.couplings.parameters:
-            if known == name:
-                return Channels(ids, dim)
-        ids = self.couplings.ids.fresh(shape[long[0]])
-        self.couplings.parameters.append((name, long[0], ids))
-        return Channels(ids, long[0])
+        sizes = [shape[axis] for axis in long]
+        if name not in self._bare and math.prod(sizes) <= _MOST_BARE:
+            ids = self.couplings.ids.fresh(math.prod(sizes))
+            self._bare[name] = Channels(ids.reshape(sizes), long)
+            self.couplings.ids.split(self._bare[name].ids, None)
+        return self._bare.get(name)
+
+    def settle(self) -> None:
+        """Decides which axis narrows where several could."""
+        ids = self.couplings.ids
+        ids.settle_splits()
+        for name, value in self._bare.items():
+            left = ids.compact(value)
+            self.couplings.parameters.append((name, left.axis, left.ids))
 
     def _call_function(self, node: fx.Node) -> Value:
-        self._add_fixed_macs(node, _place(node))
-        return propagate(Call(node, self.couplings.ids, self.values))
+        couplings = self.couplings
+        result = propagate(Call(node, couplings.ids, self.values, couplings.rewrites))
+        self._add_product(node)
+        return result
 
     _call_method = _call_function
 
     def _call_module(self, node: fx.Node) -> Value:
         name = str(node.target)
         module = self._modules[name]
-        rule = rule_for(module)
+        what = f"{name} ({type(module).__name__})"
+        rule = None if is_hooked(module) else rule_for(module)
         if rule is None or not _maps_one_tensor(node):
             self._add_fixed_macs(node, name)
-            return self._refuse_inputs(node, f"{name} ({type(module).__name__})")
-        source = node.all_input_nodes[0]
+            if is_hooked(module):
+                return self._pin_inputs(node, f"{what} has a hook, which may do anything")
+            return self._refuse_inputs(node, what)
+        source = _tensors_read(node)[0]
         x, x_shape, y_shape = self.values[source], source.meta["shape"], node.meta["shape"]
         coupling = rule.couple(module, self.couplings.ids, x, x_shape, y_shape)
+        if not source.meta["from_input"]:  # known before the first image
+            coupling = replace(coupling, macs_per_pair=0)
         self._record(name, rule.kind, module, coupling, y_shape)
         if fits(coupling.result, y_shape):
             return coupling.result
         self.couplings.ids.pin(coupling.result, f"{name} returns another shape than its type does")
-        return self._refuse_inputs(node, f"{name} ({type(module).__name__}), as it is used here,")
+        return self._refuse_inputs(node, f"{what}, as it is used here,")
 
     def _refuse_inputs(self, node: fx.Node, what: str) -> None:
+        self._pin_inputs(node, f"{what} is not in the layer table")
+
+    def _pin_inputs(self, node: fx.Node, reason: str) -> None:
         for source in node.all_input_nodes:
-            self.couplings.ids.pin(self.values[source], f"{what} is not in the layer table")
+            self.couplings.ids.pin(self.values[source], reason)
+
+    def _add_product(self, node: fx.Node) -> None:
+        """Takes note of the multiply-adds of an operation; those of unknown ones are fixed."""
+        read = (self.values[source] for source in node.all_input_nodes)
+        known = [self.couplings.ids.compact(x) for x in read if isinstance(x, Channels)]
+        macs = node.meta.get("macs", 0)
+        if macs and known and known[0].ids.ndim == 1:
+            self.couplings.products.append(Product(place(node), macs, known[0].ids))
+            return
+        if macs:
+            self.couplings.ids.pin(known, "it is multiplied by a stored factor in a way of its own")
+            self._add_fixed_macs(node, place(node))
 
     def _add_fixed_macs(self, node: fx.Node, name: str) -> None:
         macs = node.meta.get("macs", 0)
@@ -193,7 +255,7 @@ class _Walk:
 
     def _pin(self, ids: Ids | None, reason: str) -> None:
         if ids is not None:
-            self.couplings.ids.pin(Channels(ids, 1), reason)
+            self.couplings.ids.pin(Channels(ids, (1,)), reason)
 
 
 def _sharing(trace: Trace, parameters: Mapping[str, nn.Parameter]) -> set[str]:
@@ -203,21 +265,26 @@ def _sharing(trace: Trace, parameters: Mapping[str, nn.Parameter]) -> set[str]:
         for parameter in module.parameters(recurse=False):
             owners.setdefault(parameter, set()).add(name)
     for node in trace.graph.nodes:
-        if node.op == "get_attr" and node.target in parameters:
+        if node.op == "get_attr" and node.target in parameters and _reads_values(node):
             owner = str(node.target).rpartition(".")[0]
             owners.setdefault(parameters[node.target], set()).add(owner)
     return {name for names in owners.values() if len(names) > 1 for name in names}
 
 
-def _place(node: fx.Node) -> str:
-    """Returns the module that an operation belongs to, or the operation's own name."""
-    stack = list(node.meta.get("nn_module_stack") or ())
-    return str(stack[-1]) if stack and stack[-1] else node.name
+def _reads_values(node: fx.Node) -> bool:
+    """Returns whether anything reads more of a tensor than where and of what type it is."""
+    facts = ("device", "dtype")
+    return not all(user.target is getattr and user.args[1] in facts for user in node.users)
 
 
 def _maps_one_tensor(node: fx.Node) -> bool:
-    sources = node.all_input_nodes
+    sources = _tensors_read(node)
     return len(sources) == 1 and all(_is_tensor_shape(n.meta["shape"]) for n in (*sources, node))
+
+
+def _tensors_read(node: fx.Node) -> list[fx.Node]:
+    """Returns the operands of a node that are tensors, not sizes."""
+    return [source for source in node.all_input_nodes if source.meta["shape"] is not None]
 
 
 def _is_tensor_shape(shape: Any) -> bool:
@@ -230,8 +297,8 @@ def _extent(module: nn.Module, coupling: Coupling, y_shape: Shape) -> tuple[int,
         width = 0 if coupling.inputs is None else len(coupling.inputs)
         return width, width, 0
     inputs = module.in_channels if hasattr(module, "in_channels") else module.in_features
-    outputs = len(coupling.outputs)
-    return int(inputs), outputs, int(np.prod(y_shape[1:])) // outputs  # type: ignore[arg-type]
+    assert coupling.result is not None
+    return int(inputs), len(coupling.outputs), places(y_shape, coupling.result.axis)  # type: ignore[arg-type]
 
 
 def _gates(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from dmcp_deploy.network.layers import is_activation, is_norm, rule_for
+from dmcp_deploy.network.layers import WEIGHTED, is_activation, is_norm, rule_for
 from dmcp_deploy.network.trace import Trace
 
 _ACTIVATIONS = {
@@ -51,7 +51,7 @@ def weighted_ends(trace: Trace) -> Iterator[fx.Node]:
 
 def _is_weighted(module: nn.Module) -> bool:
     rule = rule_for(module)
-    return rule is not None and rule.kind in ("conv", "linear")
+    return rule is not None and rule.kind in WEIGHTED
 
 
 def _read_unnormalised(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,9 +11,10 @@ import numpy as np
 from torch import Tensor, fx, nn
 
 from dmcp_deploy.network.channels import Ids
-from dmcp_deploy.network.coupling import INPUT_REASON, OUTPUT_REASON, Couplings, Producer
+from dmcp_deploy.network.coupling import INPUT_REASON, OUTPUT_REASON, Couplings, Producer, Product
 from dmcp_deploy.network.layer_rules import Cuts
-from dmcp_deploy.network.trace import Trace, fetch
+from dmcp_deploy.network.rewrites import Rewrite
+from dmcp_deploy.network.trace import Trace, called_modules, fetch
 from dmcp_deploy.plan import NetworkSpec
 
 Units = Ids  # Unit numbers: within a group, or within the network, where -1 is always kept.
@@ -59,11 +60,13 @@ class Layer:
     Attributes:
         name: The module's name in the network.
         kind: Its kind in the layer table.
-        cuts: Tensor name -> (dimension, unit number of each position; -1 is always kept).
+        cuts: Tensor name -> (dimension, unit number of each position; -1 is always kept), first
+            along what makes the channels.
         inputs: Unit numbers of its input channels; None if the layer reads them whole.
         outputs: Unit numbers of the channels it produces; None for a layer that passes them on.
         macs_per_pair: Multiply-adds per pair of channels (per output channel if grouped).
         grouped: Whether the cost grows with the outputs alone.
+        pair_share: Of how many pairs of channels one is computed.
         in_channels: Channels it reads in the full network.
         out_channels: Channels it writes in the full network.
         positions: Output elements per channel for one image.
@@ -76,6 +79,7 @@ class Layer:
     outputs: Units | None
     macs_per_pair: int
     grouped: bool
+    pair_share: int
     in_channels: int
     out_channels: int
     positions: int
@@ -95,9 +99,16 @@ class Network:
         parameters: Name of a bare parameter -> its cut, where the graph reads one directly.
         gates: Node name -> unit numbers of its channels and their axis: where the search
             multiplies activations by the probability that their channel is kept.
-        opaque: Modules that could not be traced and are kept whole.
+        opaque: Modules that could not be traced and are kept whole -> why.
         fixed_macs: Module or operation outside the layer table -> multiply-adds for one image of
             the convolutions and linear layers in it; they never narrow.
+        products: Operations whose multiply-adds grow with some channels, by unit numbers.
+        rewrites: Node name -> what it counts in place of numbers of channels that the forward
+            pass writes down: the dense network is then the graph, not the stock class.
+        dropped: What the model's own forward calls in vain, and the graph does not.
+        only_in_training: Modules and parameters that the model's own forward reads in training
+            mode alone; "output" where it returns several things then.
+        left_out: Operations of the model's own forward in training mode that the graph is without.
     """
 
     spec: NetworkSpec
@@ -108,8 +119,13 @@ class Network:
     layers: Mapping[str, Layer]
     parameters: Mapping[str, tuple[int, Units]]
     gates: Mapping[str, tuple[Units, int]]
-    opaque: frozenset[str]
+    opaque: Mapping[str, str]
     fixed_macs: Mapping[str, int]
+    products: tuple[Product, ...]
+    rewrites: Mapping[str, Rewrite]
+    dropped: tuple[str, ...] = ()
+    only_in_training: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @cached_property
     def prunable(self) -> tuple[Group, ...]:
@@ -117,9 +133,37 @@ class Network:
         return tuple(group for group in self.groups if group.prunable)
 
     @cached_property
+    def free_channels(self) -> int:
+        """Channels that layers make and that may go."""
+        made = [la.outputs for la in self.layers.values() if la.outputs is not None]
+        return sum(int((units >= 0).sum()) for units in made)
+
+    @cached_property
     def unit_count(self) -> int:
         """Units of all prunable groups."""
         return sum(group.units for group in self.prunable)
+
+    @property
+    def graph_reason(self) -> str | None:
+        """Why dense networks are the graph and not the stock class; None if they are that."""
+        written = list(dict.fromkeys(rewrite.place for rewrite in self.rewrites.values()))
+        reasons = {
+            "numbers of channels are written down in": written,
+            "its output does not depend on": self.dropped,
+            "in training alone it calls": self.only_in_training,
+        }
+        told = [f"{reason} {_some(names)}" for reason, names in reasons.items() if names]
+        return "; ".join(told) or None
+
+    @cached_property
+    def weights(self) -> Mapping[str, nn.Parameter]:
+        """The parameters that a dense network has of the model's, by name."""
+        named = dict(self.model.named_parameters())
+        if self.graph_reason is None:
+            return named
+        read = {str(node.target) for node in self.graph.nodes if node.op == "get_attr"}
+        modules = called_modules(self.model, self.graph)
+        return {n: p for n, p in named.items() if n in read or n.rpartition(".")[0] in modules}
 
     def fetch(self, target: str) -> Any:
         """Returns a module, parameter or constant by its path in the graph."""
@@ -128,6 +172,11 @@ class Network:
     def sizes(self) -> dict[str, int]:
         """Returns the channels of every group."""
         return {group.name: group.size for group in self.groups}
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{rest}"
 
 
 def assemble(spec: NetworkSpec, model: nn.Module, trace: Trace, couplings: Couplings) -> Network:
@@ -148,6 +197,11 @@ def assemble(spec: NetworkSpec, model: nn.Module, trace: Trace, couplings: Coupl
         gates={name: gate for name, gate in gates.items() if gate[0].max() >= 0},
         opaque=trace.opaque,
         fixed_macs=couplings.fixed_macs,
+        products=tuple(replace(p, ids=numbering(p.ids)) for p in couplings.products),
+        rewrites={name: r.numbered(numbering) for name, r in couplings.rewrites.items()},
+        dropped=trace.dropped,
+        only_in_training=trace.extra.weighted,
+        left_out=trace.extra.plain,
     )
     uneven = _uneven_group(network)
     if uneven is None:
@@ -158,7 +212,7 @@ def assemble(spec: NetworkSpec, model: nn.Module, trace: Trace, couplings: Coupl
 
 @dataclass
 class _Bundle:
-    """The channels that appear in just the same producers."""
+    """The channels that appear in just the same producers, and parts of them."""
 
     name: str
     size: int
@@ -195,6 +249,7 @@ class _Numbering:
             outputs=None if coupling.outputs is None else self(coupling.outputs),
             macs_per_pair=coupling.macs_per_pair,
             grouped=coupling.grouped,
+            pair_share=coupling.pair_share,
             in_channels=producer.in_channels,
             out_channels=producer.out_channels,
             positions=producer.positions,
@@ -202,13 +257,14 @@ class _Numbering:
 
 
 def _bundles(couplings: Couplings, root_of_id: Ids) -> list[_Bundle]:
-    """Returns the channels bundled by the set of producers they appear in, in order."""
+    """Returns the channels bundled by the producers and parts they appear in, in order."""
     made = [
         (producer.name, root_of_id[producer.coupling.outputs])
         for producer in couplings.producers
         if producer.coupling.outputs is not None
     ]
-    signature = _signatures(len(root_of_id), [roots for _, roots in made])
+    parts = [root_of_id[part] for part in couplings.ids.parts]
+    signature = _signatures(len(root_of_id), [*(roots for _, roots in made), *parts])
     pinned = couplings.ids.pinned()
     bundles: list[_Bundle] = []
     seen: set[int] = set()
@@ -222,11 +278,11 @@ def _bundles(couplings: Couplings, root_of_id: Ids) -> list[_Bundle]:
     return bundles
 
 
-def _signatures(count: int, producers: list[Ids]) -> Ids:
-    """Returns a number for every identity, equal for those that the same producers make."""
+def _signatures(count: int, arrays: list[Ids]) -> Ids:
+    """Returns a number for every identity, equal for those that are in the same arrays."""
     signature = np.zeros(count, dtype=np.int64)
     known = 0
-    for roots in producers:
+    for roots in arrays:
         olds, which = np.unique(signature[roots], return_inverse=True)
         signature[roots] = known + 1 + which
         known += len(olds)

@@ -30,12 +30,11 @@ class GraphRun:
             note: Is told of every value.
         """
         values: dict[fx.Node, Any] = {}
-        inputs: list[Any] = [images]
         result: Any = images
         for node, unused in self._steps:
             args = map_arg(node.args, values.__getitem__)
             if node.op == "placeholder":
-                result = _input(node, inputs)
+                result = images
             elif node.op == "output":
                 result = args[0]
             else:
@@ -47,19 +46,6 @@ class GraphRun:
             for source in unused:
                 del values[source]
         return result
-
-
-def _input(node: fx.Node, inputs: list[Any]) -> Any:
-    """Returns the next input, or the default value of an argument that is left out."""
-    if str(node.target).startswith("*"):
-        return inputs
-    if inputs:
-        return inputs.pop(0)
-    if node.args:
-        return node.args[0]
-    raise TypeError(
-        f"Expected positional argument for parameter {node.target}, but one was not passed in!"
-    )
 
 
 def _with_last_uses(graph: fx.Graph) -> list[tuple[fx.Node, list[fx.Node]]]:

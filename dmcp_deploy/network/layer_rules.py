@@ -10,10 +10,13 @@ import numpy as np
 from torch import Tensor, nn
 
 from dmcp_deploy.network.channels import ChannelIds, Channels, Ids
-from dmcp_deploy.network.reshape import flatten_channels
+from dmcp_deploy.network.reshape import reshape_channels
 
 Cuts = dict[str, tuple[tuple[int, Ids], ...]]
 Shape = tuple[int, ...]
+
+#: Images of the pass whose shapes the rules are told.
+BATCH = 2
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,15 @@ class Coupling:
 
     Attributes:
         result: The channels of its output; None where nothing is known of them.
-        cuts: Tensor name -> (dimension, identities along it) for every dimension that narrows.
+        cuts: Tensor name -> (dimension, identities along it) for every dimension that narrows;
+            first the one along which lie the filters, scales or shifts that make the channels.
         inputs: Identities of its input channels; None if untracked.
         outputs: Identities of the channels it produces; None for a layer that only passes on.
         macs_per_pair: Multiply-adds for one image per (input, output) channel pair; for a
             grouped layer per output channel; 0 for layers that do not count.
         grouped: Whether the cost grows with the outputs alone.
+        pair_share: Of how many such pairs one is computed: that of a grouped layer which keeps
+            its groups.
     """
 
     result: Channels | None
@@ -36,17 +42,26 @@ class Coupling:
     outputs: Ids | None = None
     macs_per_pair: int = 0
     grouped: bool = False
+    pair_share: int = 1
 
 
 def couple_conv(
     module: nn.Conv2d, ids: ChannelIds, x: Channels | None, x_shape: Shape, y_shape: Shape
 ) -> Coupling:
-    """Returns the coupling of a convolution; a grouped one loses whole convolution groups."""
+    """Returns the coupling of a convolution.
+
+    A grouped one loses whole convolution groups, or as many channels of each (`ids.even`).
+    """
     inputs = _plain(x, 1, module.in_channels, ids)
     outputs = ids.fresh(module.out_channels)
-    cuts = _along({"weight": 0, "bias": 0}, module, outputs)
-    positions = math.prod(y_shape[2:]) * math.prod(module.weight.shape[2:])
-    result = Channels(outputs, 1)
+    cuts = _along({"weight": 0, "bias": 0, "gain": 0}, module, outputs)
+    positions = places(y_shape, 1) * math.prod(module.weight.shape[2:])
+    result = Channels(outputs, (1,))
+    if module in ids.even:
+        columns = _tie_columns(module, ids, inputs, outputs)
+        if columns is not None:
+            cuts["weight"] = ((0, outputs), (1, columns))
+        return Coupling(result, cuts, inputs, outputs, positions, pair_share=module.groups)
     if module.groups > 1:
         per_group = module.in_channels // module.groups
         _tie_conv_groups(module, ids, inputs, outputs)
@@ -56,14 +71,61 @@ def couple_conv(
     return Coupling(result, cuts, inputs, outputs, positions)
 
 
-def _tie_conv_groups(module: nn.Conv2d, ids: ChannelIds, inputs: Ids | None, outputs: Ids) -> None:
+def couple_transposed(
+    module: nn.ConvTranspose2d, ids: ChannelIds, x: Channels | None, x_shape: Shape, y_shape: Shape
+) -> Coupling:
+    """Returns the coupling of a transposed convolution, whose weight is [in, out / groups, ...].
+
+    Each input position is spread over one filter, so that those are what its cost counts.
+    """
+    inputs = _plain(x, 1, module.in_channels, ids)
+    outputs = ids.fresh(module.out_channels)
+    cuts = _along({"weight": 1, "bias": 0}, module, outputs)
+    positions = places(x_shape, 1) * math.prod(module.weight.shape[2:])
+    result = Channels(outputs, (1,))
+    if module.groups > 1:
+        _tie_conv_groups(module, ids, inputs, outputs)
+        # The filters of a convolution group, tied to its outputs, lie along its inputs.
+        cuts = {**cuts, "weight": ((0, outputs if inputs is None else inputs),)}
+        per_group = module.in_channels // module.groups
+        return Coupling(result, cuts, inputs, outputs, positions * per_group, grouped=True)
+    if inputs is not None:
+        cuts["weight"] = ((1, outputs), (0, inputs))
+    return Coupling(result, cuts, inputs, outputs, positions)
+
+
+def places(shape: Shape, axis: int) -> int:
+    """Returns how many elements every channel along an axis has for one image.
+
+    The first axis may be longer than the batch (windows of pictures), or know nothing of it.
+    """
+    count = math.prod(shape) // shape[axis]
+    return count if shape[0] % BATCH else count // BATCH
+
+
+def _tie_conv_groups(
+    module: nn.modules.conv._ConvNd, ids: ChannelIds, inputs: Ids | None, outputs: Ids
+) -> None:
     # What is left of it must keep its shape, so the channels of one convolution group are tied,
     # on both its sides.
     rows = outputs.reshape(module.groups, -1)
     if inputs is None:
-        ids.pin(Channels(outputs, 1), "a grouped convolution reads channels that are kept whole")
+        ids.pin(Channels(outputs, (1,)), "a grouped convolution reads channels that are kept whole")
         return
     ids.tie_rows(np.hstack([inputs.reshape(module.groups, -1), rows]))
+
+
+def _tie_columns(
+    module: nn.Conv2d, ids: ChannelIds, inputs: Ids | None, outputs: Ids
+) -> Ids | None:
+    """Ties channels that have the same place in their convolution groups; returns the inputs'."""
+    ids.tie_along(outputs.reshape(module.groups, -1), 0)
+    if inputs is None:
+        return None
+    table: Ids = inputs.reshape(module.groups, -1)
+    ids.tie_along(table, 0)
+    columns: Ids = table[0]
+    return columns
 
 
 def _along(cuts: Mapping[str, int], module: nn.Module, ids: Ids) -> Cuts:
@@ -76,7 +138,8 @@ def _plain(channels: Channels | None, axis: int, size: int, ids: ChannelIds) -> 
     """Returns the identities of an input whose channels lie whole along `axis`, or None."""
     if channels is None:
         return None
-    if channels.ids.ndim == 1 and channels.axis == axis and len(channels.ids) == size:
+    channels = ids.compact(channels)
+    if channels.axes == (axis,) and len(channels.ids) == size:
         return channels.ids
     ids.pin(channels, "its channels do not lie along the axis that the next layer reads")
     return None
@@ -92,8 +155,8 @@ def couple_linear(
     cuts = _along({"weight": 0, "bias": 0}, module, outputs)
     if inputs is not None:
         cuts["weight"] = ((0, outputs), (1, inputs))
-    positions = math.prod(y_shape[1:-1])
-    return Coupling(Channels(outputs, last), cuts, inputs, outputs, positions)
+    positions = places(y_shape, last)
+    return Coupling(Channels(outputs, (last,)), cuts, inputs, outputs, positions)
 
 
 def couple_batch_norm(
@@ -120,9 +183,12 @@ def couple_layer_norm(
 def couple_group_norm(
     module: nn.GroupNorm, ids: ChannelIds, x: Channels | None, x_shape: Shape, y_shape: Shape
 ) -> Coupling:
-    """Returns the coupling of a group norm: its groups stay or go as one."""
+    """Returns the coupling of a group norm: its groups stay or go as one.
+
+    One over a single group normalises however many channels there are, as a layer norm does.
+    """
     inputs = _plain(x, 1, module.num_channels, ids)
-    if inputs is not None:
+    if inputs is not None and module.num_groups > 1:
         ids.tie_rows(inputs.reshape(module.num_groups, -1))
     return _norm(module, x, inputs)
 
@@ -155,29 +221,51 @@ def couple_spatial(
     module: nn.Module, ids: ChannelIds, x: Channels | None, x_shape: Shape, y_shape: Shape
 ) -> Coupling:
     """Returns the coupling of a layer that works on the axes behind the channels."""
-    if x is not None and x.axis != 1:
+    if x is not None and x.axes[-1] > 1:
         ids.pin(x, "a spatial operation runs over the channels")
         return Coupling(None)
     return Coupling(x)
+
+
+def couple_blur(
+    module: nn.Module, ids: ChannelIds, x: Channels | None, x_shape: Shape, y_shape: Shape
+) -> Coupling:
+    """Returns the coupling of a fixed filter, with a copy of it for every channel or with one."""
+    copies = module.get_buffer("filt").shape[0]
+    if copies == 1:
+        return couple_spatial(module, ids, x, x_shape, y_shape)
+    inputs = _plain(x, 1, copies, ids)
+    return Coupling(x, {} if inputs is None else {"filt": ((0, inputs),)}, inputs=inputs)
 
 
 def couple_flatten(
     module: nn.Flatten, ids: ChannelIds, x: Channels | None, x_shape: Shape, y_shape: Shape
 ) -> Coupling:
     """Returns the coupling of a flatten."""
-    return Coupling(flatten_channels(ids, x, x_shape, module.start_dim, module.end_dim))
+    return Coupling(None if x is None else reshape_channels(ids, x, x_shape, y_shape))
 
 
 def resize_conv(
     module: nn.Conv2d, tensors: Mapping[str, Tensor], inputs: int | None
 ) -> dict[str, object]:
-    """Returns the attributes of a narrowed convolution; its groups keep their shape."""
+    """Returns the attributes of a narrowed convolution."""
     weight = tensors.get("weight", module.weight)
     outputs = weight.shape[0]
     groups = module.groups
-    if groups > 1:
-        groups = groups * outputs // module.out_channels
+    if groups > 1 and inputs is not None:
+        groups = inputs // weight.shape[1]
     return {"out_channels": outputs, "in_channels": weight.shape[1] * groups, "groups": groups}
+
+
+def resize_transposed(
+    module: nn.ConvTranspose2d, tensors: Mapping[str, Tensor], inputs: int | None
+) -> dict[str, object]:
+    """Returns the attributes of a narrowed transposed convolution; its groups keep their shape."""
+    into, outputs = tensors.get("weight", module.weight).shape[:2]
+    groups = module.groups
+    if groups > 1:
+        groups = groups * into // module.in_channels
+    return {"in_channels": into, "out_channels": outputs * groups, "groups": groups}
 
 
 def resize_linear(
@@ -209,7 +297,14 @@ def resize_group_norm(
     if inputs is None:
         return {}
     groups = module.num_groups * inputs // module.num_channels
-    return {"num_channels": inputs, "num_groups": groups}
+    return {"num_channels": inputs, "num_groups": max(1, groups)}
+
+
+def resize_blur(
+    module: nn.Module, tensors: Mapping[str, Tensor], inputs: int | None
+) -> dict[str, object]:
+    """Returns the attributes of a fixed filter with fewer copies."""
+    return {"channels": tensors["filt"].shape[0]} if "filt" in tensors else {}
 
 
 def resize_prelu(

@@ -16,6 +16,7 @@ from dmcp_deploy.network.layer_rules import (
     batch_norm_shape,
     conv_shape,
     couple_batch_norm,
+    couple_blur,
     couple_conv,
     couple_flatten,
     couple_group_norm,
@@ -24,18 +25,24 @@ from dmcp_deploy.network.layer_rules import (
     couple_passing,
     couple_prelu,
     couple_spatial,
+    couple_transposed,
     keep_size,
     layer_norm_shape,
     linear_shape,
     passing_shape,
     resize_batch_norm,
+    resize_blur,
     resize_conv,
     resize_group_norm,
     resize_layer_norm,
     resize_linear,
     resize_prelu,
+    resize_transposed,
     unknown_shape,
 )
+
+#: The kinds of layers that multiply by weights.
+WEIGHTED = ("conv", "transposed", "linear")
 
 Couple = Callable[[Any, ChannelIds, Channels | None, Shape, Shape], Coupling]
 Resize = Callable[[Any, Mapping[str, Tensor], int | None], dict[str, object]]
@@ -66,7 +73,7 @@ class LayerRule:
 def rule_for(module: nn.Module) -> LayerRule | None:
     """Returns the table's row for a module, or None for one it does not know."""
     rule = _stock_rule(module)
-    if rule is not None or type(module) in _TABLE:
+    if rule is not None or type(module) in _TABLE or _qualified_name(module) in _BY_NAME:
         return rule
     for base in type(module).__mro__:
         if base in _TABLE:
@@ -91,8 +98,8 @@ def output_shape(module: nn.Module, x: Tensor) -> Shape | None:
 
 def _stock_rule(module: nn.Module) -> LayerRule | None:
     rule = _TABLE.get(type(module))
-    if rule is None and _qualified_name(module) in _PASSING_NAMES:
-        rule = _PASSING
+    if rule is None:
+        rule = _BY_NAME.get(_qualified_name(module))
     return rule if rule is not None and _holds_only(module, rule.tensors) else None
 
 
@@ -103,6 +110,11 @@ def _holds_only(module: nn.Module, tensors: frozenset[str]) -> bool:
 def is_layer(module: nn.Module) -> bool:
     """Returns whether the table knows a module, so that it is traced as one node."""
     return rule_for(module) is not None
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Returns whether a module does more, before or behind it, than its type says."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -124,6 +136,9 @@ def narrowed(module: nn.Module, tensors: Mapping[str, Tensor], inputs: int | Non
         tensors: Its narrowed parameters and buffers by name; the others are shared.
         inputs: Channels of the layer's input; None where its type does not ask.
     """
+    if type(module) not in _TABLE:
+        # What it computes of its weights may be added up in the order that they lie in.
+        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     copy = object.__new__(type(module))
     copy.__dict__.update(module.__dict__)
     for store in ("_parameters", "_buffers"):
@@ -142,6 +157,9 @@ def _qualified_name(module: nn.Module) -> str:
 _AFFINE = frozenset({"weight", "bias"})
 _RUNNING = _AFFINE | {"running_mean", "running_var", "num_batches_tracked"}
 _CONV_RULE = LayerRule("conv", couple_conv, resize_conv, _AFFINE, conv_shape)
+_TRANSPOSED_RULE = LayerRule("transposed", couple_transposed, resize_transposed, _AFFINE)
+#: Standardises each of its filters before it convolves, and scales it by a gain of its own.
+_SCALED_CONV_RULE = LayerRule("conv", couple_conv, resize_conv, _AFFINE | {"gain"})
 _INSTANCE_NORM_RULE = LayerRule("norm", couple_batch_norm, resize_batch_norm, _RUNNING)
 _BATCH_NORM_RULE = replace(_INSTANCE_NORM_RULE, output_shape=batch_norm_shape)
 _PASSING = LayerRule("pass", couple_passing, keep_size, frozenset(), passing_shape)
@@ -179,6 +197,7 @@ _SPATIALS: tuple[type[nn.Module], ...] = (
 _OTHERS: tuple[type[nn.Module], ...] = (
     *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout),
 )
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _BATCH_NORMS: tuple[type[nn.Module], ...] = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
 )
@@ -200,10 +219,20 @@ _PASSING_NAMES = frozenset(
     }
 )
 
+_BLUR = LayerRule("pass", couple_blur, resize_blur, frozenset({"filt"}))
+
+_BY_NAME: dict[str, LayerRule] = {
+    **dict.fromkeys(_PASSING_NAMES, _PASSING),
+    "timm.layers.blur_pool.BlurPool2d": _BLUR,
+    "timm.layers.std_conv.ScaledStdConv2d": _SCALED_CONV_RULE,
+    "timm.layers.std_conv.ScaledStdConv2dSame": _SCALED_CONV_RULE,
+}
+
 _TABLE: dict[type[nn.Module], LayerRule] = {
     nn.Conv1d: _CONV_RULE,
     nn.Conv2d: _CONV_RULE,
     nn.Conv3d: _CONV_RULE,
+    **dict.fromkeys(_TRANSPOSED, _TRANSPOSED_RULE),
     nn.Linear: LayerRule("linear", couple_linear, resize_linear, _AFFINE, linear_shape),
     **dict.fromkeys(_BATCH_NORMS, _BATCH_NORM_RULE),
     **dict.fromkeys(_INSTANCE_NORMS, _INSTANCE_NORM_RULE),

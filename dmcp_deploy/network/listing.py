@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,7 @@ def network(model: str, options: NetworkOptions) -> Network:
     """
     from dmcp_deploy.network.models import build_network
 
-    side = options.input_size
-    return build_network(NetworkSpec(model, options.width_mult, options.classes, (3, side, side)))
+    return build_network(NetworkSpec.asked(model, options, options.classes))
 
 
 def groups(
@@ -68,8 +68,19 @@ def groups_table(net: Network) -> str:
         rows.append((group.name, str(group.size), str(group.unit), yes, layers))
     counts = f"{len(net.groups)} groups, {len(net.prunable)} prunable"
     ends = "the network's input and output stay whole"
-    opaque = f"\nnot traced, kept whole: {', '.join(sorted(net.opaque))}" if net.opaque else ""
-    return f"{columns(rows, right=(1, 2))}\n{counts}; {ends}{opaque}"
+    return "\n".join([columns(rows, right=(1, 2)), f"{counts}; {ends}", *_notes(net)])
+
+
+def _notes(net: Network) -> Iterator[str]:
+    """Yields what there is to say of the parts of a network that are no groups."""
+    if net.opaque:
+        reasons = (f"{name} ({reason})" for name, reason in sorted(net.opaque.items()))
+        yield f"not traced, kept whole: {', '.join(reasons)}"
+    if net.left_out:
+        names = ", ".join(net.left_out[:3]) + (", ..." if len(net.left_out) > 3 else "")
+        yield f"in training mode, passes at some width go without {names}"
+    if net.graph_reason:
+        yield f"pruned, it is its traced graph and not its class: {net.graph_reason}"
 
 
 def flops(

@@ -16,14 +16,15 @@ def zero_filters(network: Network, kept: np.ndarray) -> None:
     """Zeroes the filters of units that are not kept, in place, in all layers that make them.
 
     Biases, scales and shifts stay: without them a ReLU behind a filter of zero would read zero
-    and pass no gradient that could bring the filter back.
+    and pass no gradient that could bring the filter back. Frozen filters stay.
 
     Args:
         network: The network.
         kept: Whether each unit is kept, shape [units].
     """
-    for module, rows in _producers(network, kept):
-        module.get_parameter("weight")[rows] = 0.0
+    for name, parameter, dim, rows in _producers(network, kept):
+        if name == "weight":
+            parameter.index_fill_(dim, rows, 0.0)
 
 
 @torch.no_grad()
@@ -32,23 +33,24 @@ def silence(network: Network, kept: np.ndarray) -> None:
 
     Their channels are then zero wherever activations keep zero at zero, so that slicing them off
     changes nothing: a batch norm behind a filter of zero would emit its shift. Layer norms are
-    the exception, they look at all channels at once.
+    the exception, they look at all channels at once. Frozen parameters stay: a channel whose
+    filter, scale and shift are all frozen is not silent.
 
     Args:
         network: The network.
         kept: Whether each unit is kept, shape [units].
     """
-    for module, rows in _producers(network, kept):
-        for parameter in module.parameters(recurse=False):
-            parameter[rows] = 0.0
+    for _, parameter, dim, rows in _producers(network, kept):
+        parameter.index_fill_(dim, rows, 0.0)
     for layer in network.layers.values():
         if layer.kind == "norm" and layer.inputs is not None:
             rows = _dropped(layer.inputs, kept)
-            for parameter in network.model.get_submodule(layer.name).parameters(recurse=False):
+            for parameter in _learnt(network.model.get_submodule(layer.name)):
                 parameter[rows.to(parameter.device)] = 0.0
     for name, (dim, units) in network.parameters.items():
         parameter = network.model.get_parameter(name)
-        parameter.index_fill_(dim, _dropped(units, kept).to(parameter.device), 0.0)
+        if parameter.requires_grad:
+            parameter.index_fill_(dim, _dropped(units, kept).to(parameter.device), 0.0)
 
 
 @torch.no_grad()
@@ -63,10 +65,10 @@ def bound_gradients(network: Network, kept: np.ndarray) -> None:
         network: The network, with gradients.
         kept: Whether each unit is kept, shape [units].
     """
-    for module, rows in _producers(network, kept):
-        gradient = module.get_parameter("weight").grad
-        if gradient is None:
+    for name, parameter, dim, rows in _producers(network, kept):
+        if name != "weight" or parameter.grad is None:
             continue
+        gradient = parameter.grad.movedim(dim, 0)
         lengths = gradient.flatten(1).norm(dim=1)
         others = torch.ones_like(lengths, dtype=torch.bool)
         others[rows] = False
@@ -74,14 +76,24 @@ def bound_gradients(network: Network, kept: np.ndarray) -> None:
         gradient[rows] *= factors.view(-1, *[1] * (gradient.ndim - 1))
 
 
-def _producers(network: Network, kept: np.ndarray) -> Iterator[tuple[nn.Module, Tensor]]:
-    """Yields each layer that produces dropped units, with the numbers of their filters."""
+def _producers(
+    network: Network, kept: np.ndarray
+) -> Iterator[tuple[str, nn.Parameter, int, Tensor]]:
+    """Yields what makes dropped units and learns: a parameter's name, itself, an axis, places."""
     for layer in network.layers.values():
-        if layer.outputs is not None:
-            module = network.model.get_submodule(layer.name)
-            rows = _dropped(layer.outputs, kept)
-            if len(rows):
-                yield module, rows.to(module.get_parameter("weight").device)
+        if layer.outputs is None:
+            continue
+        module = network.model.get_submodule(layer.name)
+        for name, ((dim, units), *_) in layer.cuts.items():
+            rows = _dropped(units, kept)
+            parameter = module.get_parameter(name)
+            if len(rows) and parameter.requires_grad:
+                yield name, parameter, dim, rows.to(parameter.device)
+
+
+def _learnt(module: nn.Module) -> list[nn.Parameter]:
+    """Returns a layer's own parameters, but for frozen ones."""
+    return [parameter for parameter in module.parameters(recurse=False) if parameter.requires_grad]
 
 
 def _dropped(units: Units, kept: np.ndarray) -> Tensor:

@@ -16,6 +16,7 @@ from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.network.derive import trace_network
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.names import check_written, unknown_model
+from dmcp_deploy.network.ready import make_ready
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.registry import near_matches
@@ -49,6 +50,7 @@ def build_network(spec: NetworkSpec, seed: int = 0) -> Network:
         torch.manual_seed(seed)
         builder, takes_width = _builder(spec)
         model = builder()
+        make_ready(model, spec.input_shape)
         network = trace_network(model, spec)
         if takes_width or spec.width_mult == 1.0:
             return network
@@ -67,6 +69,33 @@ def check_model(name: str) -> None:
         DmcpError: There is none, or a library that it needs is missing.
     """
     _builder(NetworkSpec(name, 1.0, 1000, (3, 224, 224)))
+
+
+def unvaried_weights(spec: NetworkSpec) -> tuple[int, int]:
+    """Returns how many weights of a user's model do not change with the seed, and of how many.
+
+    Those are weights that the builder has loaded itself. Tensors of equal numbers do not count, and
+    nothing can be told of a builder that seeds torch itself: (0, 0).
+    """
+    import torch
+    from torch.nn.parameter import is_lazy
+
+    if ":" not in spec.model or spec.model.startswith("timm:"):
+        return 0, 0
+    builder, models = _builder(spec)[0], []
+    with torch.random.fork_rng(devices=[]):
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            models.append(builder())
+            if torch.initial_seed() != seed:
+                return 0, 0
+    pairs = zip(*(model.parameters() for model in models), strict=True)
+    same = [
+        torch.equal(one, other)
+        for one, other in pairs
+        if not is_lazy(one) and one.ndim > 1 and one.min() != one.max()
+    ]
+    return sum(same), len(same)
 
 
 def model_names() -> list[str]:
@@ -103,6 +132,8 @@ def _torchvision_builder(spec: NetworkSpec) -> tuple[Callable[[], nn.Module], bo
     takes_width = spec.model == "mobilenet_v2"
     if takes_width:
         options["width_mult"] = spec.width_mult
+    if spec.transform_input:
+        options["transform_input"] = True
     options["num_classes"] = spec.num_classes
     return lambda: builder(weights=None, **options), takes_width
 

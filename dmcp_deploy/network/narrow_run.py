@@ -16,8 +16,15 @@ from dmcp_deploy.network.gated import Gating, gating, pass_gradient, scaled_norm
 from dmcp_deploy.network.graph import Layer, Network
 from dmcp_deploy.network.graph_run import GraphRun
 from dmcp_deploy.network.layers import narrowed
+from dmcp_deploy.network.rewrites import Counter
 from dmcp_deploy.network.selection import Borrowed, Pick, Selection, layer_tensors, part
-from dmcp_deploy.network.trace import Fetch
+from dmcp_deploy.network.shape_pass import Fetch
+from dmcp_deploy.network.statistics import (
+    NORM_FUNCTIONS,
+    STATISTICS,
+    keeps_statistics,
+    norm_arguments,
+)
 
 #: Activations that, in place, keep a copy of their input for the backward pass.
 _COPYING = (nn.Hardtanh, nn.Hardswish, nn.SiLU, nn.Mish)
@@ -54,8 +61,13 @@ class NarrowRun:
         selection: Selection,
         gates: Tensor | None = None,
         borrowed: Borrowed | None = None,
+        changed: set[str] | None = None,
     ) -> Tensor:
-        """Returns the logits; for the arguments see `Supernet.forward`."""
+        """Returns the logits; for the arguments see `Supernet.forward`.
+
+        What is left to it is `changed`: the names of the operations to which the forward pass
+        itself gives other arguments are added to it.
+        """
         one = _Pass(
             network=self._network,
             fetch=self._fetch,
@@ -64,7 +76,9 @@ class NarrowRun:
             pick=part if borrowed is None else borrowed.lend,
             gates={} if gates is None else self._gates_by_node(gates, images),
             gating=Gating({}, {}) if gates is None else self._gating,
+            counter=Counter(selection.extent, len(images)),
             device=images.device,
+            changed=changed,
         )
         return self._run(images, one.value)  # type: ignore[no-any-return]
 
@@ -95,7 +109,9 @@ class _Pass:
     pick: Pick
     gates: Mapping[str, Tensor]
     gating: Gating
+    counter: Counter
     device: torch.device
+    changed: set[str] | None
 
     def value(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         value = self._plain_value(node, args, kwargs)
@@ -110,7 +126,17 @@ class _Pass:
 
     def _plain_value(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         target: Any = node.target
+        rewrite = self.network.rewrites.get(node.name)
+        if rewrite is not None:
+            if self.changed is not None and rewrite.changes(args, kwargs, self.counter):
+                self.changed.add(node.name)
+            args, kwargs = rewrite.apply(args, kwargs, self.counter)
+            if rewrite.target is not None:
+                return self.call(rewrite.target, *args, **kwargs)
         if node.op == "call_function":
+            if target in NORM_FUNCTIONS:
+                kwargs = _without_statistics(target, args, kwargs)
+                args = (kwargs.pop("input"),)
             return self.call(target, *args, **kwargs)
         if node.op == "call_method":
             return getattr(args[0], target)(*args[1:], **kwargs)
@@ -135,7 +161,9 @@ class _Pass:
         inputs = None if layer.inputs is None else self.selection.count(layer.inputs)
         copy = narrowed(module, tensors, inputs)
         if _moves_statistics(copy):
+            # A batch norm goes by the flag, an instance norm by the buffers.
             copy.__dict__["track_running_stats"] = False
+            copy.__dict__["_buffers"] = dict.fromkeys(copy._buffers)
         return copy
 
     def _gated_tensors(self, module: nn.Module, node: fx.Node) -> dict[str, Tensor]:
@@ -166,17 +194,27 @@ def _passing(module: nn.Module, node: fx.Node) -> nn.Module:
     return copy
 
 
+def _without_statistics(function: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+    """Returns the arguments of a norm's call, which moves no running statistics with them."""
+    arguments = norm_arguments(function, args, kwargs)
+    if arguments[NORM_FUNCTIONS[function][0]]:
+        arguments |= {"running_mean": None, "running_var": None}
+    return arguments
+
+
 @contextmanager
 def _still_statistics(module: nn.Module) -> Iterator[None]:
-    tracking = [m for m in module.modules() if _moves_statistics(m)]
-    for norm in tracking:
-        norm.__dict__["track_running_stats"] = False
+    """Lets what trains within a module move copies of its running statistics."""
+    moving = [(m, m._buffers) for m in module.modules() if _moves_statistics(m)]
+    for norm, buffers in moving:
+        copies = {n: b.clone() for n, b in buffers.items() if n in STATISTICS and b is not None}
+        norm.__dict__["_buffers"] = {**buffers, **copies}
     try:
         yield
     finally:
-        for norm in tracking:
-            norm.__dict__["track_running_stats"] = True
+        for norm, buffers in moving:
+            norm.__dict__["_buffers"] = buffers
 
 
 def _moves_statistics(module: nn.Module) -> bool:
-    return module.training and bool(getattr(module, "track_running_stats", False))
+    return module.training and keeps_statistics(module)

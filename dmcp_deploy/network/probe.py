@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from dmcp_deploy.network.graph import Group, Network
+from dmcp_deploy.network.misfit import describe
 from dmcp_deploy.network.narrow_run import NarrowRun
 from dmcp_deploy.network.selection import Selection
-from dmcp_deploy.network.shape_pass import MISFITS, ShapePass, call_for_shape
-from dmcp_deploy.network.trace import Fetch, describe
+from dmcp_deploy.network.shape_pass import MISFITS, Fetch, ShapePass, call_for_shape
 
 Groups = tuple[Group, ...]
 
 
-def failing_groups(network: Network, shape_pass: ShapePass) -> dict[str, str]:
-    """Returns group name -> why the network does not run with the group narrowed.
+@dataclass
+class Tried:
+    """What came of running a network narrowed.
+
+    Attributes:
+        failures: Group name -> why the network does not run with the group narrowed.
+        changed: The operations whose arguments the forward pass does not write as the widths want.
+    """
+
+    failures: dict[str, str] = field(default_factory=dict)
+    changed: set[str] = field(default_factory=set)
+
+
+def try_narrow(network: Network, shape_pass: ShapePass) -> Tried:
+    """Returns what comes of running a network narrowed.
 
     All groups are narrowed at once, each to a width of its own, so that a tie that the tables
     have missed shows; then once more by a channel less, so that both odd and even widths are
@@ -27,14 +41,14 @@ def failing_groups(network: Network, shape_pass: ShapePass) -> dict[str, str]:
         network: The network, in evaluation mode.
         shape_pass: Runs its model.
     """
-    failures: dict[str, str] = {}
+    tried = Tried()
     for shift in (0, 1):
         groups = network.prunable
         widths = {g.name: _trial_width(i + shift, g) for i, g in enumerate(groups)}
-        trial = _Trial(network, shape_pass, widths)
-        left = tuple(group for group in groups if group.name not in failures)
-        trial.search(left, (), failures)
-    return failures
+        trial = _Trial(network, shape_pass, widths, tried.changed)
+        left = tuple(group for group in groups if group.name not in tried.failures)
+        trial.search(left, (), tried.failures)
+    return tried
 
 
 def _trial_width(place: int, group: Group) -> int:
@@ -45,8 +59,15 @@ def _trial_width(place: int, group: Group) -> int:
 class _Trial:
     """Passes of a network at one width for each group, or the full one."""
 
-    def __init__(self, network: Network, shape_pass: ShapePass, widths: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        network: Network,
+        shape_pass: ShapePass,
+        widths: Mapping[str, int],
+        changed: set[str],
+    ) -> None:
         self._network, self._shape_pass, self._widths = network, shape_pass, widths
+        self._changed = changed
         output = next(node for node in network.graph.nodes if node.op == "output")
         self._full_shape = output.meta["shape"]
 
@@ -68,7 +89,8 @@ class _Trial:
         def forward(fetch: Fetch, images: Tensor) -> None:
             keeps = {group.name: self._widths[group.name] for group in narrowed}
             run = NarrowRun(self._network, fetch, call_for_shape)
-            logits = run(images, Selection(self._network, keeps))
+            selection = Selection(self._network, keeps)
+            logits = run(images, selection, changed=self._changed)
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else self._full_shape
             shapes.append(shape)
 

@@ -34,7 +34,7 @@ def consumers(network: Network) -> dict[str, Layer]:
     return {
         name: layer
         for name, layer in network.layers.items()
-        if layer.kind in ("conv", "linear") and not layer.grouped and _reads_units(layer)
+        if layer.kind in ("conv", "linear") and not _is_grouped(layer) and _reads_units(layer)
     }
 
 
@@ -147,8 +147,8 @@ class Reconstruction:
     def refit(self, kept: np.ndarray) -> None:
         """Refits the weights of all consumers to the units that are kept, in place.
 
-        Weights of inputs and outputs that go become zero. Layers whose outputs were not those of
-        their type (a subclass that pads by itself) keep the others as they are.
+        Weights of inputs and outputs that go become zero. Frozen layers, and those whose outputs
+        were not those of their type (a subclass that pads by itself), keep the others as they are.
 
         Args:
             kept: Whether each unit is kept, shape [units].
@@ -159,14 +159,19 @@ class Reconstruction:
             outputs = _is_kept(self._network.layers[name].outputs, kept, whole.device)
             flat = torch.zeros_like(whole).flatten(1)
             rows = whole.flatten(1)[outputs]
-            flat[outputs] = compensated(rows, self.moments[name], stay, self._ridge)
+            learns = _weight(self._network, name).requires_grad
+            flat[outputs] = (
+                compensated(rows, self.moments[name], stay, self._ridge) if learns else rows * stay
+            )
             _weight(self._network, name).copy_(flat.view_as(whole))
 
     @torch.no_grad()
-    def restore(self) -> None:
-        """Gives all consumers their own weights back, in place."""
+    def restore(self, *, frozen: bool = False) -> None:
+        """Gives all consumers their own weights back, in place, or those alone that are frozen."""
         for name, whole in self._whole.items():
-            _weight(self._network, name).copy_(whole)
+            weight = _weight(self._network, name)
+            if not (frozen and weight.requires_grad):
+                weight.copy_(whole)
 
     @contextmanager
     def refitted(self, kept: np.ndarray) -> Iterator[None]:
@@ -186,6 +191,10 @@ class Reconstruction:
                 self.samples[name] += len(rows)
 
         return capture
+
+
+def _is_grouped(layer: Layer) -> bool:
+    return layer.grouped or layer.pair_share > 1
 
 
 def _reads_units(layer: Layer) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.graph import Group, Layer, Network, Units
+from dmcp_deploy.network.rewrites import Count
 from dmcp_deploy.plan import Keep
 
 Index = slice | Tensor | None
@@ -54,6 +55,12 @@ class Selection:
         """Returns what is kept of a tensor with such cuts; empty if it is kept whole."""
         found = ((dim, self.index(units)) for dim, units in cuts)
         return [(dim, index) for dim, index in found if index is not None]
+
+    def extent(self, count: Count) -> int:
+        """Returns how many positions along one of several axes are kept."""
+        kept = self._kept[count.units]
+        others = tuple(dim for dim in range(kept.ndim) if dim != count.dim)
+        return int(np.count_nonzero(kept.any(axis=others)))
 
     def count(self, units: Units) -> int:
         """Returns how many positions among `units` are kept."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -18,18 +18,18 @@ from torch._subclasses.fake_tensor import (
     UnsupportedOperatorException,
 )
 
-from dmcp_deploy.network.layer_rules import Shape
-from dmcp_deploy.network.layers import is_stock, narrowed, output_shape
+from dmcp_deploy.network.layer_rules import BATCH, Shape
+from dmcp_deploy.network.layers import is_hooked, is_stock, narrowed, output_shape
 from dmcp_deploy.network.operations import result_shape
-from dmcp_deploy.network.trace import Fetch
+
+#: Path -> the module, parameter or constant of a traced model that lies there.
+Fetch = Callable[[str], Any]
 
 #: What a forward pass may raise that does not fit its input, or its narrowed layers.
 MISFITS = (RuntimeError, ValueError, TypeError, LookupError, AssertionError)
 
-#: Images of a pass.
-BATCH = 2
-
-_NEEDS_DATA = (
+#: What a pass without data raises where the forward looks at values.
+NEEDS_DATA = (
     DataDependentOutputException,
     DynamicOutputShapeException,
     UnsupportedFakeTensorException,
@@ -54,17 +54,18 @@ class ShapePass:
         self.input_shape = input_shape
         self._fetch, self._fetch_without_data = fetch, _PartsWithoutData(fetch)
 
-    def run(self, forward: Callable[[Fetch, Tensor], object]) -> None:
+    def run(self, forward: Callable[[Fetch, Tensor], object], on_data: bool = True) -> None:
         """Runs a forward pass without gradients.
 
         Args:
             forward: (what returns the model's parts, or copies of them, images) -> the pass.
+            on_data: Whether to take random pixels where the forward looks at values.
         """
         with suppress(*MISFITS), torch.no_grad():
             images = torch.empty(BATCH, *self.input_shape, device="meta")
             forward(self._fetch_without_data, images)
             return
-        run_without_data(lambda images: forward(self._fetch, images), self.input_shape)
+        run_without_data(lambda images: forward(self._fetch, images), self.input_shape, on_data)
 
 
 def call_for_shape(target: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -83,7 +84,35 @@ def call_for_shape(target: Callable[..., Any], *args: Any, **kwargs: Any) -> Any
     return x.detach() if shape == x.shape else x.new_empty(shape)
 
 
-def run_without_data(run: Callable[[Tensor], object], input_shape: Shape) -> None:
+def node_value(
+    node: fx.Node,
+    args: Any,
+    kwargs: Any,
+    fetch: Fetch,
+    call: Callable[..., Any] = call_for_shape,
+) -> Any:
+    """Returns the value of a node, or a tensor of its shape without data.
+
+    Args:
+        node: A node other than the input and the output.
+        args: The values of its arguments.
+        kwargs: The values of its keyword arguments.
+        fetch: Returns the model's parts.
+        call: (module or function, its arguments) -> the value.
+    """
+    target: Any = node.target
+    if node.op == "get_attr":
+        return fetch(target)
+    if node.op == "call_method":
+        target, args = getattr(args[0], target), args[1:]
+    elif node.op == "call_module":
+        target = fetch(target)
+    return call(target, *args, **kwargs)
+
+
+def run_without_data(
+    run: Callable[[Tensor], object], input_shape: Shape, on_data: bool = True
+) -> None:
     """Runs a forward pass on a batch of 2 for its shapes alone, without gradients.
 
     Its tensors hold no data and cost no time, unless the forward looks at values.
@@ -91,12 +120,15 @@ def run_without_data(run: Callable[[Tensor], object], input_shape: Shape) -> Non
     Args:
         run: The forward pass.
         input_shape: (C, H, W) of its input.
+        on_data: Whether it then runs on random pixels; False raises one of NEEDS_DATA.
     """
     with torch.no_grad():
         try:
             with _without_error_log(), FakeTensorMode(allow_non_fake_inputs=True):
                 run(torch.empty(BATCH, *input_shape))
-        except _NEEDS_DATA:
+        except NEEDS_DATA:
+            if not on_data:
+                raise
             run(torch.rand(BATCH, *input_shape, generator=torch.Generator().manual_seed(0)))
 
 
@@ -125,14 +157,18 @@ class _PartsWithoutData:
             self._memo.update((id(t), t.detach().to("meta")) for t in part.buffers())
             for parameter in part.parameters():
                 self._memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"))
+            # Weights that hooks compute are plain attributes.
+            others = (value for module in part.modules() for value in module.__dict__.values())
+            self._memo.update(
+                (id(t), t.detach().to("meta")) for t in others if isinstance(t, Tensor)
+            )
         return copy.deepcopy(part, self._memo)
 
 
 def _known_shape(target: Callable[..., Any], x: Tensor, others: tuple[Any, ...]) -> Shape | None:
     """Returns the shape of a result, or None where the tables do not tell."""
     if isinstance(target, nn.Module):
-        hooked = target._forward_hooks or target._forward_pre_hooks
-        return None if others or hooked else output_shape(target, x)
+        return None if others or is_hooked(target) else output_shape(target, x)
     return result_shape(target, x, others)
 
 

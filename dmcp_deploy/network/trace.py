@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import reduce
+from dataclasses import dataclass, field
+from functools import partial, reduce
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
-from dmcp_deploy.errors import DmcpError, reason_of
+from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.network.dead_code import drop_dead_code
+from dmcp_deploy.network.known_values import ValueAskedError, Values
+from dmcp_deploy.network.layer_rules import Shape
 from dmcp_deploy.network.layers import is_layer
-
-#: Path -> the module, parameter or constant of a traced model that lies there.
-Fetch = Callable[[str], Any]
+from dmcp_deploy.network.misfit import describe, misfit, runs
+from dmcp_deploy.network.modes import Extra, follow_modes, noted_readers
+from dmcp_deploy.network.shape_pass import ShapePass
+from dmcp_deploy.network.tracer import UntraceableError, traced_graph
 
 
 @dataclass(frozen=True)
@@ -22,37 +28,49 @@ class Trace:
     """A model's forward pass in evaluation mode.
 
     Attributes:
-        graph: Its operations, over the model's own modules and tensors.
+        graph: Its operations, over the model's own modules and tensors. What differs in training
+            mode by an argument alone follows the mode of the module that the operation is in.
         constants: What else the graph reads, by name: tensors that the forward pass makes of
             numbers.
         modules: The modules that the graph calls, and those inside them, by name.
-        opaque: Modules that could not be traced (control flow that depends on data, say): each
-            is one node.
+        opaque: Modules that could not be traced (control flow that depends on data, say) -> why:
+            each is one node.
+        dropped: Modules that may hold tensors, and parameters, that the forward pass reads in vain:
+            its output does not depend on them, and the graph is without them.
+        extra: What the forward pass does in training mode alone, and the graph does not.
     """
 
     graph: fx.Graph
     constants: Mapping[str, Tensor]
     modules: Mapping[str, nn.Module]
-    opaque: frozenset[str]
+    opaque: Mapping[str, str]
+    dropped: tuple[str, ...] = ()
+    extra: Extra = field(default_factory=Extra)
 
 
-def trace_model(model: nn.Module) -> Trace:
+def trace_model(model: nn.Module, input_shape: Shape) -> Trace:
     """Returns the trace of a model in evaluation mode; the model is left as it was.
 
+    Args:
+        model: The model, in evaluation mode.
+        input_shape: (C, H, W) of the images that it is traced for.
+
     Raises:
-        DmcpError: The model's own forward cannot be traced.
+        DmcpError: The model's own forward needs more than images, or cannot be traced.
     """
-    opaque: set[str] = set()
-    attributes = set(model.__dict__)
-    try:
-        graph = _traced(model, opaque)
-    finally:
-        # torch.fx hangs constants on the model.
-        new = {name: model.__dict__[name] for name in set(model.__dict__) - attributes}
-        for name in new:
-            delattr(model, name)
-    constants = {name: value for name, value in new.items() if isinstance(value, Tensor)}
-    return Trace(graph, constants, called_modules(model, graph), frozenset(opaque))
+    _check_arguments(model)
+    opaque: dict[str, str] = {}
+    named = dict(model.named_modules())
+    with noted_readers() as readers:
+        graph, constants = _traced(model, input_shape, opaque)
+    dropped = drop_dead_code(graph, named)
+    extra = Extra()
+    if readers:
+        training = _traced_in_training(model, input_shape, dict(opaque))
+        if training is not None:
+            drop_dead_code(training, named)
+            extra = follow_modes(graph, training, named)
+    return Trace(graph, constants, called_modules(model, graph), opaque, dropped, extra)
 
 
 def called_modules(model: nn.Module, graph: fx.Graph) -> dict[str, nn.Module]:
@@ -87,55 +105,85 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def describe(err: BaseException) -> str:
-    """Returns what an error of a forward pass says, or its type where it says nothing itself."""
-    reason = reason_of(err)
-    # torch.fx appends where it was; of an error without text nothing else is left.
-    return type(err).__name__ if reason.startswith("While executing") else reason
+@contextmanager
+def restored(model: nn.Module) -> Iterator[Callable[[], dict[str, Tensor]]]:
+    """Gives a model's modules back the attributes and buffers that they had.
+
+    Yields:
+        What returns the tensors that torch.fx has hung on the model, by name.
+    """
+    traced = [module for module in model.modules() if not is_layer(module)]
+    attributes = [(module, dict(module.__dict__)) for module in traced]
+    buffers = [b for module in traced for b in module._buffers.values() if b is not None]
+    values = [buffer.clone() for buffer in buffers]
+
+    def new() -> dict[str, Tensor]:
+        names = model.__dict__.keys() - attributes[0][1].keys()
+        return {n: v for n in names if isinstance(v := model.__dict__[n], Tensor)}
+
+    try:
+        yield new
+    finally:
+        for module, kept in attributes:
+            module.__dict__.clear()
+            module.__dict__.update(kept)
+        with torch.no_grad():
+            for buffer, value in zip(buffers, values, strict=True):
+                buffer.copy_(value)
 
 
-def _traced(model: nn.Module, opaque: set[str]) -> fx.Graph:
-    """Returns the graph of a model; adds to `opaque` the modules that cannot be traced."""
+def _check_arguments(model: nn.Module) -> None:
+    if model._forward_pre_hooks:
+        return  # They may fill arguments in.
+    parameters = [*inspect.signature(model.forward).parameters.values()]
+    fixed = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [p for p in parameters if p.default is p.empty and p.kind not in fixed]
+    first = parameters[0].name if parameters else ""
+    missing = [p.name for p in needed if p.name != first]
+    if missing:
+        raise DmcpError(
+            f"The forward of {type(model).__name__} needs {', '.join(missing)} beside its images:"
+            " give what it needs default values, or wrap it in a module that takes images alone."
+        )
+
+
+def _traced_in_training(
+    model: nn.Module, input_shape: Shape, opaque: dict[str, str]
+) -> fx.Graph | None:
+    """Returns the graph in training mode, or None where it cannot be traced."""
+    model.train()
+    try:
+        return _traced(model, input_shape, opaque)[0]
+    except DmcpError:
+        return None
+    finally:
+        model.eval()
+
+
+def _traced(
+    model: nn.Module, input_shape: Shape, opaque: dict[str, str]
+) -> tuple[fx.Graph, dict[str, Tensor]]:
+    """Returns graph and constants; adds to `opaque` the modules that cannot be traced."""
+    shape_pass = ShapePass(partial(fetch, model, {}), input_shape)
     while True:
-        try:
-            return _Tracer(opaque).trace(model)
-        except _UntraceableError as err:
-            opaque.add(err.path)
-        except Exception as err:
-            # A foreign forward under a proxy may raise anything; no module is around this one
-            # that could become opaque.
-            raise DmcpError(
-                f"torch.fx cannot trace the forward of {type(model).__name__}"
-                f" ({describe(err)}): move its data-dependent part into a submodule."
-            ) from err
-
-
-class _UntraceableError(Exception):
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
-        self.path = path
-
-
-class _Tracer(fx.Tracer):
-    def __init__(self, opaque: set[str]) -> None:
-        super().__init__()
-        self._opaque = opaque
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        leaf = module_qualified_name in self._opaque or is_layer(m)
-        return leaf or super().is_leaf_module(m, module_qualified_name)
-
-    def call_module(
-        self,
-        m: nn.Module,
-        forward: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        try:
-            return super().call_module(m, forward, args, kwargs)
-        except _UntraceableError:
-            raise
-        except Exception as err:
-            # A foreign forward under a proxy may raise anything; the module becomes opaque.
-            raise _UntraceableError(self.path_of_module(m)) from err
+        with restored(model) as new:
+            try:
+                graph = traced_graph(model, opaque, Values(shape_pass))
+                return graph, new()
+            except UntraceableError as err:
+                opaque[err.path] = str(err)
+            except ValueAskedError as err:
+                raise DmcpError(
+                    f"The forward of {type(model).__name__} cannot be traced, since {err}: move"
+                    " that part into a submodule, which is then kept whole."
+                ) from err
+            except Exception as err:
+                # A foreign forward under a proxy may raise anything; no module is around this
+                # one that could become opaque.
+                if not runs(model, input_shape):
+                    raise misfit(model, input_shape, err) from err
+                raise DmcpError(
+                    f"torch.fx cannot trace the forward of {type(model).__name__}"
+                    f" ({describe(err)}): move what it cannot trace into a submodule, which is"
+                    " then kept whole."
+                ) from err

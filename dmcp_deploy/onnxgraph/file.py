@@ -6,7 +6,8 @@ inputs that it silently converts: what it would not say is said here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
@@ -43,6 +44,7 @@ class OnnxFile:
             or else of the weights of its convolutions and linear layers.
         preset: What it was quantised for: "tensorrt" or "cpu"; None if not by this package.
         weight_files: Names of the files of external weights, from the file's folder on.
+        metadata: What else the file says of itself, by name.
     """
 
     path: Path
@@ -54,6 +56,7 @@ class OnnxFile:
     precision: str
     preset: str | None = None
     weight_files: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def batch(self) -> int | None:
@@ -87,6 +90,7 @@ def read_onnx(path: Path) -> tuple[ModelProto, OnnxFile]:
     _check_outputs(proto.graph, path)
     weight_files = load_weights(proto, path)
     check_graph(proto.SerializeToString() if weight_files else content, path)
+    metadata = {item.key: item.value for item in proto.metadata_props}
     return proto, OnnxFile(
         path=path,
         digest=digest_files([path, *(path.parent / name for name in weight_files)]),
@@ -96,7 +100,8 @@ def read_onnx(path: Path) -> tuple[ModelProto, OnnxFile]:
         input_shape=shape,
         output_name=proto.graph.output[0].name,
         precision=graph_precision(proto.graph, tensor_types(proto, path), path),
-        preset=next((p.value for p in proto.metadata_props if p.key == PRESET_KEY), None),
+        preset=metadata.get(PRESET_KEY),
+        metadata=metadata,
     )
 
 

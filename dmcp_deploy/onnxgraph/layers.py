@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.onnxgraph.image_nodes import image_values
 from dmcp_deploy.onnxgraph.names import (
     CONVOLUTIONS,
-    constant_names,
+    EINSUM,
+    RECURRENT,
+    einsum_of,
+    factors,
     layer_nodes,
     origin,
     producers_of,
@@ -29,8 +33,8 @@ class OnnxLayer:
 
     Attributes:
         name: Its name in the network, as in "features.0.0" (see `onnxgraph.names`).
-        kind: "conv", "depthwise" (a convolution with one group a channel), "transposed" or
-            "linear".
+        kind: "conv", "depthwise" (a convolution with one group a channel), "transposed",
+            "linear" or "recurrent".
         macs: Multiply-adds of one call, all its images together; no bias.
         params: Elements of its stored weight and bias.
         in_channels: Channels it reads.
@@ -82,18 +86,18 @@ def layers_of(shaped: ShapedGraph) -> tuple[OnnxLayer, ...]:
 
 def _layer(node: NodeProto, name: str, shaped: ShapedGraph, traffic: _Traffic) -> OnnxLayer:
     shaped.check_known(node)
-    weight = weight_of(node, traffic.constants)
+    weight = weight_of(node, traffic.images)
     sizes = _sizes(node, weight, shaped)
     return OnnxLayer(
         name=name,
         kind=_kind(node, sizes),
-        macs=_macs(node, shaped),
+        macs=_macs(node, shaped, traffic.images),
         params=traffic.stored(node, weight).elements,
         in_channels=sizes.inputs,
         out_channels=sizes.outputs,
         groups=sizes.groups,
         kernel=sizes.kernel,
-        out_shape=shaped.shapes[node.output[0]],
+        out_shape=shaped.shapes.get(node.output[0], ()),
         bytes=traffic.bytes_of(node, weight),
     )
 
@@ -108,6 +112,11 @@ class _Sizes:
 
 def _sizes(node: NodeProto, weight: str, shaped: ShapedGraph) -> _Sizes:
     shapes = shaped.shapes
+    if node.op_type in RECURRENT:
+        directions, inputs = shapes[node.input[1]][0], shapes[node.input[1]][2]
+        return _Sizes(inputs, directions * shapes[node.input[2]][2])
+    if node.op_type == EINSUM:
+        return _einsum_sizes(node, weight, shaped)
     if node.op_type not in CONVOLUTIONS:
         out = shapes[node.output[0]]
         # A weight that is the left factor makes rows of the output, not columns.
@@ -120,7 +129,18 @@ def _sizes(node: NodeProto, weight: str, shaped: ShapedGraph) -> _Sizes:
     return _Sizes(first, second * groups, groups, tuple(kernel))  # [in, out / groups, kernel...]
 
 
+def _einsum_sizes(node: NodeProto, weight: str, shaped: ShapedGraph) -> _Sizes:
+    einsum, names = einsum_of(node), factors(node)
+    sizes = einsum.sizes([shaped.shapes[name] for name in names])
+    term = einsum.terms[names.index(weight)]
+    others = "".join(t for t, name in zip(einsum.terms, names, strict=True) if name != weight)
+    summed = [sizes[letter] for letter in term if letter not in einsum.output]
+    return _Sizes(prod(summed), prod(sizes[letter] for letter in term if letter not in others))
+
+
 def _kind(node: NodeProto, sizes: _Sizes) -> str:
+    if node.op_type in RECURRENT:
+        return "recurrent"
     if node.op_type not in CONVOLUTIONS:
         return "linear"
     if node.op_type == "ConvTranspose":
@@ -128,8 +148,19 @@ def _kind(node: NodeProto, sizes: _Sizes) -> str:
     return "depthwise" if sizes.groups == sizes.inputs > 1 else "conv"
 
 
-def _macs(node: NodeProto, shaped: ShapedGraph) -> int:
+def _macs(node: NodeProto, shaped: ShapedGraph, images: set[str]) -> int:
     shapes = shaped.shapes
+    if node.op_type == EINSUM:
+        einsum, names = einsum_of(node), factors(node)
+        sizes = einsum.sizes([shapes[name] for name in names])
+        products = einsum.products([name in images for name in names])
+        return sum(prod(sizes[letter] for letter in letters) for letters in products)
+    if node.op_type in RECURRENT:
+        steps, sequences, _ = shapes[node.input[0]]
+        # The state before the first step is known, and so is its product with the weights.
+        known = len(node.input) < 6 or node.input[5] not in images
+        inputs, state = (prod(shapes[name]) for name in node.input[1:3])
+        return sequences * (steps * inputs + (steps - known) * state)
     if node.op_type == "Conv":
         # Each output element sums over one filter: [out, in / groups, kernel...].
         return prod(shapes[node.output[0]]) * prod(shapes[node.input[1]][1:])
@@ -155,7 +186,7 @@ class _Traffic:
     """What layers read and write, in the types that the file stores or quantises it in."""
 
     def __init__(self, shaped: ShapedGraph) -> None:
-        self.constants = constant_names(shaped.graph)
+        self.images = image_values(shaped.graph)
         self._shaped = shaped
         self._tensors, self._producers = stored_tensors(shaped.graph), producers_of(shaped.graph)
         self._readers = _readers_of(shaped.graph)
@@ -163,10 +194,10 @@ class _Traffic:
 
     def bytes_of(self, node: NodeProto, weight: str) -> int:
         """Returns the bytes of an operator's input, output and stored tensors."""
-        moved = [name for name in node.input[:2] if name not in self.constants]
+        moved = [name for name in factors(node) if name in self.images]
         read = sum(self._shaped.bytes_of(name, self._type_read(name)) for name in moved)
         output = node.output[0]
-        written = self._shaped.bytes_of(output, self._type_written(output))
+        written = self._shaped.bytes_of(output, self._type_written(output)) if output else 0
         return read + written + self.stored(node, weight).bytes
 
     def stored(self, node: NodeProto, weight: str) -> _StoredSize:

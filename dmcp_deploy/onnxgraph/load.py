@@ -120,4 +120,6 @@ _INPUTS = {
     **dict.fromkeys(("Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"), 1),
     **dict.fromkeys(("Add", "Conv", "ConvTranspose", "Gemm", "MatMul"), 2),
     **dict.fromkeys(("DequantizeLinear", "QuantizeLinear"), 2),
+    **dict.fromkeys(("GRU", "LSTM", "RNN"), 3),
+    "Einsum": 1,
 }

@@ -6,6 +6,9 @@ import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from dmcp_deploy.onnxgraph.einsum import Einsum, parse_einsum
+from dmcp_deploy.onnxgraph.image_nodes import image_values
+
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto, TensorProto
 
@@ -13,6 +16,9 @@ if TYPE_CHECKING:
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 #: Linear layers only if one factor is stored; attention multiplies two activations.
 PRODUCTS = ("Gemm", "MatMul")
+EINSUM = "Einsum"
+#: Their first input is multiplied by stored weights, step by step.
+RECURRENT = ("GRU", "LSTM", "RNN")
 
 _WEIGHT, _BIAS, _QUANTIZED = ".weight", ".bias", "_quantized"
 
@@ -20,27 +26,45 @@ _WEIGHT, _BIAS, _QUANTIZED = ".weight", ".bias", "_quantized"
 def layer_nodes(graph: GraphProto) -> list[tuple[NodeProto, str]]:
     """Returns the convolution and linear operators in graph order, each with its layer's name.
 
+    An operator whose inputs do not depend on the images is none: its result is known before.
     The exporter calls a weight "features.0.0.weight", and folding batch norms, simplifying,
     converting and quantising keep that: the layer is "features.0.0". A weight that it has turned
     round is "val_7", and the bias added after it tells the layer. Where there is no stored weight,
     or another layer has the same, the operator's own name stands in.
     """
-    constants, stored = constant_names(graph), _Stored(graph)
+    images, stored = image_values(graph), _Stored(graph)
     named: dict[str, NodeProto] = {}
     for node in graph.node:
-        if node.op_type in CONVOLUTIONS or (
-            node.op_type in PRODUCTS and constants & set(node.input[:2])
-        ):
-            name = stored.layer_of(node, weight_of(node, constants))
+        if _is_layer(node, images):
+            name = stored.layer_of(node, weight_of(node, images))
             free = (n for n in _possible_names(node, name) if n and n not in named)
             named[next(free)] = node
     return [(node, name) for name, node in named.items()]
 
 
-def weight_of(node: NodeProto, constants: set[str]) -> str:
-    """Returns the input of a convolution or linear operator that is its weight."""
-    first, second = map(str, node.input[:2])
-    return first if node.op_type in PRODUCTS and second not in constants else second
+def weight_of(node: NodeProto, images: set[str]) -> str:
+    """Returns the input of a layer that is its weight.
+
+    Args:
+        node: The operator.
+        images: The values that follow from the images.
+    """
+    first, second, *_ = factors(node)
+    if node.op_type == EINSUM:
+        return next(name for name in factors(node) if name not in images)
+    return first if node.op_type in PRODUCTS and second in images else second
+
+
+def factors(node: NodeProto) -> list[str]:
+    """Returns the inputs that a layer multiplies by one another."""
+    count = {EINSUM: len(node.input), **dict.fromkeys(RECURRENT, 3)}.get(node.op_type, 2)
+    return [str(name) for name in node.input[:count]]
+
+
+def einsum_of(node: NodeProto) -> Einsum:
+    """Returns what an Einsum says."""
+    (equation,) = (a.s.decode() for a in node.attribute if a.name == "equation")
+    return parse_einsum(equation)
 
 
 def stored_tensors(graph: GraphProto) -> dict[str, TensorProto]:
@@ -50,16 +74,6 @@ def stored_tensors(graph: GraphProto) -> dict[str, TensorProto]:
         if node.op_type == "Constant":
             tensors.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
     return tensors
-
-
-def constant_names(graph: GraphProto) -> set[str]:
-    """Returns the names of stored values and of what is computed from these alone."""
-    names = {tensor.name for tensor in graph.initializer}
-    for node in graph.node:
-        fixed = bool(node.input) and all(not name or name in names for name in node.input)
-        if fixed or node.op_type == "Constant":
-            names.update(node.output)
-    return names
 
 
 def origin(name: str, producers: dict[str, NodeProto]) -> str:
@@ -72,6 +86,17 @@ def origin(name: str, producers: dict[str, NodeProto]) -> str:
 def producers_of(graph: GraphProto) -> dict[str, NodeProto]:
     """Returns value -> the operator that computes it."""
     return {name: node for node in graph.node for name in node.output}
+
+
+def _is_layer(node: NodeProto, images: set[str]) -> bool:
+    activations = [name in images for name in factors(node)]
+    if node.op_type in CONVOLUTIONS:
+        return any(activations)
+    if node.op_type == EINSUM:
+        return any(einsum_of(node).products(activations))
+    if node.op_type in RECURRENT:
+        return activations[0]
+    return node.op_type in PRODUCTS and activations[0] != activations[1]
 
 
 _SAME_VALUES = {

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.onnxgraph.load import load_onnx
+from dmcp_deploy.onnxgraph.names import factors
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
@@ -41,7 +42,7 @@ class ShapedGraph:
         Raises:
             DmcpError: One does not follow from the input's.
         """
-        for name in (*node.input[:2], node.output[0]):
+        for name in (*factors(node), *filter(None, node.output[:1])):
             if name not in self.shapes:
                 raise DmcpError(
                     f"The multiply-adds of {self.path} cannot be counted: the shape of {name!r} at"

@@ -9,6 +9,8 @@ from pathlib import Path
 from dmcp_deploy.options.declare import check, option
 
 CALIBRATION_IMAGES = 64  # fewer than 32 are refused: too few for the ranges of activations
+CALIBRATION_METHOD = "minmax"
+CALIBRATION_METHODS = ("minmax", "percentile", "entropy")
 DEFAULT_OPSET = 20
 
 
@@ -23,6 +25,8 @@ class ExportOptions:
             judge each by the validation images; "fp32" judges the export itself.
         calibration: Training images that "int8" and "fp8" are calibrated on.
         original: Whether the full network is exported as well.
+        calibration_method: How "int8" finds the ranges of activations: "minmax", or "entropy" or
+            "percentile", which leave rare large values out.
     """
 
     batch: int | None = option(
@@ -34,6 +38,14 @@ class ExportOptions:
     )
     calibration: int = option(CALIBRATION_IMAGES, help="Images INT8 and FP8 are calibrated on.")
     original: bool = True
+    calibration_method: str = option(
+        CALIBRATION_METHOD,
+        choices=CALIBRATION_METHODS,
+        help="How INT8 finds ranges: minmax, percentile or entropy.",
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +85,7 @@ class BuildOptions(TargetOptions):
         out: Folder of the engines; by default "engines" beside the ONNX file.
         calibration: Training images of a run that "int8" and "fp8" are calibrated on; None takes
             what the run has calibrated before, and 64 where there is nothing yet.
+        calibration_method: As for `ExportOptions`.
     """
 
     runtime: str = option("auto", help="tensorrt, tensorrt-rtx, or auto.")
@@ -89,6 +102,11 @@ class BuildOptions(TargetOptions):
     calibration: int | None = option(
         None,
         help=f"Images INT8 and FP8 are calibrated on; {CALIBRATION_IMAGES} if not done before.",
+    )
+    calibration_method: str = option(
+        CALIBRATION_METHOD,
+        choices=CALIBRATION_METHODS,
+        help="How INT8 finds ranges: minmax, percentile or entropy.",
     )
 
     def __post_init__(self) -> None:

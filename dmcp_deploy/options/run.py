@@ -23,6 +23,20 @@ INITS = ("scratch", "sliced")
 
 _LARGEST_SEED = 2**63 - 1
 _SMALLEST_SIDE = 16
+_PICTURE_CHANNELS = (1, 3)
+
+
+#: What a command says that is given no data.
+DEFAULT_DATA = """\
+No --data was given, so this run shows how it goes on somebody else's pictures: solar cells, intact
+or defective, from the package elpv-dataset (Buerhop-Lutz et al., 2018; CC BY-NC-SA 4.0: not for
+commercial use). For your own, give --data FOLDER with a folder a class:
+
+    FOLDER/train/cat/1.jpg   FOLDER/train/dog/1.jpg   ...
+    FOLDER/val/cat/2.jpg     FOLDER/val/dog/2.jpg     ...
+
+or fashion-mnist, torchvision:NAME or webdataset:FOLDER.
+"""
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,8 @@ class RunSettings:
 
     Attributes:
         method: The search method.
-        weights: None, "imagenet", or a file of weights that the search starts from.
+        weights: None, "imagenet", or a file of weights that the search starts from, also as
+            "FILE:PLACE" for one of several dictionaries in it.
         data: An image folder, a data set's name, or None for the embedded default.
         sampling: How DMCP reads a plan from its probabilities: "expected" or "markov".
         align: Widths are multiples of this where the group is larger.
@@ -64,7 +79,7 @@ class RunSettings:
         "dmcp", choices=tuple(METHODS), in_recipe=True, help=f"One of {', '.join(METHODS)}."
     )
     weights: str | None = option(
-        None, words={"none": None}, in_recipe=True, help="none, imagenet or a file."
+        None, words={"none": None}, in_recipe=True, help="none, imagenet, a file or FILE:PLACE."
     )
     data: str | None = option(
         None,
@@ -95,16 +110,16 @@ class RunOptions(RunSettings, SizeOptions):
     """What a run is asked for beside its model and budget; bad values raise DmcpError.
 
     Attributes:
-        train_size: Side of the training images; None is the recipe's, or the deployed size.
+        train_size: Shorter side of the training images; None is the recipe's, or the deployed size.
         recipe: A recipe's name or file; None chooses by the data.
         search_epochs: Epochs of both search stages, in place of the recipe's.
         train_epochs: Epochs of the pruned network, in place of the recipe's.
         batch_size: Images per step, in place of the recipe's.
     """
 
-    input_size: int = input_size_option(least=_SMALLEST_SIDE)
+    input_size: int | None = input_size_option(least=_SMALLEST_SIDE)
     train_size: int | None = option(
-        None, least=_SMALLEST_SIDE, help="Side of the training images in pixels."
+        None, least=_SMALLEST_SIDE, help="Shorter side of the training images in pixels."
     )
     recipe: str | None = option(
         None,
@@ -117,6 +132,16 @@ class RunOptions(RunSettings, SizeOptions):
 
     def __post_init__(self) -> None:
         check(self)
+        channels, *sides = self.input_shape
+        if channels not in _PICTURE_CHANNELS:
+            raise DmcpError(
+                f"--input {self.input} has {channels} channels: pictures come with 1 (grey) or 3"
+                " (RGB)."
+            )
+        if min(sides) < _SMALLEST_SIDE:
+            raise DmcpError(
+                f"--input {self.input} is too small: its sides must be at least {_SMALLEST_SIDE}."
+            )
 
 
 @dataclass(frozen=True)
@@ -131,6 +156,7 @@ class Compute:
         rehearse: Whether the whole chain is tried on a few pictures before any training.
         supernet: The directory of a run whose first stage a new search takes over: the steps
             that do not depend on the budget, which are the same in both.
+        moved_data: Where the data of a run lies now, which has moved since the run was begun.
         progress: Where to report.
     """
 
@@ -147,6 +173,9 @@ class Compute:
     )
     supernet: Path | str | None = option(
         None, help="Take over the first stage of a run for another budget."
+    )
+    moved_data: str | None = option(
+        None, flag="--data", help="Where the run's data lies now, if it has moved."
     )
     progress: Progress = NO_PROGRESS
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dmcp_deploy.errors import DmcpError, reason_of
-from dmcp_deploy.published import mmrazor, npy, timm_shapes
+from dmcp_deploy.published import layer_channels, mmrazor, npy, timm_shapes
 from dmcp_deploy.published.widths import PublishedPlan
 from dmcp_deploy.registry import choose
 
@@ -29,12 +29,14 @@ FORMATS: dict[str, Callable[[bytes], PublishedPlan]] = {
     npy.FORM: npy.read_npy,
     mmrazor.FORM: _text(mmrazor.read_mmrazor),
     timm_shapes.FORM: _text(timm_shapes.read_timm),
+    layer_channels.FORM: _text(layer_channels.read_layers),
 }
 
 #: How each format's files begin.
 _STARTS = {
     npy.FORM: re.compile(re.escape(npy.MAGIC)),
     timm_shapes.FORM: re.compile(rb"(\xef\xbb\xbf)?\s*[\w.]+:\["),
+    layer_channels.FORM: re.compile(rb"(\xef\xbb\xbf)?\s*\{\s*\"[\w.]+\"\s*:\s*\d{1,9}\s*[,}]"),
     mmrazor.FORM: re.compile(rb"(\xef\xbb\xbf)?(---\s|#.*\n|\s)*([\[{]|[\w.]+:\s*(#.*)?\n)"),
 }
 

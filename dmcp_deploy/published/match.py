@@ -8,6 +8,7 @@ import numpy as np
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.graph import Group, Layer, Network, Units
+from dmcp_deploy.network.layers import WEIGHTED
 from dmcp_deploy.network.selection import Selection
 from dmcp_deploy.published.widths import LayerWidth, PublishedPlan
 from dmcp_deploy.registry import near_matches
@@ -94,7 +95,7 @@ def _renamed_convolutions(published: PublishedPlan, network: Network) -> dict[st
 
 def _head(network: Network) -> str | None:
     """Returns the classifier: the last layer, if its outputs are the network's."""
-    layers = [layer for layer in network.layers.values() if layer.kind in ("conv", "linear")]
+    layers = [layer for layer in network.layers.values() if layer.kind in WEIGHTED]
     last = layers[-1] if layers else None
     if last is None or last.outputs is None or last.outputs.max() >= 0:
         return None

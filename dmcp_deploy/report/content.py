@@ -12,6 +12,7 @@ from dmcp_deploy.bench.layers.record import LayersRecord, LayerTime, Profiled
 from dmcp_deploy.bench.record import BenchRecord, Comparison, Measured, compared
 from dmcp_deploy.report.facts import Accuracy, Parity, RunFacts
 from dmcp_deploy.report.pareto import candidates, comparable, frontier
+from dmcp_deploy.runtimes.engine_record import EngineRecord
 
 
 def content(runs: Sequence[RunFacts]) -> dict[str, Any]:
@@ -40,7 +41,9 @@ def _run(facts: RunFacts) -> dict[str, Any]:
         "request": facts.request.to_json(),
         "versions": facts.versions,
         "stage_seconds": facts.stage_seconds,
+        "input": None if facts.fed is None else dataclasses.asdict(facts.fed),
         "budget_met": met,
+        "budget_note": None if plan is None else plan.shortfall() or None,
         "plan": None if plan is None else plan.to_json(),
         "search": None if facts.search is None else dataclasses.asdict(facts.search),
         "search_steps": facts.search_steps,
@@ -51,14 +54,16 @@ def _run(facts: RunFacts) -> dict[str, Any]:
         "unjudged": facts.unjudged,
         "bench": None if facts.bench is None else _bench(facts.bench),
         "layers": None if facts.layers is None else _layers(facts.layers),
-        "engines": [
-            {key: value for key, value in vars(item).items() if key != "layers"}
-            for item in facts.engines
-        ],
+        "engines": [_engine(item) for item in facts.engines],
         "commands": facts.commands,
         "missing": {part: dataclasses.asdict(lack) for part, lack in facts.lacks.items()},
         "stale": facts.stale,
     }
+
+
+def _engine(item: EngineRecord) -> dict[str, Any]:
+    shown = {key: value for key, value in vars(item).items() if key not in ("layers", "input")}
+    return {**shown, "input": None if item.input is None else dataclasses.asdict(item.input)}
 
 
 def _named(what: str, item: Accuracy | Parity) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from dmcp_deploy.artifact import LATER
 from dmcp_deploy.bench.layers.record import LayersRecord
 from dmcp_deploy.bench.record import BenchRecord
+from dmcp_deploy.data.input_record import InputRecord
 from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.rundir.stages import Stage
@@ -44,14 +45,14 @@ class Accuracy:
         top1: In [0, 1].
         loss: Cross entropy.
         images: Images it was taken on.
-        image_size: Their side in pixels.
+        image_size: Their side in pixels; "32x96", height and width, where they are oblong.
     """
 
     network: Judged
     top1: float
     loss: float
     images: int
-    image_size: int
+    image_size: int | str
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ class RunFacts:
         request: What was asked of it.
         versions: Library -> version, of its last stage.
         stage_seconds: Stage -> how long it took, for the stages done.
+        fed: What its networks are fed with; None in a run of an older release.
         plan: The channel plan; None before the end of the search.
         search: What else the search found; None before its end.
         search_steps: Figures of every step of the search.
@@ -148,6 +150,7 @@ class RunFacts:
     request: RunRequest
     versions: Mapping[str, str]
     stage_seconds: Mapping[Stage, float]
+    fed: InputRecord | None
     plan: ChannelPlan | None
     search: Search | None
     search_steps: tuple[Mapping[str, Any], ...]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -77,11 +77,15 @@ def accuracies(figures: Figures) -> list[Accuracy]:
             float(item["top1"]),
             float(item["loss"]),
             int(item["images"]),
-            int(item["image_size"]),
+            _size(item["image_size"]),
         )
         for network, item in taken
         if item is not None
     ]
+
+
+def _size(value: object) -> int | str:
+    return value if isinstance(value, str) else int(value)  # type: ignore[call-overload]
 
 
 def parities(figures: Figures) -> list[Parity]:
@@ -137,6 +141,7 @@ def _facts(
         request=request,
         versions=decode(dict[str, str], content.get("versions"), "versions"),
         stage_seconds={stage: item.seconds for stage, item in stages.items()},
+        fed=run.input(),
         plan=plan,
         search=_search(figures[SEARCH], plan, steps) if SEARCH in figures else None,
         search_steps=steps,
@@ -148,10 +153,15 @@ def _facts(
         bench=_load_if_there(BenchRecord.load, run.file("bench.json")),
         layers=_load_if_there(LayersRecord.load, run.file("layers.json")),
         engines=engines,
-        commands=run_commands(request, run.path, figures, engines),
+        commands=run_commands(_placed(run, request), run.path, figures, engines),
         lacks=_lacks(run, request, stages, engines),
         stale=tuple(stage for stage, item in stages.items() if _is_stale(run, item.inputs)),
     )
+
+
+def _placed(run: RunDir, request: RunRequest) -> RunRequest:
+    """Returns a request with the place where the data was found last."""
+    return replace(request, data=run.data_place() or request.data)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def _budget(facts: RunFacts) -> str:
     if plan.budget_macs is not None:
         verdict = "met" if plan.macs <= plan.budget_macs else "missed"
         words += f", {plan.macs / plan.budget_macs:.2%} of the budget, which is {verdict}"
-    return _text(f"{words}.")
+    return _text(f"{words}. {plan.shortfall()}".rstrip())
 
 
 def _tables(facts: RunFacts) -> list[Table]:
@@ -70,6 +70,7 @@ def _tables(facts: RunFacts) -> list[Table]:
         tables.parity_table(facts),
         tables.engines_table(facts.engines),
         *([tables.groups_table(facts.plan)] if facts.plan is not None else []),
+        *([tables.input_table(facts.fed)] if facts.fed is not None else []),
         tables.environment_table(facts),
     ]
     return [table for table in all_tables if table.rows]

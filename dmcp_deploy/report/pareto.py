@@ -23,7 +23,7 @@ class Candidate:
     Attributes:
         name: The run.
         top1: Accuracy in [0, 1].
-        image_size: Side of the images it was taken on, in pixels.
+        image_size: Side of the images it was taken on, in pixels; "32x96" where they are oblong.
         macs: Multiply-adds of its network.
         latency: Its measurement, in the smallest batch; None if there is none.
         device: What must agree for two latencies to be compared; None without a measurement.
@@ -31,7 +31,7 @@ class Candidate:
 
     name: str
     top1: float
-    image_size: int
+    image_size: int | str
     macs: int
     latency: Measured | None
     device: tuple[str, ...] | None

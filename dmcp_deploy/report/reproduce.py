@@ -11,6 +11,7 @@ from typing import Any
 from dmcp_deploy.options.declare import words
 from dmcp_deploy.options.export import DEFAULT_OPSET, BuildOptions, ExportOptions
 from dmcp_deploy.options.measure import BenchOptions
+from dmcp_deploy.options.network import input_words
 from dmcp_deploy.options.run import RunOptions, Target
 from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.rundir.stages import BENCH, EXPORT, PRECISION, Stage
@@ -30,7 +31,7 @@ def recipe_file(request: RunRequest) -> str:
 def run_command(command: str, request: RunRequest, folder: Path, *more: str) -> str:
     """Returns a `prune` or `search` that asks for the same run, recipe file included."""
     spec = request.network
-    sizes = {"width_mult": spec.width_mult, "input_size": spec.input_shape[-1]}
+    sizes = {"width_mult": spec.width_mult, **input_words(spec.input_shape)}
     target = words(Target, {"model": spec.model, "flops": request.budget})
     asked = words(RunOptions, {**vars(request), **sizes, "recipe": _RECIPE})
     return _line(command, *target, *asked, *more, *words(Target, {"out": folder}))
@@ -64,6 +65,7 @@ def _export(folder: Path, figures: Mapping[Stage, Mapping[str, Any]]) -> list[st
     asked = figures.get(EXPORT, {}).get("asked", {})
     judged = {stage: told for stage, told in figures.items() if stage.kind == PRECISION}
     images = [told.get("asked", {}).get("calibration") for told in judged.values()]
+    methods = [told.get("asked", {}).get("calibration_method") for told in judged.values()]
     counts = [count for count in images if count is not None]
     opset = asked.get("opset", DEFAULT_OPSET)
     values = {
@@ -71,6 +73,7 @@ def _export(folder: Path, figures: Mapping[Stage, Mapping[str, Any]]) -> list[st
         "opset": None if opset == DEFAULT_OPSET else opset,
         "precisions": tuple(stage.subject for stage in judged),
         "calibration": counts[0] if counts else None,
+        "calibration_method": next(filter(None, methods), None),
     }
     options = words(ExportOptions, values)
     return [_line("export", *options, str(folder))] if options else []

@@ -39,6 +39,7 @@ def run_sections(facts: RunFacts, key: str) -> str:
         ("Layer by layer", layers_part(facts, key)),
         ("Parity and precision", _parity(facts)),
         ("Engines", _engines(facts)),
+        *_input(facts),
         ("Environment", table_html(tables.environment_table(facts))),
         ("How to reproduce", _reproduce(facts)),
     ]
@@ -96,15 +97,15 @@ def _channels(facts: RunFacts, key: str) -> str:
     if plan.budget_macs is not None:
         words = (
             f"{format_macs(plan.macs)} of the budget's {format_macs(plan.budget_macs)}"
-            f" multiply-adds ({plan.macs / plan.budget_macs:.2%}). {words}"
-        )
+            f" multiply-adds ({plan.macs / plan.budget_macs:.2%}). {words} {plan.shortfall()}"
+        ).rstrip()
     group = "channel group, from input to output"
     absolute = bar_chart(
         Labels(f"{key}-channels", "Channels kept per group", words, group, "channels"),
         names,
         [("original", [keep.size for keep in keeps]), ("kept", kept)],
     )
-    note = f"Widths are multiples of {plan.align} where the group is larger."
+    note = f"Widths are multiples of {plan.align}, or full, where the group is larger."
     share = bar_chart(
         Labels(f"{key}-shares", "Share kept", note, group, "of the original's channels"),
         names,
@@ -200,6 +201,12 @@ def _engines(facts: RunFacts) -> str:
     if not facts.engines:
         return lack_notice(facts, "engines")
     return table_html(tables.engines_table(facts.engines))
+
+
+def _input(facts: RunFacts) -> list[tuple[str, str]]:
+    if facts.fed is None:
+        return []
+    return [("What to feed", table_html(tables.input_table(facts.fed)))]
 
 
 def _reproduce(facts: RunFacts) -> str:

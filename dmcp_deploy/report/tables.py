@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dmcp_deploy.bench.record import BenchRecord, Comparison, Measured, compared
+from dmcp_deploy.data.input_record import InputRecord
 from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.report.facts import RunFacts
 from dmcp_deploy.report.markup import Table
@@ -75,6 +76,12 @@ def engines_table(engines: Sequence[EngineRecord]) -> Table:
         *("activations", "build s", "warnings", "file"),
     )
     return Table("Engines", head, tuple(_engine(item) for item in engines))
+
+
+def input_table(fed: InputRecord) -> Table:
+    """Returns what to do with a picture before the network reads it, and what its logits mean."""
+    rows = [*fed.steps(), ("logits", ", ".join(fed.classes))]
+    return Table("What to feed", ("step", "what"), tuple(rows))
 
 
 def environment_table(facts: RunFacts) -> Table:

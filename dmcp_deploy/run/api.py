@@ -160,7 +160,7 @@ def export(
     check_request(precisions, asked.calibration)
     context = RunContext.resume(Path(run_dir), _joined(compute))
     run_export(context, asked.batch, asked.opset, asked.original)
-    run_precisions(context, precisions, asked.calibration)
+    run_precisions(context, precisions, asked.calibration, asked.calibration_method)
     return context.run
 
 
@@ -187,7 +187,7 @@ def engine(
         DmcpError: Something asked for cannot be had, or an engine is not in the precision.
     """
     require(*_ENGINE_LIBRARIES)
-    from dmcp_deploy.export.precisions import check_request
+    from dmcp_deploy.export.precisions import check_request, read_images
     from dmcp_deploy.run.engines import (
         check_machine,
         check_run,
@@ -202,7 +202,8 @@ def engine(
     request, compute = make_engine_request(asked), compute or Compute()
     check_machine(request)  # before anything is converted
     if not source.is_dir():
-        return engines_of_file(source, folder, request, images, compute.progress)
+        evidence = None if images is None else read_images(images, asked.calibration_method)
+        return engines_of_file(source, folder, request, evidence, compute.progress)
     if images is not None:
         raise DmcpError(
             f"--calibration-data is for an ONNX file: the run {source} is calibrated on its own"
@@ -213,7 +214,7 @@ def engine(
     check_run(run, request)
     # A board's torch may come without the rest of what training needs.
     if all(map(is_installed, _SEARCH_LIBRARIES)) and not _convert(
-        run, request.precisions, asked.calibration, compute
+        run, request.precisions, asked, compute
     ):
         return []
     return engines_of_run(run, folder, request, compute.progress)
@@ -315,15 +316,14 @@ def load(run_dir: Path | str) -> nn.Module:
     return load_dense(Path(run_dir))
 
 
-def _convert(
-    run: RunDir, precisions: Sequence[str], calibration: int | None, compute: Compute
-) -> bool:
+def _convert(run: RunDir, precisions: Sequence[str], asked: BuildOptions, compute: Compute) -> bool:
     """Converts a run's network to precisions; returns whether this process is the first."""
     from dmcp_deploy.run.context import RunContext
     from dmcp_deploy.run.stages import run_precisions
     from dmcp_deploy.training.distributed import is_main
 
-    run_precisions(RunContext.resume(run.path, _joined(compute)), precisions, calibration)
+    context = RunContext.resume(run.path, _joined(compute))
+    run_precisions(context, precisions, asked.calibration, asked.calibration_method)
     return is_main()
 
 
@@ -337,13 +337,14 @@ def _search(
 ) -> RunDir:
     from dmcp_deploy.run.context import RunContext
     from dmcp_deploy.run.rehearsal import rehearse
-    from dmcp_deploy.run.resolve import make_request
+    from dmcp_deploy.run.resolve import continued, make_request
     from dmcp_deploy.run.stages import prepare_search, run_search
 
     compute = _joined(compute)
-    request = make_request(model, flops, options, compute)
     run = RunDir(Path(out) if out is not None else Path("runs") / folder_name(f"{model}-{flops}"))
-    context, begun = RunContext(run, request, compute), run.holds(request)
+    request = make_request(model, flops, options, compute, run)
+    begun = run.holds(request)
+    context = RunContext(run, *continued(run, request, compute))
     problem = prepare_search(context)
     if problem is not None:
         if compute.rehearse and not begun:

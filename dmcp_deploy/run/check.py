@@ -15,18 +15,17 @@ from dmcp_deploy.network.cost import Cost
 from dmcp_deploy.network.graph import Group, Network
 from dmcp_deploy.options.export import BuildOptions
 from dmcp_deploy.options.run import Compute, RunOptions
+from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.registry import ENGINE_RUNTIMES
 from dmcp_deploy.run.context import RunContext
 from dmcp_deploy.run.engines import check_machine, make_engine_request
-from dmcp_deploy.run.networks import first_network
 from dmcp_deploy.run.problem import search_problem
 from dmcp_deploy.run.rehearsal import Branch, Phase, build, convert_to, phases_of
 from dmcp_deploy.run.resolve import make_request
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.search.problem import SearchProblem
-from dmcp_deploy.search.run import plan_problem
 from dmcp_deploy.text_table import columns
-from dmcp_deploy.units import format_macs, parse_budget
+from dmcp_deploy.units import format_macs
 
 #: What a network is converted to, beside the FP32 that it is exported in.
 _PRECISIONS = ("fp16", "bf16", "int8")
@@ -81,22 +80,20 @@ def check(
     """
     options, compute = options or RunOptions(), compute or Compute()
     if options.data is None:
-        images = noise(classes, 3)
+        images = noise(classes, NetworkSpec.asked(model, options, classes).input_shape[0])
     else:
         images = open_data(options.data, progress=compute.progress)
-    request = make_request(model, "100%", options, compute, images)
+    request = make_request(model, "100%", options, compute, images=images)
     context = RunContext(RunDir(Path("check")), request, compute, images)
-    network = first_network(context)
-    cost, _, grid, full_macs = plan_problem(
-        network, parse_budget("100%"), request.align, context.recipe
-    )
-    lowest_macs = cost.macs(grid.low)
-    middle = replace(request, budget=str((lowest_macs + full_macs) // 2))
-    context = replace(context, request=middle)
+    problem = search_problem(context)
+    lowest_macs, full_macs = problem.cost.macs(problem.grid.low), problem.cost.full_macs
+    middle = (lowest_macs + full_macs) // 2
+    context = replace(context, request=replace(request, budget=str(middle)))
+    problem = replace(problem, budget_macs=middle)
     engines, absent = _engines()
     branches = {name: partial(convert_to, name) for name in _PRECISIONS} | engines
-    phases = _tried(context, search_problem(context, network), branches)
-    return Check(network, request.align, lowest_macs, full_macs, phases, absent)
+    phases = _tried(context, problem, branches)
+    return Check(problem.network, request.align, lowest_macs, full_macs, phases, absent)
 
 
 def check_text(found: Check) -> str:

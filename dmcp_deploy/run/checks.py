@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -11,13 +10,16 @@ from torch import Tensor, nn
 
 from dmcp_deploy.data.layout import in_channels_last
 from dmcp_deploy.data.loader import steps_per_epoch
+from dmcp_deploy.data.size import Size, format_size, scaled_size
 from dmcp_deploy.data.sources import ImageSource
 from dmcp_deploy.data.types import ImageData
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.machine.state import usable_cores
 from dmcp_deploy.network.graph import Network
+from dmcp_deploy.network.misfit import describe
 from dmcp_deploy.network.shape_pass import MISFITS, run_without_data
 from dmcp_deploy.network.supernet import Supernet
-from dmcp_deploy.network.trace import describe, evaluating
+from dmcp_deploy.network.trace import evaluating, restored
 from dmcp_deploy.progress import Progress
 from dmcp_deploy.training.distributed import world_size
 from dmcp_deploy.training.recipe import Recipe
@@ -33,7 +35,7 @@ def check_outputs(network: Network) -> None:
         DmcpError: It returns something else; the message says what, and what to do.
     """
     returned: list[object] = []
-    with evaluating(network.model):
+    with evaluating(network.model), restored(network.model):
         run_without_data(lambda x: returned.append(network.model(x)), network.spec.input_shape)
     fault = _output_fault(returned[-1], network.spec.num_classes)
     if fault is not None:
@@ -60,8 +62,9 @@ def check_training(network: Network, data: ImageData, recipe: Recipe) -> None:
     Raises:
         DmcpError: The data does not fill a batch, or the network does not run on one.
     """
-    deployed = network.spec.input_shape[-1]
-    sizes = {recipe.train_size or deployed} | ({deployed} if recipe.finish_share else set())
+    deployed = network.spec.input_shape[1:]
+    trained = scaled_size(deployed, recipe.train_size)
+    sizes = {trained} | ({deployed} if recipe.finish_share else set())
     for schedule in (recipe.search, recipe.train):
         steps_per_epoch(data, schedule.batch_size * world_size())
         for size in sorted(sizes):
@@ -104,7 +107,7 @@ def _runs(model: nn.Module, network: Network, order: torch.memory_format) -> boo
         return model(images.contiguous(memory_format=order))
 
     try:
-        with evaluating(model):
+        with evaluating(model), restored(model):
             run_without_data(run, network.spec.input_shape)
     except MISFITS:
         return False
@@ -113,18 +116,18 @@ def _runs(model: nn.Module, network: Network, order: torch.memory_format) -> boo
 
 def _check_source(source: ImageSource, title: str, progress: Progress) -> None:
     with (
-        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+        ThreadPoolExecutor(min(8, usable_cores())) as pool,
         progress.task(title, len(source), unit="picture") as bar,
     ):
         for _ in pool.map(source.picture, range(len(source))):
             bar.advance()
 
 
-def _check_pass(network: Network, image_size: int, batch_size: int) -> None:
+def _check_pass(network: Network, image_size: Size, batch_size: int) -> None:
     """Runs a forward pass in training mode for its shapes alone."""
     supernet = Supernet(network)
     modes = [(module, module.training) for module in network.model.modules()]
-    shape = (network.spec.input_shape[0], image_size, image_size)
+    shape = (network.spec.input_shape[0], *image_size)
 
     def run(images: Tensor) -> Tensor:
         return supernet(images[:1].expand(batch_size, -1, -1, -1))  # type: ignore[no-any-return]
@@ -135,7 +138,8 @@ def _check_pass(network: Network, image_size: int, batch_size: int) -> None:
     except MISFITS as err:
         raise DmcpError(
             f"{network.spec.model} does not train on batches of {batch_size} images of"
-            f" {image_size} px ({describe(err)}): choose another --train-size or --batch-size."
+            f" {format_size(image_size)} px ({describe(err)}): choose another --train-size or"
+            " --batch-size."
         ) from err
     finally:
         for module, mode in modes:

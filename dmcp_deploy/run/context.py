@@ -14,7 +14,7 @@ from dmcp_deploy.data.types import ImageData
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.options.run import Compute
 from dmcp_deploy.plan import ChannelPlan, NetworkSpec
-from dmcp_deploy.run.data import RunData, open_run_data
+from dmcp_deploy.run.data import RunData, note_data, open_run_data
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.rundir.stages import Stage
@@ -48,10 +48,21 @@ class RunContext:
         """Returns the context of a run that was begun before.
 
         Raises:
-            DmcpError: There is no run in the folder.
+            DmcpError: There is no run in the folder, or its data is not where it shall lie now.
         """
         run = RunDir(folder)
-        return cls(run, run.request(), compute)
+        context = cls(run, run.request(), compute)
+        context.note_moved_data()
+        return context
+
+    def note_moved_data(self) -> None:
+        """Takes over the place where the data lies now, if it has moved.
+
+        Raises:
+            DmcpError: There is other data, or none.
+        """
+        if self.compute.moved_data is not None:
+            _ = self.data
 
     @cached_property
     def precision(self) -> Precision:
@@ -83,14 +94,16 @@ class RunContext:
         Raises:
             DmcpError: It has changed since.
         """
-        return open_run_data(
+        data = open_run_data(
             self.request,
             self.recipe,
             self.compute,
             self.precision.device,
-            self.run.path,
+            self.run,
             self.images,
         )
+        note_data(data, self.run)
+        return data
 
     @contextmanager
     def stage(

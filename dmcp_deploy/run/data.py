@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +13,26 @@ import torch
 from torch import Tensor
 
 from dmcp_deploy.data.datasets import open_data
+from dmcp_deploy.data.input_record import InputRecord
 from dmcp_deploy.data.loader import eval_batches, train_batches
 from dmcp_deploy.data.seeds import step_seed
+from dmcp_deploy.data.size import Size, scaled_size
 from dmcp_deploy.data.types import Batch, ImageData, crops_of_views
+from dmcp_deploy.data.workers import fits_shared_memory
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.options.run import Compute
+from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.rundir.request import RunRequest
-from dmcp_deploy.training.distributed import rank, world_size
+from dmcp_deploy.training.distributed import is_main, rank, world_size
 from dmcp_deploy.training.recipe import Recipe, Schedule
+from dmcp_deploy.units import format_bytes
 
 EVAL_BATCH = 64
 
 _PROOF_IMAGES = 8
+
+#: Where white lies in pictures that releases before this one have read as they are.
+_READ_BEFORE = (255, 2**16 - 1)
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,7 @@ class RunData:
     Attributes:
         images: The data set.
         recipe: Hyper-parameters: batch sizes and training size.
-        deployed_size: Side of the deployed input in pixels.
+        deployed_size: Height and width of the deployed input in pixels.
         seed: The seed of all orders.
         workers: Processes that load images.
         device: Where training batches are made ready.
@@ -42,16 +51,36 @@ class RunData:
 
     images: ImageData
     recipe: Recipe
-    deployed_size: int
+    deployed_size: Size
     seed: int
     workers: int
     device: torch.device
     validated: int
 
     @property
-    def image_size(self) -> int:
-        """Side of the training images in pixels."""
-        return self.recipe.train_size or self.deployed_size
+    def image_size(self) -> Size:
+        """Height and width of the training images in pixels."""
+        return scaled_size(self.deployed_size, self.recipe.train_size)
+
+    @property
+    def fed(self) -> InputRecord:
+        """What the deployed network is fed with."""
+        how = self.images.val.preprocessing
+        return InputRecord.make(how, (how.channels, *self.deployed_size), self.images.classes)
+
+    def workers_note(self) -> str | None:
+        """Returns what is to be said of workers where there is little shared memory; or None."""
+        if not self.workers:
+            return None
+        images = max(self.recipe.search.batch_size, self.recipe.train.batch_size)
+        size = 4 * images * self.images.train.preprocessing.channels * math.prod(self.image_size)
+        if fits_shared_memory(size, self.workers):
+            return None
+        return (
+            f"/dev/shm has too little room for the batches of {self.workers} workers"
+            f" ({format_bytes(size)} each): they come through pipes, which takes longer; a"
+            " container has more with docker run --shm-size"
+        )
 
     def batches(self, schedule: Schedule, start: int, steps: int, purpose: str) -> Iterator[Batch]:
         """Returns training batches from one step on, in an order of their own per purpose."""
@@ -70,7 +99,7 @@ class RunData:
             yield from self._sized_batches(self.deployed_size, schedule, first, steps, "train")
 
     def validation_batches(
-        self, image_size: int, first: int = 0, step: int = 1, device: torch.device | None = None
+        self, image_size: Size, first: int = 0, step: int = 1, device: torch.device | None = None
     ) -> Iterator[Batch]:
         """Returns every `step`-th validation batch from `first` on, always the same."""
         return eval_batches(
@@ -115,7 +144,7 @@ class RunData:
         return next(batches).images
 
     def _sized_batches(
-        self, image_size: int, schedule: Schedule, start: int, steps: int, purpose: str
+        self, image_size: Size, schedule: Schedule, start: int, steps: int, purpose: str
     ) -> Iterator[Batch]:
         return train_batches(
             self.images,
@@ -136,7 +165,7 @@ def open_run_data(
     recipe: Recipe,
     compute: Compute,
     device: torch.device,
-    folder: Path,
+    run: RunDir,
     images: ImageData | None = None,
 ) -> RunData:
     """Returns the data of a run, once it is seen to be what the run was begun on.
@@ -146,27 +175,70 @@ def open_run_data(
         recipe: Its hyper-parameters.
         compute: How it is computed.
         device: Where training batches are made ready.
-        folder: The run directory, for the message.
+        run: The run directory.
         images: The data where it is open already.
 
     Raises:
         DmcpError: The data is missing, or has changed since.
     """
-    images = images or open_data(request.data, progress=compute.progress)
-    if images.digest != request.data_digest:
-        raise DmcpError(
-            f"The data {request.data} has changed since the run in {folder} was begun: restore"
-            " it, or choose another --out."
-        )
-    if request.augment_on == "device":
-        images = crops_of_views(images)
+    images = images_for(images or _unchanged_images(request, compute, run), request)
     count = len(images.val)
     return RunData(
         images=images,
         recipe=recipe,
-        deployed_size=request.network.input_shape[-1],
+        deployed_size=request.network.input_shape[1:],
         seed=request.seed,
         workers=compute.workers,
         device=device,
         validated=count if request.max_steps is None else min(EVAL_BATCH, count),
     )
+
+
+def note_data(data: RunData, run: RunDir) -> None:
+    """Records in a run that is begun where its data lies, and what its networks are fed with."""
+    if is_main() and run.file("run.json").exists():
+        run.note(data.images.name, data.fed)
+
+
+def images_for(images: ImageData, request: RunRequest) -> ImageData:
+    """Returns a data set as a run's network wants it: its channels, and where it is augmented."""
+    how = images.train.preprocessing.for_channels(request.network.input_shape[0])
+    if request.pictures is not None:
+        how = request.pictures.applied(how)
+    images = images.prepared(how)
+    return crops_of_views(images) if request.augment_on == "device" else images
+
+
+def _unchanged_images(request: RunRequest, compute: Compute, run: RunDir) -> ImageData:
+    """Returns the data set that a run was begun on, wherever it lies now."""
+    begun = run.file("run.json").exists()
+    place = compute.moved_data or (run.data_place() if begun else None) or request.data
+    if begun and compute.moved_data is None:
+        _check_there(str(place), run)
+    images = open_data(place, progress=compute.progress)
+    if images.digest != request.data_digest and images.name == request.data:
+        raise DmcpError(
+            f"The data {request.data} has changed since the run in {run.path} was begun: restore"
+            " it, name where it lies now with --data, or choose another --out."
+        )
+    if images.digest != request.data_digest:
+        raise DmcpError(
+            f"The data {images.name} is not what the run in {run.path} was begun on"
+            f" ({request.data}: other files, sizes or labels): restore it, name where it lies"
+            " now with --data, or choose another --out."
+        )
+    if begun and run.input() is None and images.val.preprocessing.white not in _READ_BEFORE:
+        raise DmcpError(
+            f"The run in {run.path} was begun by a release that read its pictures as nearly black,"
+            f" and white is at {images.val.preprocessing.white:g}: begin anew with another --out."
+        )
+    return images
+
+
+def _check_there(place: str, run: RunDir) -> None:
+    kind, _, path = place.partition(":")
+    if kind in ("folder", "webdataset") and "://" not in path and not Path(path).exists():
+        raise DmcpError(
+            f"The data of the run in {run.path} is no longer at {path}: name where it lies now"
+            " with --data."
+        )

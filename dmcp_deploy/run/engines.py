@@ -24,7 +24,6 @@ from dmcp_deploy.export.precisions import (
     check_precisions,
     convert,
     precision_path,
-    read_images,
 )
 from dmcp_deploy.extras import is_installed
 from dmcp_deploy.onnxgraph.cost import onnx_cost
@@ -94,7 +93,7 @@ def engines_of_file(
     source: Path,
     folder: Path | None,
     request: EngineRequest,
-    calibration_data: Path | None,
+    evidence: Evidence | None,
     progress: Progress,
 ) -> list[Path]:
     """Builds the engines of an ONNX file; returns their paths.
@@ -105,7 +104,6 @@ def engines_of_file(
     Raises:
         DmcpError: The file, a precision or the machine does not allow it.
     """
-    evidence = read_images(calibration_data) if calibration_data is not None else None
     folder = source.parent / FOLDER if folder is None else folder
     network = inspect_onnx(source)
     for precision in request.precisions:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from dmcp_deploy.data.size import Size
 from dmcp_deploy.data.types import Batch
 from dmcp_deploy.run.context import RunContext
 from dmcp_deploy.run.data import EVAL_BATCH
@@ -29,7 +30,7 @@ def recalibrate(context: RunContext, model: nn.Module, title: str) -> None:
 
 
 def evaluate(
-    context: RunContext, model: nn.Module, title: str, image_size: int | None = None
+    context: RunContext, model: nn.Module, title: str, image_size: Size | None = None
 ) -> Accuracy:
     """Returns a model's accuracy on the validation images.
 
@@ -42,7 +43,7 @@ def evaluate(
 
 
 @torch.no_grad()
-def logits(context: RunContext, model: nn.Module, title: str, image_size: int) -> Tensor:
+def logits(context: RunContext, model: nn.Module, title: str, image_size: Size) -> Tensor:
     """Returns a model's logits on all validation images, [M, classes], on the CPU."""
     model = context.exact.place(model).eval()
     with _validation(context, title, image_size) as batches:
@@ -51,7 +52,7 @@ def logits(context: RunContext, model: nn.Module, title: str, image_size: int) -
 
 @contextmanager
 def _validation(
-    context: RunContext, title: str, image_size: int, first: int = 0, step: int = 1
+    context: RunContext, title: str, image_size: Size, first: int = 0, step: int = 1
 ) -> Iterator[Iterator[Batch]]:
     data, device = context.data, context.exact.device
     total = len(range(first, -(-data.validated // EVAL_BATCH), step))

@@ -8,47 +8,22 @@ from torch import nn
 
 from dmcp_deploy.artifact import digest_file
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.network.fresh import forget_weights
 from dmcp_deploy.network.graph import Network
-from dmcp_deploy.network.importance import sorted_tensors
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.run.context import SUPERNET, RunContext
+from dmcp_deploy.run.start import starting_network, weights_given
 from dmcp_deploy.rundir.stages import SEARCH
-from dmcp_deploy.training.weights import (
-    imagenet_tensors,
-    load_pretrained,
-    load_weights,
-    read_tensors,
-)
+from dmcp_deploy.training.weights import load_weights, read_tensors
 
 
 def random_network(context: RunContext) -> Network:
     """Returns the full network with random weights, the same at every call."""
-    return build_network(context.request.network, context.request.seed)
-
-
-def first_network(context: RunContext) -> Network:
-    """Returns the full network with the weights that the search starts from.
-
-    Given weights come with the channels of every group in order of importance.
-
-    Raises:
-        DmcpError: The given weights are not there, damaged, or do not fit.
-    """
-    network, source = random_network(context), context.request.weights
-    if source is None:
-        return network
-    if source == "imagenet":
-        tensors = imagenet_tensors(context.request.network.model)
-    else:
-        tensors = read_tensors(Path(source))
-    skipped = load_pretrained(network.model, tensors, source)
-    if skipped:
-        context.compute.progress.say(
-            f"Left out of {source}, made for other classes: {', '.join(skipped)}"
-        )
-    load_weights(network.model, sorted_tensors(network), source)
+    network = build_network(context.request.network, context.request.seed)
+    if context.request.weights is None and weights_given(context):
+        forget_weights(network.model, context.request.seed)
     return network
 
 
@@ -60,7 +35,7 @@ def searched_network(context: RunContext) -> Network:
     """
     record = context.run.stages().get(SEARCH)
     if record is None or SUPERNET not in record.outputs:
-        return first_network(context)
+        return starting_network(context)[0]
     path = context.run.file(SUPERNET)
     if not path.exists():
         raise DmcpError(f"{path} is missing: run search again with the same settings.")

@@ -17,6 +17,7 @@ from dmcp_deploy.bench.tables.probes import (
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.export.to_onnx import export_onnx
 from dmcp_deploy.network.graph import Layer, Network, Units
+from dmcp_deploy.network.layers import WEIGHTED
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.options.measure import FEWEST_PROBES, MOST_PROBES
@@ -102,7 +103,7 @@ def _describe(network: Network, count: int, align: int, seed: int) -> ProbeSet:
     forms = {
         layer.name: _layer_form(layer, network)
         for layer in network.layers.values()
-        if layer.kind in ("conv", "linear")
+        if layer.kind in WEIGHTED
     }
     return ProbeSet(network.spec, align, seed, groups, forms, widths)
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from dmcp_deploy.network.graph import Network
 from dmcp_deploy.run.context import RunContext
+from dmcp_deploy.run.start import starting_network
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.run import plan_problem
 
 
-def search_problem(context: RunContext, network: Network) -> SearchProblem:
-    """Returns the search problem of a run.
-
-    Args:
-        context: The run.
-        network: The full network, with the weights that the search starts from.
+def search_problem(context: RunContext) -> SearchProblem:
+    """Returns the search problem of a run, with the full network as the search starts from it.
 
     Raises:
-        DmcpError: The budget cannot be reached.
+        DmcpError: Given weights cannot be had, or the budget cannot be reached.
     """
+    network, given = starting_network(context)
     cost, space, grid, budget_macs = plan_problem(
         network, context.budget, context.request.align, context.recipe
     )
@@ -33,4 +30,5 @@ def search_problem(context: RunContext, network: Network) -> SearchProblem:
         compute=context.compute,
         precision=context.precision,
         folder=context.run.path,
+        pretrained=given,
     )

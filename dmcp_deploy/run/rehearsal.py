@@ -20,7 +20,7 @@ import torch
 
 from dmcp_deploy.data.holdout import spread
 from dmcp_deploy.errors import DmcpError, reason_of
-from dmcp_deploy.export.precisions import UNRUNNABLE, Evidence, convert, precision_path
+from dmcp_deploy.export.precisions import UNRUNNABLE, Evidence, convert, precision_path, read_images
 from dmcp_deploy.export.quantize import FEWEST_IMAGES
 from dmcp_deploy.onnxgraph.file import inspect_onnx
 from dmcp_deploy.options.export import ExportOptions
@@ -35,10 +35,13 @@ from dmcp_deploy.runtimes.onnxruntime import OnnxSession
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.run import make_plan
 from dmcp_deploy.training.distributed import from_first, is_main, wait_for_all, world_size
-from dmcp_deploy.training.recipe import recipe_to_json
+from dmcp_deploy.training.recipe import Schedule, recipe_to_json
 
 #: Images of a step on a CPU; a GPU takes the asked number, since memory runs out there.
 _CPU_BATCH = 4
+
+#: Of the learning rates: running statistics are far behind after a single step.
+_SLOWED = 1e-3
 
 _TRAINING_IMAGES = 40
 _VALIDATION_IMAGES = 8
@@ -124,7 +127,7 @@ def build(engines: EngineRequest, small: RunContext) -> None:
     np.save(images, small.data.calibration_images(FEWEST_IMAGES).numpy())
     quick = replace(engines, builds=tuple(replace(b, optimization_level=0) for b in engines.builds))
     folder = small.run.file("engines")
-    engines_of_file(source, folder, quick, images, NO_PROGRESS)
+    engines_of_file(source, folder, quick, read_images(images), NO_PROGRESS)
     for converted in folder.glob("*.onnx"):
         if inspect_onnx(converted).precision not in UNRUNNABLE:
             _run(converted, np.load(images))
@@ -150,8 +153,8 @@ def _small(context: RunContext, folder: Path) -> RunContext:
     ]
     recipe = replace(
         recipe,
-        search=replace(recipe.search, batch_size=sizes[0]),
-        train=replace(recipe.train, batch_size=sizes[1]),
+        search=replace(_slowed(recipe.search), batch_size=sizes[0]),
+        train=replace(_slowed(recipe.train), batch_size=sizes[1]),
         recalibration_batches=1,
     )
     count = max(_TRAINING_IMAGES, 2 * max(sizes) * world_size())
@@ -161,6 +164,12 @@ def _small(context: RunContext, folder: Path) -> RunContext:
     request = replace(asked, max_steps=1, recipe=recipe_to_json(recipe))
     images = spread(context.data.images, count, _VALIDATION_IMAGES)
     return RunContext(RunDir(folder), request, replace(compute, rehearse=False), images)
+
+
+def _slowed(schedule: Schedule) -> Schedule:
+    """Returns a schedule whose one step does not throw a network that no norm has followed yet."""
+    rates = {name: getattr(schedule, name) * _SLOWED for name in ("lr_start", "lr", "lr_end")}
+    return replace(schedule, **rates)
 
 
 def _run(path: Path, images: npt.NDArray[np.float32]) -> None:
@@ -223,7 +232,7 @@ def _foreign(name: str, request: RunRequest, err: Exception) -> str:
     place = f", at {Path(theirs[-1].filename).name}:{theirs[-1].lineno}" if theirs else ""
     return (
         f"{request.network.model} fails in the first step of {name}"
-        f" ({type(err).__name__}: {reason_of(err)}{place}): mend its forward, or leave it out."
+        f" ({type(err).__name__}: {reason_of(err)}{place}): mend the network before it is trained."
     )
 
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 
 from dmcp_deploy.artifact import digest_file
+from dmcp_deploy.data.conventions import PictureConventions
 from dmcp_deploy.data.datasets import open_data
 from dmcp_deploy.data.types import ImageData
 from dmcp_deploy.errors import DmcpError, reason_of
+from dmcp_deploy.network.conventions import Conventions, input_conventions
 from dmcp_deploy.network.models import build_network, check_model
 from dmcp_deploy.options.declare import shared_fields
-from dmcp_deploy.options.run import Compute, RunOptions, RunSettings
+from dmcp_deploy.options.run import DEFAULT_DATA, Compute, RunOptions, RunSettings
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.progress import Progress
-from dmcp_deploy.registry import near_matches
 from dmcp_deploy.run.checks import check_outputs, takes_channels_last
+from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.training.precision import choose_precision
 from dmcp_deploy.training.recipe import Recipe, load_recipe, recipe_to_json
+from dmcp_deploy.training.weight_files import split_source
 from dmcp_deploy.units import check_unit, parse_budget
 
 
@@ -27,15 +31,17 @@ def make_request(
     flops: str,
     options: RunOptions,
     compute: Compute,
+    run: RunDir | None = None,
     images: ImageData | None = None,
 ) -> RunRequest:
     """Returns the request that a run records, with the defaults and the data filled in.
 
     Args:
-        model: The model's name.
+        model: A torchvision name, "timm:NAME" or "package.module:function".
         flops: The budget as text.
         options: What else is asked for.
-        compute: Device and progress.
+        compute: How it is computed.
+        run: Where the run is to lie; if it was begun there, it has its weights already.
         images: The data where it is open already.
 
     Raises:
@@ -47,10 +53,19 @@ def make_request(
     check_model(model)
     recipe = _recipe(options)
     precision = choose_precision(compute.device, options.precision)
-    weights, weights_digest = _weights(options.weights)
+    earlier = run.request() if run is not None and run.is_begun() else None
+    weights, weights_digest = _weights(options.weights, earlier)
+    conventions = _conventions(model, weights, weights_digest, earlier)
     data = images or _opened(options.data, compute.progress)
-    side = options.input_size
-    spec = NetworkSpec(model, options.width_mult, len(data.classes), (3, side, side))
+    spec = replace(
+        NetworkSpec.asked(model, options, len(data.classes)),
+        transform_input=conventions.transform_input,
+    )
+    if spec.input_shape[0] < data.train.channels:
+        compute.progress.say(
+            "The input has one channel: pictures in colour are read as grey, 0.299 red + 0.587"
+            " green + 0.114 blue"
+        )
     network = build_network(spec, options.seed)
     check_outputs(network)
     filled_in = {
@@ -66,14 +81,40 @@ def make_request(
         weights_digest=weights_digest,
         recipe=recipe_to_json(recipe),
         contiguous=not takes_channels_last(network),
+        pictures=None if conventions.pictures == PictureConventions() else conventions.pictures,
     )
 
 
 def _opened(source: str | None, progress: Progress) -> ImageData:
     data = open_data(source, progress=progress)
-    default = " (the default: no --data was given)" if source is None else ""
-    progress.say(f"Data: {data.note}{default}")
+    if source is None:
+        _explain_default(progress)  # type: ignore[arg-type]  # Progress is hashable
+    progress.say(f"Data: {data.note}")
     return data
+
+
+@functools.lru_cache(maxsize=1)  # once, however many budgets there are
+def _explain_default(progress: Progress) -> None:
+    progress.say(DEFAULT_DATA)
+
+
+def continued(run: RunDir, request: RunRequest, compute: Compute) -> tuple[RunRequest, Compute]:
+    """Returns the request of the run that lies there, or else that of the run it takes over from.
+
+    They may name another place of the same data, which its checkpoints are bound to.
+
+    Raises:
+        DmcpError: Another run lies there, or files that are no run.
+    """
+    lender = None if compute.supernet is None else RunDir(Path(compute.supernet))
+    known = begun = request.data
+    if run.holds(request):
+        begun = run.request().data
+        known = run.data_place() or begun
+    elif lender is not None and lender.request().data_digest == request.data_digest:
+        known = begun = lender.request().data
+    moved = None if request.data == known else request.data
+    return replace(request, data=begun), replace(compute, moved_data=moved)
 
 
 def _recipe(options: RunOptions) -> Recipe:
@@ -90,17 +131,48 @@ def _recipe(options: RunOptions) -> Recipe:
     return replace(recipe, search=search, train=train, train_size=train_size)
 
 
-def _weights(source: str | None) -> tuple[str | None, str | None]:
-    """Returns where weights come from, and the digest of the file."""
+def _weights(source: str | None, earlier: RunRequest | None) -> tuple[str | None, str | None]:
+    """Returns where weights come from, and the digest of the file.
+
+    A run that was begun keeps a copy, so that the file may be gone since, or lie elsewhere.
+
+    Args:
+        source: What is asked for.
+        earlier: What was asked of the run that was begun in the same place; None if none was.
+    """
     if source is None or source == "imagenet":
         return source, None
-    path = Path(source).resolve()
-    if not path.is_file():
-        what = f"{path} is a folder" if path.is_dir() else f"There is no weights file {path}"
-        raise DmcpError(
-            f"{what}: give none, imagenet, or a file of weights{near_matches(source, ['imagenet'])}"
-        )
+    asked = _resolved(source)
+    known = (None, None) if earlier is None else (earlier.weights, earlier.weights_digest)
     try:
-        return str(path), digest_file(path)
+        path, place = split_source(asked)
+    except DmcpError:
+        if known[0] == asked:
+            return known
+        raise
+    try:
+        digest = digest_file(path)
     except OSError as err:
         raise DmcpError(f"Cannot read {path}: {reason_of(err)}.") from err
+    if known[0] == asked and known[1] != digest:
+        raise DmcpError(
+            f"{path} has changed since the run was begun, which goes on with its own copy (slice,"
+            " train, export): choose another --out for the new weights."
+        )
+    same = digest == known[1] and (known[0] or "").endswith(f":{place}" if place else "")
+    return known if same else (asked, digest)
+
+
+def _conventions(
+    model: str, weights: str | None, digest: str | None, earlier: RunRequest | None
+) -> Conventions:
+    """Returns what weights expect, or what a run that was begun with them has taken them to."""
+    if earlier is not None and (weights, digest) == (earlier.weights, earlier.weights_digest):
+        pictures = earlier.pictures or PictureConventions()
+        return Conventions(pictures, earlier.network.transform_input)
+    return input_conventions(model, weights, digest)
+
+
+def _resolved(source: str) -> str:
+    """Returns the absolute path of "FILE" or "FILE:PLACE", which keeps its place."""
+    return str(Path(source).resolve())

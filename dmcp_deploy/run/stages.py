@@ -6,32 +6,35 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dmcp_deploy.artifact import atomic_path, digest_file
 from dmcp_deploy.data.loader import steps_per_epoch
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.export.precisions import CALIBRATED, Evidence, convert, judge, precision_path
+from dmcp_deploy.export.precisions import (
+    CALIBRATED,
+    Evidence,
+    convert_judged,
+    judge,
+    precision_path,
+)
+from dmcp_deploy.export.proven import export_proven
 from dmcp_deploy.export.quantize import check_calibration
 from dmcp_deploy.export.slice import slice_proven
-from dmcp_deploy.export.to_onnx import export_onnx
-from dmcp_deploy.export.verify import compare_outputs, require_parity
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.network.supernet import Supernet
-from dmcp_deploy.onnxgraph.cost import onnx_cost
-from dmcp_deploy.options.export import CALIBRATION_IMAGES
+from dmcp_deploy.options.export import CALIBRATION_IMAGES, CALIBRATION_METHOD
 from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.run.checks import check_pictures, check_training
 from dmcp_deploy.run.context import SUPERNET, RunContext
-from dmcp_deploy.run.data import EVAL_BATCH
+from dmcp_deploy.run.data import EVAL_BATCH, note_data
 from dmcp_deploy.run.evaluation import evaluate, logits, recalibrate
-from dmcp_deploy.run.networks import first_network, load_dense, random_network, searched_network
+from dmcp_deploy.run.networks import load_dense, random_network, searched_network
 from dmcp_deploy.run.problem import search_problem
+from dmcp_deploy.run.start import WEIGHTS_FILE, keep_weights, weights_given
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.rundir.stages import EXPORT, SEARCH, SLICE, TRAIN, Stage
-from dmcp_deploy.runtimes.onnxruntime import OnnxSession
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.run import search_plan
 from dmcp_deploy.training.checkpoint import drop_previous
@@ -40,10 +43,6 @@ from dmcp_deploy.training.distributed import is_main, wait_for_all, world_size
 from dmcp_deploy.training.loop import run_loop
 from dmcp_deploy.training.weights import save_weights
 from dmcp_deploy.units import format_macs
-
-#: Of the largest logit, in FP32. ONNX Runtime multiplies norms into weights and adds in an order of
-#: its own, with errors of some 1e-6; what an export gets wrong shows in the logits' first digits.
-ONNX_TOLERANCE = 1e-4
 
 
 def prepare_search(context: RunContext) -> SearchProblem | None:
@@ -57,9 +56,10 @@ def prepare_search(context: RunContext) -> SearchProblem | None:
     searched = begun and _is_searched(context)
     wait_for_all()
     if searched:
+        context.note_moved_data()
         context.plan()
         return None
-    problem = search_problem(context, first_network(context))
+    problem = search_problem(context)
     if not begun:
         check_training(problem.network, context.data.images, context.recipe)
     if context.compute.supernet is not None:
@@ -74,6 +74,12 @@ def run_search(context: RunContext, problem: SearchProblem) -> None:
     """Searches the plan of a run by what `prepare_search` returned."""
     if is_main():
         context.run.begin(context.request)
+        note_data(context.data, context.run)
+    if problem.pretrained:
+        wait_for_all()
+        keep_weights(context, problem.network)
+    if note := context.data.workers_note():
+        context.compute.progress.say(note)
     context.compute.progress.say(
         f"Search: {context.request.network.model} has {format_macs(problem.cost.full_macs)}, the"
         f" budget is {format_macs(problem.budget_macs)} multiply-adds"
@@ -108,7 +114,7 @@ def run_train(context: RunContext) -> None:
     sliced = context.request.init == "sliced"
     network = searched_network(context) if sliced else random_network(context)
     plan.check_fits(network.sizes(), network.spec.model)
-    inputs = ["plan.json", SUPERNET] if sliced else ["plan.json"]
+    inputs = ["plan.json", *([SUPERNET, WEIGHTS_FILE] if sliced else [])]
     with context.stage(TRAIN, inputs, ["dense.safetensors"]) as figures:
         figures["steps"] = steps = _train_steps(context)
         dense = _trained(context, network, plan, steps)
@@ -142,7 +148,12 @@ def run_export(context: RunContext, batch: int | None, opset: int, original: boo
     wait_for_all()
 
 
-def run_precisions(context: RunContext, precisions: Sequence[str], calibration: int | None) -> None:
+def run_precisions(
+    context: RunContext,
+    precisions: Sequence[str],
+    calibration: int | None,
+    method: str = CALIBRATION_METHOD,
+) -> None:
     """Converts a run's ONNX file to other precisions, and judges each by the validation images.
 
     Args:
@@ -150,6 +161,7 @@ def run_precisions(context: RunContext, precisions: Sequence[str], calibration: 
         precisions: Of "fp32", "fp16", "bf16", "int8", "fp8".
         calibration: Training images that INT8 and FP8 are calibrated on; None keeps what has been
             calibrated before, on however many.
+        method: How INT8 finds the ranges of activations.
 
     Raises:
         DmcpError: There is no ONNX file, it cannot be converted, or the result is further from
@@ -158,12 +170,12 @@ def run_precisions(context: RunContext, precisions: Sequence[str], calibration: 
     source = context.run.file("model.onnx")
     if not source.exists():
         raise DmcpError(f"{context.run.path} has no model.onnx yet: run export first.")
-    wanted = [name for name in precisions if not _is_converted(context, name, calibration)]
+    wanted = [name for name in precisions if not _is_converted(context, name, calibration, method)]
     count = CALIBRATION_IMAGES if calibration is None else calibration
     if any(name in CALIBRATED for name in wanted):
         check_calibration(min(count, len(context.data.images.train)))
     if wanted and is_main():
-        evidence = _evidence(context, count)
+        evidence = _evidence(context, count, method)
         for name in wanted:
             _convert(context, source, name, count, evidence)
     wait_for_all()
@@ -194,18 +206,21 @@ def _search(context: RunContext, problem: SearchProblem) -> None:
         if result.trained:
             save_weights(model, context.run.file(SUPERNET))
         plan.save(context.run.file("plan.json"))
+        if note := plan.shortfall():
+            context.compute.progress.say(note)
     drop_previous(context.run.file("checkpoints"))
 
 
 def _slice(context: RunContext, plan: ChannelPlan) -> None:
     network = searched_network(context)
-    with context.stage(SLICE, ["plan.json", SUPERNET], ["sliced.safetensors"]) as figures:
+    inputs = ["plan.json", SUPERNET, WEIGHTS_FILE]
+    with context.stage(SLICE, inputs, ["sliced.safetensors"]) as figures:
         # On the CPU: convolutions on a GPU may round to TF32 and choose algorithms by their shape.
         dense, parity = slice_proven(network, plan, context.data.proof_images())
         _check_count(dense, plan)
         figures["parity"] = parity.to_json()
         figures["params"] = plan.params
-        if context.run.file(SUPERNET).exists() or context.request.weights:
+        if context.run.file(SUPERNET).exists() or weights_given(context):
             recalibrate(context, dense, "recalibrate sliced")
             figures["accuracy"] = evaluate(context, dense, "evaluate sliced").to_json()
         if is_main():
@@ -263,41 +278,32 @@ def _export(
     context: RunContext, path: Path, model: nn.Module, macs: int, batch: int | None, opset: int
 ) -> dict[str, Any]:
     """Writes one network's ONNX file once ONNX Runtime is seen to compute the same."""
-    model = model.cpu().eval().to(memory_format=torch.contiguous_format)
-    with atomic_path(path) as part:
-        exported = export_onnx(
-            model,
-            part,
-            input_shape=context.request.network.input_shape,
-            batch=batch,
-            opset=opset,
-            metadata={"model": context.request.network.model, "macs": str(macs)},
-        )
-        images = _repeated(context.data.proof_images(), batch)
-        with torch.no_grad(), OnnxSession(part) as session:
-            parity = compare_outputs(model(images).numpy(), session.run(images.numpy()))
-        require_parity(parity, ONNX_TOLERANCE, f"ONNX Runtime and torch on {path.name}")
-        found = onnx_cost(part).macs
-        if found != macs:
-            raise DmcpError(f"{path} has {found} multiply-adds where the plan has {macs}.")
-    return {
-        "parity": parity.to_json(),
-        "onnx_bytes": exported.onnx_bytes,
-        "opset": exported.opset,
-        "simplified": exported.simplified,
-        "macs": found,
-    }
-
-
-def _is_converted(context: RunContext, precision: str, calibration: int | None) -> bool:
-    stage = Stage.precision(precision)
-    return context.run.is_current(
-        stage, None if calibration is None else _asked(precision, calibration)
+    return export_proven(
+        model,
+        path,
+        images=context.data.proof_images(),
+        macs=macs,
+        batch=batch,
+        opset=opset,
+        metadata={"model": context.request.network.model, **context.data.fed.to_onnx()},
     )
 
 
-def _asked(precision: str, calibration: int) -> dict[str, int]:
-    return {"calibration": calibration} if precision in CALIBRATED else {}
+def _is_converted(
+    context: RunContext, precision: str, calibration: int | None, method: str
+) -> bool:
+    stage = Stage.precision(precision)
+    if calibration is None and method == CALIBRATION_METHOD:
+        return context.run.is_current(stage)
+    asked = _asked(precision, calibration or CALIBRATION_IMAGES, method)
+    return context.run.is_current(stage, asked)
+
+
+def _asked(precision: str, calibration: int, method: str) -> dict[str, Any]:
+    asked: dict[str, Any] = {"calibration": calibration} if precision in CALIBRATED else {}
+    # Older runs have no method on record: theirs is the usual one.
+    named = precision == "int8" and method != CALIBRATION_METHOD
+    return {**asked, "calibration_method": method} if named else asked
 
 
 def _convert(
@@ -306,17 +312,16 @@ def _convert(
     path = precision_path(source, context.run.path, precision)
     outputs = [path.name] if path != source else []
     with context.run.stage(Stage.precision(precision), [source.name], outputs) as figures:
-        figures["asked"] = _asked(precision, calibration)
+        figures["asked"] = _asked(precision, calibration, evidence.method)
         if path == source:
             figures |= judge(source, precision, evidence, context.compute.progress)
             return
         context.compute.progress.say(f"Converting {source.name} to {precision}")
         with atomic_path(path) as part:
-            figures |= convert(source, part, precision, evidence)
-            figures |= judge(part, precision, evidence, context.compute.progress)
+            figures |= convert_judged(source, part, precision, evidence, context.compute.progress)
 
 
-def _evidence(context: RunContext, calibration: int) -> Evidence:
+def _evidence(context: RunContext, calibration: int, method: str) -> Evidence:
     """Returns images to calibrate and to judge by, with the trained network's logits on them."""
     dense = load_dense(context.run.path)
     reference = logits(context, dense, "evaluate trained", context.data.deployed_size)
@@ -325,14 +330,8 @@ def _evidence(context: RunContext, calibration: int) -> Evidence:
         validation=context.data.validation_arrays,
         total=-(-len(reference) // EVAL_BATCH),
         reference=reference.numpy(),
+        method=method,
     )
-
-
-def _repeated(images: Tensor, batch: int | None) -> Tensor:
-    """Returns just as many images as a fixed batch takes, from the first on again."""
-    if batch is None:
-        return images
-    return images[torch.arange(batch) % len(images)]
 
 
 def _check_count(dense: nn.Module, plan: ChannelPlan) -> None:

@@ -25,7 +25,9 @@ _PROOFS = {
 def summarize(run: RunDir) -> str:
     """Returns what a run has reached so far: budget, accuracy, equality, latency."""
     figures = {stage: run.figures(stage) for stage in run.stages()}
-    lines = [_budget(run), *map(_accuracy_line, accuracies(figures))]
+    plan = ChannelPlan.load(run.file("plan.json"))
+    lines = [_budget(run, plan), *map(_accuracy_line, accuracies(figures))]
+    lines[1:1] = filter(None, [plan.shortfall()])
     if "majority_share" in (train := figures.get(TRAIN, {})):
         lines.append(f"top-1 {train['majority_share']:7.2%}  always the most frequent class")
     lines += [
@@ -67,8 +69,7 @@ def _current(run: RunDir, kind: str) -> list[Stage]:
     return [stage for stage in run.stages() if stage.kind == kind and run.is_current(stage)]
 
 
-def _budget(run: RunDir) -> str:
-    plan = ChannelPlan.load(run.file("plan.json"))
+def _budget(run: RunDir, plan: ChannelPlan) -> str:
     text = f"{run.path}: {plan.network.model} {format_macs(plan.full_macs)}"
     text += f" -> {format_macs(plan.macs)} multiply-adds"
     if plan.budget_macs is None:

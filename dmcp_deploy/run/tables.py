@@ -53,9 +53,8 @@ def table_probes(
     from dmcp_deploy.run.probes import make_probes
 
     asked = merged(ProbeOptions, options, **changes)
-    side = asked.input_size
     return make_probes(
-        NetworkSpec(model, asked.width_mult, asked.classes, (3, side, side)),
+        NetworkSpec.asked(model, asked, asked.classes),
         Path(out),
         count=count,
         align=asked.align,

@@ -19,12 +19,16 @@ from dmcp_deploy.artifact import (
     well_formed,
     write_artifact,
 )
+from dmcp_deploy.data.input_record import InputRecord
 from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.registry import near_matches
 from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.rundir.stages import Stage
 
 KIND = "run"
+
+#: What run.json holds beside the request and the stages.
+_NOTES = _DATA_PLACE, _INPUT = "data_place", "input"
 
 #: Metrics of this name and a group's: the share of its channels that a search expects to keep.
 KEPT = "kept/"
@@ -85,6 +89,10 @@ class RunDir:
             )
         return begun
 
+    def is_begun(self) -> bool:
+        """Returns whether a run lies here."""
+        return self.file("run.json").exists()
+
     def check_lends(self, request: RunRequest) -> None:
         """Checks that the search of another request can take over the first stage of this run's.
 
@@ -107,6 +115,8 @@ class RunDir:
     def begin(self, request: RunRequest) -> None:
         """Records the request, or checks that the run that lies here is the same.
 
+        Where the data lies is not compared, see `data_place`.
+
         Raises:
             DmcpError: Another run lies here, or the directory cannot be made.
         """
@@ -122,6 +132,31 @@ class RunDir:
         content = self._read()
         with well_formed(str(self.file("run.json"))):
             return RunRequest.from_json(content["request"])
+
+    def data_place(self) -> str | None:
+        """Returns where the data was found last, if that is not where the run was begun on it."""
+        place = self._read().get(_DATA_PLACE)
+        return None if place is None else str(place)
+
+    def input(self) -> InputRecord | None:
+        """Returns what the run's networks are fed with; None in a run of an older release.
+
+        Raises:
+            DmcpError: There is no run here, or its run.json is damaged.
+        """
+        content = self._read().get(_INPUT)
+        with well_formed(str(self.file("run.json"))):
+            return None if content is None else decode(InputRecord, content, _INPUT)
+
+    def note(self, data_place: str, fed: InputRecord) -> None:
+        """Records where the data lies now, and what is made of it."""
+        request = self.request()
+        notes = {_INPUT: encode(fed)}
+        if data_place != request.data:
+            notes[_DATA_PLACE] = data_place
+        known = {name: value for name, value in self._read().items() if name in _NOTES}
+        if known != notes:
+            self._write(request, self.stages(), notes)
 
     def stages(self) -> dict[Stage, StageRecord]:
         """Returns stage -> its record, for the stages done.
@@ -188,9 +223,18 @@ class RunDir:
         near = near_matches(self.path.name, (path.name for path in folders))
         return f"{what}: start one with search{near}"
 
-    def _write(self, request: RunRequest, stages: Mapping[Stage, StageRecord]) -> None:
+    def _write(
+        self,
+        request: RunRequest,
+        stages: Mapping[Stage, StageRecord],
+        notes: Mapping[str, Any] | None = None,
+    ) -> None:
+        if notes is None:
+            before = self._read() if self.file("run.json").exists() else {}
+            notes = {name: value for name, value in before.items() if name in _NOTES}
         content = {
             "request": request.to_json(),
+            **notes,
             "versions": _versions(),
             "stages": encode(stages),
         }

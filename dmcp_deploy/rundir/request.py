@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dmcp_deploy.artifact import MisstatedError, decode, encode
+from dmcp_deploy.data.conventions import PictureConventions
 from dmcp_deploy.options.declare import later_fields, option, recorded
 from dmcp_deploy.options.run import RunSettings
 from dmcp_deploy.plan import NetworkSpec
@@ -29,6 +30,7 @@ class RunRequest(RunSettings):
         weights_digest: SHA-256 of the weights' file; None if there is none.
         recipe: Hyper-parameters, as JSON.
         contiguous: Whether the network needs contiguous memory; else its channels come last.
+        pictures: How the weights want pictures; None for ImageNet's usual way.
     """
 
     network: NetworkSpec
@@ -37,12 +39,12 @@ class RunRequest(RunSettings):
     weights_digest: str | None
     recipe: Mapping[str, Any]
     contiguous: bool = option(False, later=True, help="Needs contiguous memory.")
+    pictures: PictureConventions | None = option(None, later=True, help="As the weights want them.")
 
     def to_json(self) -> dict[str, Any]:
         """Returns the request as JSON values; what older runs lack is left out at its default."""
         return {
-            **recorded(self),
-            "network": encode(self.network),
+            **{name: encode(value) for name, value in recorded(self).items()},
             "recipe": dict(self.recipe),
         }
 
@@ -72,7 +74,12 @@ class RunRequest(RunSettings):
         )
 
     def difference(self, other: RunRequest) -> str | None:
-        """Returns the first value in which another request differs, as "name: a, b"; or None."""
+        """Returns the first value in which another request differs, as "name: a, b"; or None.
+
+        Where the data lies is none: of equal digests it is the same data.
+        """
+        if self.data_digest == other.data_digest:
+            other = dataclasses.replace(other, data=self.data)
         both = ({**later_fields(RunRequest), **request.to_json()} for request in (self, other))
         mine, theirs = (dict(_leaves("", content)) for content in both)
         for name in {**mine, **theirs}:

@@ -29,7 +29,9 @@ class Stage(str):
         return self.partition(" ")[2]
 
 
-SEARCH, SLICE, TRAIN, EXPORT = map(Stage, ("search", "slice", "train", "export"))
+WEIGHTS, SEARCH, SLICE, TRAIN, EXPORT = map(
+    Stage, ("weights", "search", "slice", "train", "export")
+)
 BENCH, LAYERS = map(Stage, ("bench", "layers"))
 
 #: Kinds of which a run may have several.

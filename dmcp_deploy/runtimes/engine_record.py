@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dmcp_deploy.artifact import LATER, digest_file, encode, load_artifact, write_artifact
+from dmcp_deploy.data.input_record import InputRecord
 from dmcp_deploy.errors import DmcpError
 
 KIND = "engine"
@@ -42,6 +43,7 @@ class EngineRecord:
         build_s: Seconds the build took.
         warnings: The build's warnings.
         onnx_weights: Names of the files of external weights, from the ONNX file's folder on.
+        input: What the network is fed with, where the ONNX file says so.
     """
 
     engine: str
@@ -67,6 +69,7 @@ class EngineRecord:
     build_s: float
     warnings: tuple[str, ...]
     onnx_weights: tuple[str, ...] = field(default=(), metadata=LATER)
+    input: InputRecord | None = field(default=None, metadata=LATER)
 
     def save(self, engine: Path) -> Path:
         """Writes the sidecar of an engine; returns its path."""

@@ -83,15 +83,15 @@ def _descend(problem: SearchProblem, lowest_macs: int) -> _Descent:
     """
     macs, steps = problem.cost.macs, greedy.ladder(problem.space, problem.grid)
     saved = SavedRows(problem, "slim", Turn)
-    units = greedy.plans_on_the_way(steps.high, saved.rows)[-1]
+    units = greedy.plans_on_the_way(problem.grid.high, saved.rows)[-1]
     judge = _Judge(problem)
     limit = problem.request.max_steps
     most = None if limit is None else max(0, limit - len(saved.rows))
     turns = islice(greedy.slim_down(steps, units, judge.losses, macs, lowest_macs), most)
-    to_save = max(1, macs(steps.high) - lowest_macs)
+    to_save = max(1, macs(problem.grid.high) - lowest_macs)
 
     def percent(units: np.ndarray) -> int:  # turns cannot be counted ahead, MACs to save can
-        return min(_PERCENT, _PERCENT * (macs(steps.high) - macs(units)) // to_save)
+        return min(_PERCENT, _PERCENT * (macs(problem.grid.high) - macs(units)) // to_save)
 
     shown = percent(units)
     with (
@@ -105,7 +105,7 @@ def _descend(problem: SearchProblem, lowest_macs: int) -> _Descent:
             shown = _show(bar, shown, percent(units), turn)
         if saved.rows:
             _show(bar, shown, _PERCENT, saved.rows[-1])
-    plans = greedy.plans_on_the_way(steps.high, saved.rows)
+    plans = greedy.plans_on_the_way(problem.grid.high, saved.rows)
     plans_judged = sum(len(steps.slimmer(plan)) for plan in plans[:-1])
     return _Descent(saved.rows, plans, plans_judged, judge.images)
 

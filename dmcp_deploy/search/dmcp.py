@@ -75,10 +75,13 @@ class DmcpTask:
 
         Its gradient reaches the alphas through the gates alone; weights are left out.
         """
-        self._weights.model.requires_grad_(False)
+        learnt = [p for p in self._weights.model.parameters() if p.requires_grad]
+        for parameter in learnt:
+            parameter.requires_grad_(False)
         with self._problem.precision.autocast():
             logits = self._weights.supernet(batch.images, gates=self.architecture.gates())
-        self._weights.model.requires_grad_(True)
+        for parameter in learnt:
+            parameter.requires_grad_(True)
         smoothing = self._problem.recipe.label_smoothing
         return F.cross_entropy(logits.float(), batch.labels, label_smoothing=smoothing)
 

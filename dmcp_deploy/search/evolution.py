@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from dmcp_deploy.data.seeds import step_seed
-from dmcp_deploy.search.fit import LOWEST_SHARE, WidthGrid, fit_widths
+from dmcp_deploy.plan import LOWEST_SHARE
+from dmcp_deploy.search.fit import WidthGrid, fit_widths
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.space import SearchSpace
 

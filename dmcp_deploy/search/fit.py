@@ -11,10 +11,10 @@ import numpy as np
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.plan import LOWEST_SHARE
 from dmcp_deploy.search.space import SearchSpace
 from dmcp_deploy.units import format_macs
 
-LOWEST_SHARE = 0.98  # of the budget: where a plan should end at least
 _NEAR_ENOUGH = 0.995  # of the budget: where filling up stops
 _REACH = 4  # steps by which an exchange raises a group at most
 _FEW = 20_000  # plans: a grid with no more of them is tried out whole where all else fails
@@ -22,7 +22,11 @@ _FEW = 20_000  # plans: a grid with no more of them is tried out whole where all
 
 @dataclass(frozen=True)
 class WidthGrid:
-    """The widths a plan may take: multiples of `step` in low..high, in units, shape [groups]."""
+    """The widths a plan may take: multiples of `step` from `low` on, and `high`.
+
+    The widest of a group is its full width, whether `step` divides it or not. All are in units,
+    shape [groups].
+    """
 
     low: np.ndarray
     high: np.ndarray
@@ -30,17 +34,39 @@ class WidthGrid:
 
     def nearest(self, units: np.ndarray) -> np.ndarray:
         """Returns the allowed widths nearest to wanted ones (real numbers), shape [groups]."""
-        rounded = np.floor(units / self.step + 0.5).astype(np.int64) * self.step
-        return np.asarray(np.clip(rounded, self.low, self.high))
+        wanted = np.clip(units, self.low, self.high)
+        below = np.floor(wanted / self.step).astype(np.int64) * self.step
+        above = np.minimum(below + self.step, self.high)
+        return np.asarray(np.where(wanted - below < above - wanted, below, above))
 
-    def axes(self) -> list[range]:
-        """Returns the allowed widths of every group."""
+    def axes(self) -> list[list[int]]:
+        """Returns the allowed widths of every group, ascending."""
         ends = zip(self.low.tolist(), self.high.tolist(), self.step.tolist(), strict=True)
-        return [range(low, high + 1, step) for low, high, step in ends]
+        return [[*range(low, high, step), high] for low, high, step in ends]
+
+    def moved(self, units: np.ndarray, group: int, steps: int) -> np.ndarray | None:
+        """Returns a plan of the grid with one group some widths wider, or narrower if negative.
+
+        Args:
+            units: The plan, shape [groups].
+            group: The group's number.
+            steps: How many widths of the grid.
+
+        Returns:
+            The plan; None where the grid ends before.
+        """
+        low, high, step = (int(ends[group]) for ends in (self.low, self.high, self.step))
+        # A full width that is no multiple counts as the multiple above it.
+        place = -(-int(units[group]) // step) + steps
+        if not low <= place * step < high + step:
+            return None
+        plan = units.copy()
+        plan[group] = min(place * step, high)
+        return plan
 
 
 def width_grid(space: SearchSpace, align: int) -> WidthGrid:
-    """Returns the widths whose channels are multiples of `align`.
+    """Returns the widths whose channels are multiples of `align`, and the full ones.
 
     Groups of at most `align` channels, which cannot be narrowed and aligned at once, take any
     width. The smallest width is that of the space, aligned.
@@ -49,9 +75,8 @@ def width_grid(space: SearchSpace, align: int) -> WidthGrid:
     step = np.array([align // math.gcd(align, int(unit)) for unit in space.unit], dtype=np.int64)
     step = np.where(full * space.unit > align, step, 1)
     step = np.where(step > full, full, step)
-    high = full // step * step
-    low = np.minimum(-(-space.minimum // step) * step, high)
-    return WidthGrid(low, high, step)
+    low = np.minimum(-(-space.minimum // step) * step, full // step * step)
+    return WidthGrid(low, full, step)
 
 
 def check_reachable(cost: Cost, grid: WidthGrid, budget_macs: int) -> None:
@@ -59,17 +84,17 @@ def check_reachable(cost: Cost, grid: WidthGrid, budget_macs: int) -> None:
 
     Raises:
         DmcpError: The budget is below the narrowest network or above the full one; the message
-            names the reachable range.
+            names the reachable range in multiply-adds and in percent.
     """
     lowest, highest = cost.macs(grid.low), cost.full_macs
     if lowest <= budget_macs <= highest:
         return
     side = "below the narrowest" if budget_macs < lowest else "above the full"
-    share = math.ceil(1000 * lowest / highest) / 10  # rounded up, so that it is one that can be had
+    percent = math.ceil(1000 * lowest / highest) / 10  # rounded down, it could not be reached
     raise DmcpError(
         f"The FLOPs budget {format_macs(budget_macs)} ({budget_macs / highest:.1%}) is {side}"
         f" network: choose one from {format_macs(lowest)} to {format_macs(highest)} ({lowest} to"
-        f" {highest}), or {share:g}% to 100%."
+        f" {highest}), which is {percent:g}% to 100% of the network."
     )
 
 
@@ -127,7 +152,7 @@ class _Fit:
         """Returns the plan raised step by step, where it lags most behind, as far as steps fit."""
         while self.cost.macs(units) < _NEAR_ENOUGH * self.budget_macs:
             lag = (self.target - units) / np.maximum(self.target, 1)
-            plans = (self.raised(units, int(g), 1) for g in np.argsort(-lag, kind="stable"))
+            plans = (self.grid.moved(units, int(g), 1) for g in np.argsort(-lag, kind="stable"))
             fitting = (p for p in plans if p is not None and self.cost.macs(p) <= self.budget_macs)
             if (better := next(fitting, None)) is None:
                 break
@@ -142,7 +167,7 @@ class _Fit:
         """
         best, best_macs = None, self.cost.macs(units)
         for up, down in itertools.permutations(range(len(units)), 2):
-            raised = self.raised(units, up, steps)
+            raised = self.grid.moved(units, up, steps)
             lowered = None if raised is None else self.lowered(raised, down)
             if lowered is None:
                 continue
@@ -160,23 +185,13 @@ class _Fit:
         reached = min(macs, LOWEST_SHARE * self.budget_macs) if fits else -1.0
         return reached, -float(np.abs(plan - self.target).sum())
 
-    def raised(self, units: np.ndarray, group: int, steps: int) -> np.ndarray | None:
-        plan = units.copy()
-        plan[group] += steps * self.grid.step[group]
-        return plan if plan[group] <= self.grid.high[group] else None
-
     def lowered(self, units: np.ndarray, group: int) -> np.ndarray | None:
         """Returns the plan with one group lowered by as few steps as meet the budget, or None."""
 
-        def lowered(steps: int) -> np.ndarray:
-            plan = units.copy()
-            plan[group] -= steps * self.grid.step[group]
-            return plan
+        def is_met(steps: int) -> bool:
+            plan = self.grid.moved(units, group, -steps)
+            return plan is not None and self.cost.macs(plan) <= self.budget_macs
 
-        most = int(units[group] - self.grid.low[group]) // int(self.grid.step[group])
-        fewest = bisect_left(
-            range(most + 1),
-            True,
-            key=lambda steps: self.cost.macs(lowered(steps)) <= self.budget_macs,
-        )
-        return lowered(fewest) if fewest <= most else None
+        most = -(-int(units[group] - self.grid.low[group]) // int(self.grid.step[group]))
+        fewest = bisect_left(range(most + 1), True, key=is_met)
+        return self.grid.moved(units, group, -fewest) if fewest <= most else None

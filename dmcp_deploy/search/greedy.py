@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dmcp_deploy.network.cost import Cost
-from dmcp_deploy.search.fit import LOWEST_SHARE, WidthGrid, fit_widths
+from dmcp_deploy.plan import LOWEST_SHARE
+from dmcp_deploy.search.fit import WidthGrid, fit_widths
 from dmcp_deploy.search.space import SearchSpace
 
 #: Plans, units [groups] each -> the loss of each.
@@ -26,21 +27,26 @@ class Turn:
 
 @dataclass(frozen=True)
 class Ladder:
-    """The widths slimming steps down: from high to low by `step`, in units, shape [groups].
+    """The widths slimming steps down, from the widest of a grid to the narrowest.
 
-    A group's last step is shorter where its widths do not divide into whole steps.
+    A group's first and last step are shorter where its widths do not divide into whole steps.
+
+    Attributes:
+        grid: The widths a plan may take.
+        step: Units of a step, multiples of the grid's own, shape [groups].
     """
 
-    low: np.ndarray
-    high: np.ndarray
+    grid: WidthGrid
     step: np.ndarray
 
     def slimmer(self, units: np.ndarray) -> dict[int, np.ndarray]:
         """Returns group -> the plan with that group one step slimmer, for all that have one."""
         plans = {}
-        for group in np.flatnonzero(units > self.low).tolist():
+        low, unit = self.grid.low, self.grid.step
+        for group in np.flatnonzero(units > low).tolist():
             plan = units.copy()
-            plan[group] = max(self.low[group], units[group] - self.step[group])
+            aligned = -(-(units[group] - self.step[group]) // unit[group]) * unit[group]
+            plan[group] = max(low[group], aligned)
             plans[group] = plan
         return plans
 
@@ -48,7 +54,7 @@ class Ladder:
 def ladder(space: SearchSpace, grid: WidthGrid) -> Ladder:
     """Returns the steps of a search space, each the nearest multiple of the grid's own."""
     multiples = np.maximum(1, (2 * space.step + grid.step) // (2 * grid.step))
-    return Ladder(grid.low, grid.high, multiples * grid.step)
+    return Ladder(grid, multiples * grid.step)
 
 
 def slim_down(
@@ -127,10 +133,7 @@ def _shortened(
 ) -> np.ndarray:
     """Returns the widest plan between two on the grid that meets the budget, as `after` does."""
     group = int(np.flatnonzero(before != after)[0])
-    plan = after.copy()
-    while True:
-        wider = plan.copy()
-        wider[group] += grid.step[group]
-        if cost.macs(wider) > budget_macs:
-            return plan
-        plan = wider
+    plan, wider = after, grid.moved(after, group, 1)
+    while wider is not None and cost.macs(wider) <= budget_macs:
+        plan, wider = wider, grid.moved(wider, group, 1)
+    return plan

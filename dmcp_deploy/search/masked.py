@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dmcp_deploy.data.types import Batch
+from dmcp_deploy.network.full_module import full_module
 from dmcp_deploy.network.importance import distance_sum, filter_scores, l2_norm
 from dmcp_deploy.network.masking import bound_gradients, silence, zero_filters
 from dmcp_deploy.search.problem import SearchProblem, SearchResult
@@ -58,7 +59,7 @@ class MaskedTask(DenseTask):
 
     def __init__(self, problem: SearchProblem, steps: int, scores: Scores, *, soft: bool) -> None:
         """Prepares `steps` steps; softly, given weights have their first choice before them."""
-        super().__init__(problem.network.model, _recipe(problem), steps, problem.precision)
+        super().__init__(full_module(problem.network), _recipe(problem), steps, problem.precision)
         self._problem, self._network, self._scores = problem, problem.network, scores
         self._soft = soft
         self._epoch_steps = epoch_steps(problem)

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from dmcp_deploy.data.size import Size, scaled_size
 from dmcp_deploy.data.types import ImageData
 from dmcp_deploy.network.cost import Cost
 from dmcp_deploy.network.graph import Network
@@ -43,6 +44,7 @@ class SearchProblem:
         compute: How it is computed: workers, checkpoints, progress.
         precision: Device and arithmetic.
         folder: Where checkpoints and metrics go.
+        pretrained: Whether the network's weights were given, not random.
     """
 
     network: Network
@@ -56,16 +58,12 @@ class SearchProblem:
     compute: Compute
     precision: Precision
     folder: Path
+    pretrained: bool = False
 
     @property
-    def pretrained(self) -> bool:
-        """Whether the network's weights were given, not random."""
-        return self.request.weights is not None
-
-    @property
-    def image_size(self) -> int:
-        """Side of the training images in pixels."""
-        return self.recipe.train_size or self.network.spec.input_shape[-1]
+    def image_size(self) -> Size:
+        """Height and width of the training images in pixels."""
+        return scaled_size(self.network.spec.input_shape[1:], self.recipe.train_size)
 
     def cap(self, steps: int) -> int:
         """Returns a number of steps within the limit, at least 1."""

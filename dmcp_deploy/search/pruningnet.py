@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from dmcp_deploy.data.seeds import step_seed
 from dmcp_deploy.network.graph import Layer, Network
+from dmcp_deploy.network.layers import WEIGHTED
 from dmcp_deploy.network.supernet import Supernet
 from dmcp_deploy.search.space import SearchSpace
 
@@ -26,7 +27,8 @@ class PruningNet(nn.Module):
 
     Every convolution and linear layer that reads or writes a prunable group gets its weights from
     a `Generator` of its own, for the whole layer; the supernet then cuts the leading slice out of
-    them. Norms, biases and what else there is are the network's own, shared by all widths.
+    them. Norms, biases, frozen weights and what else there is are the network's own, shared by all
+    widths.
 
     Attributes:
         units: The units [groups] of which it computes; the full network at first.
@@ -141,10 +143,12 @@ def _parts(network: Network) -> list[_Part]:
     parts: dict[int, _Part] = {}
     for layer in network.layers.values():
         groups = _groups(layer, owners)
-        if groups and layer.kind in ("conv", "linear"):
+        if groups and layer.kind in WEIGHTED:
             name = f"{layer.name}.weight"
             # Layers may share one weight; it is generated once.
-            parts.setdefault(id(network.model.get_parameter(name)), _Part(name, groups))
+            weight = network.model.get_parameter(name)
+            if weight.requires_grad:
+                parts.setdefault(id(weight), _Part(name, groups))
     return list(parts.values())
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from dmcp_deploy.network.full_module import full_module
 from dmcp_deploy.network.graph import Group, Network
 from dmcp_deploy.plan import Keep
 from dmcp_deploy.search.problem import SearchProblem, SearchResult
@@ -41,7 +42,7 @@ def train_full(problem: SearchProblem, task: type[DenseTask] = DenseTask) -> Non
     if problem.pretrained:
         return
     steps = search_steps(problem)
-    training = task(problem.network.model, full_recipe(problem), steps, problem.precision)
+    training = task(full_module(problem.network), full_recipe(problem), steps, problem.precision)
     run_steps(problem, training, steps, shared=steps)
 
 

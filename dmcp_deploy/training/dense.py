@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmcp_deploy.data.types import Batch
+from dmcp_deploy.network.aliases import tensors_of
 from dmcp_deploy.network.supernet import Supernet
 from dmcp_deploy.training.distributed import average_gradients
 from dmcp_deploy.training.evaluate import running_statistics
@@ -131,5 +132,5 @@ class WeightAverage:
             tensor.copy_(tensors[f"{AVERAGE}{name}"])
 
     def _floating(self) -> dict[str, Tensor]:
-        state = self._model.state_dict()
+        state = tensors_of(self._model)
         return {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}

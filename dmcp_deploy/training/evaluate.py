@@ -1,4 +1,4 @@
-"""Batch-norm recalibration, and accuracy."""
+"""Recalibration of the norms' statistics, and accuracy."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from dmcp_deploy.data.size import recorded_size
 from dmcp_deploy.data.types import Batch
+from dmcp_deploy.network.statistics import NORM_FUNCTIONS, keeps_statistics, norm_arguments
 from dmcp_deploy.network.trace import evaluating
 from dmcp_deploy.training.distributed import add_up
 from dmcp_deploy.training.precision import Precision
@@ -25,13 +28,13 @@ class Accuracy:
         top1: Share of images whose best class is right, in [0, 1].
         loss: Mean cross entropy.
         images: Images looked at.
-        image_size: Their side in pixels.
+        image_size: Their side in pixels; "32x96", height and width, where they are oblong.
     """
 
     top1: float
     loss: float
     images: int
-    image_size: int
+    image_size: int | str
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as JSON values."""
@@ -42,10 +45,11 @@ class Accuracy:
 def recalibrate(
     model: nn.Module, batches: Iterable[Batch], precision: Precision, *, shared: bool = False
 ) -> None:
-    """Recomputes the running statistics of every batch norm, in place.
+    """Recomputes the running statistics of every norm that keeps some, in place.
 
-    They become the cumulative average over all given batches (momentum None), as a network whose
-    weights were trained at other widths needs before it is evaluated.
+    They become the cumulative average over all given batches, as a network whose weights were
+    trained at other widths needs before it is evaluated. That holds for batch norms and instance
+    norms, modules and functions; a norm that computes by itself moves its own by its own rule.
 
     Args:
         model: The network; the same in every process where they share the batches.
@@ -55,14 +59,15 @@ def recalibrate(
             Batch norms that look at all processes' images need as many batches in each.
     """
     precision = precision if shared else precision.alone()
-    norms, count = _batch_norms(model), 0
-    with evaluating(model), _cumulative(norms):
+    averages, count = _CumulativeAverages(model), 0
+    with batch_statistics(model), _cumulative(model), averages:
         for batch in batches:
             with precision.autocast():
                 model(precision.move(batch).images)
             count += 1
     if shared:
-        _average(running_statistics(model), count, precision)
+        found = {id(t): t for t in (*running_statistics(model), *averages.statistics)}
+        _average([*found.values()], count, precision)
 
 
 @torch.no_grad()
@@ -80,7 +85,7 @@ def evaluate(
     """
     # The sums stay on the device, so that no batch waits for the result of the one before.
     sums = torch.zeros(2, dtype=torch.float64, device=precision.device)
-    images = sides = 0
+    images = rows = columns = 0
     with evaluating(model):
         for batch in batches:
             moved = precision.move(batch)
@@ -90,34 +95,75 @@ def evaluate(
             loss = F.cross_entropy(logits, moved.labels, reduction="sum")
             sums += torch.stack([right.double(), loss.double()])
             images += len(moved.labels)
-            sides += len(moved.labels) * moved.images.shape[-1]
-    sums = torch.cat([sums, sums.new_tensor([images, sides])])
-    hits, loss_sum, images, sides = (add_up(sums) if shared else sums).tolist()
+            rows += len(moved.labels) * moved.images.shape[-2]
+            columns += len(moved.labels) * moved.images.shape[-1]
+    sums = torch.cat([sums, sums.new_tensor([images, rows, columns])])
+    hits, loss_sum, images, rows, columns = (add_up(sums) if shared else sums).tolist()
     count = max(1, int(images))
-    return Accuracy(hits / count, loss_sum / count, int(images), round(sides / count))
+    size = (round(rows / count), round(columns / count))
+    return Accuracy(hits / count, loss_sum / count, int(images), recorded_size(size))
 
 
 def running_statistics(model: nn.Module) -> list[Tensor]:
-    """Returns the running means and variances of a model's batch norms."""
-    norms = _batch_norms(model)
-    statistics = [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var)]
-    return [tensor for tensor in statistics if tensor is not None]
+    """Returns the running means and variances of a model's norms."""
+    norms = filter(keeps_statistics, model.modules())
+    return [norm.get_buffer(n) for norm in norms for n in ("running_mean", "running_var")]
 
 
 @contextmanager
 def batch_statistics(model: nn.Module) -> Iterator[None]:
-    """Puts a model into evaluation mode but for batch norms, which use each batch's statistics.
+    """Puts a model into evaluation mode but for norms, which use each batch's statistics.
 
-    Every module is put back into its own mode at the end.
+    Norms that the model itself keeps in evaluation mode while it trains stay so. Every module is
+    put back into its own mode at the end.
     """
     with evaluating(model):
-        for norm in _batch_norms(model):
+        model.train()
+        moving = [m for m in model.modules() if m.training and keeps_statistics(m)]
+        model.eval()
+        for norm in moving:
             norm.train()
         yield
 
 
 def _batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
     return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+class _CumulativeAverages(TorchFunctionMode):
+    """Makes functions that normalise average the statistics of all batches that they see.
+
+    Batch norms can do that by themselves; they stay as they are.
+
+    Attributes:
+        statistics: Running means and variances that have been averaged so.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.statistics: list[Tensor] = []
+        self._able = {id(norm.running_mean) for norm in _batch_norms(model)}
+        self._buffers = {id(buffer) for buffer in model.buffers()} - self._able
+        self._counts: dict[int, int] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Calls a function, or the same that averages."""
+        kwargs = kwargs or {}
+        if func in NORM_FUNCTIONS:
+            arguments = norm_arguments(func, args, kwargs)
+            if id(arguments["running_mean"]) in self._buffers:
+                images = arguments.pop("input")
+                return func(images, **arguments | self._averaging(func, arguments))
+        return func(*args, **kwargs)
+
+    def _averaging(self, func: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+        mean, var = arguments["running_mean"], arguments["running_var"]
+        count = self._counts[id(mean)] = self._counts.get(id(mean), 0) + 1
+        if count == 1:
+            self.statistics += [mean.zero_(), var.zero_()]
+        return {NORM_FUNCTIONS[func][0]: True, "momentum": 1 / count}
 
 
 def _average(statistics: list[Tensor], count: int, precision: Precision) -> None:
@@ -132,13 +178,13 @@ def _average(statistics: list[Tensor], count: int, precision: Precision) -> None
 
 
 @contextmanager
-def _cumulative(norms: list[nn.modules.batchnorm._BatchNorm]) -> Iterator[None]:
-    """Lets batch norms start afresh and average over all batches; restores their momenta."""
+def _cumulative(model: nn.Module) -> Iterator[None]:
+    """Lets batch norms that move start afresh and average all batches; restores their momenta."""
+    norms = [norm for norm in _batch_norms(model) if norm.training]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None
-        norm.train()
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 
 from dmcp_deploy.errors import Interrupted
-from dmcp_deploy.machine.signals import SIGNALS
+from dmcp_deploy.machine.signals import SIGNALS, told_of
 from dmcp_deploy.training.distributed import any_says, world_size
 
 
@@ -21,6 +21,11 @@ class Signals:
         """Begins with none."""
         self._handlers: dict[signal.Signals, Callable[..., Any] | int | None] = {}
         self._waiting: signal.Signals | None = None
+
+    @property
+    def number(self) -> signal.Signals | None:
+        """The signal that has come and nothing was done about yet; None if there is none."""
+        return self._waiting
 
     @property
     def waiting(self) -> bool:
@@ -88,7 +93,8 @@ def caught_signals() -> Iterator[Signals]:
     if threading.current_thread() is threading.main_thread():
         signals.catch()
     try:
-        yield signals
+        with told_of(lambda: signals.number):
+            yield signals
     finally:
         signals.release()
         signals.heed()

@@ -12,7 +12,7 @@ import torch
 
 from dmcp_deploy.data.seeds import step_seed
 from dmcp_deploy.data.types import Batch
-from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.errors import DmcpError, Interrupted
 from dmcp_deploy.progress import NO_PROGRESS, Progress
 from dmcp_deploy.training.allocator import freed_memory_kept
 from dmcp_deploy.training.checkpoint import Checkpoint, Checkpoints
@@ -129,7 +129,12 @@ def _steps(
         progress.task(settings.title, settings.steps, done=start) as bar,
     ):
         for step in range(start, settings.steps):
-            batch = next(batches)
+            try:
+                batch = next(batches)
+            except Interrupted:  # no batch came for a while, and a signal did
+                if is_main() and step > start:
+                    checkpoints.save(step, task.tensors())
+                raise
             torch.manual_seed(step_seed(settings.seed, step, purpose))
             figures = task.step(step, batch)
             _check_finite(figures, step, settings.title)

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from dmcp_deploy.data.types import Batch
+from dmcp_deploy.network.aliases import tensors_of
 from dmcp_deploy.training.recipe import Schedule
+from dmcp_deploy.training.weights import load_weights
 
 _MODEL = "model."  # before the names of a network's tensors
 
@@ -48,13 +50,13 @@ class TrainedWeights:
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns parameters, buffers and momenta as named tensors."""
-        model = {f"{_MODEL}{name}": tensor for name, tensor in self._model.state_dict().items()}
+        model = {f"{_MODEL}{name}": tensor for name, tensor in tensors_of(self._model).items()}
         return {**model, **optimizer_tensors(self._optimizer, "optimizer")}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Restores what `tensors` returned; other tensors are passed over."""
         state = {k.removeprefix(_MODEL): t for k, t in tensors.items() if k.startswith(_MODEL)}
-        self._model.load_state_dict(state)
+        load_weights(self._model, state, "The checkpoint")
         load_optimizer(self._optimizer, tensors, "optimizer")
 
 

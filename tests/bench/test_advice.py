@@ -33,7 +33,15 @@ def gpu(**state: Any) -> dict[str, Any]:
     return {**QUIET, "gpu": {"sm_mhz": 1980, "memory_mhz": 2619, "temperature_c": 50, **state}}
 
 
-@pytest.mark.parametrize("found", [record(), BenchRecord((NET,), {}, (3, 8, 8)), record(gpu())])
+@pytest.mark.parametrize(
+    "found",
+    [
+        record(),
+        BenchRecord((NET,), {}, (3, 8, 8)),
+        record(gpu()),
+        record({**QUIET, "cpu_quota": 0.5, "cpu_periods": 100, "cpu_throttled": 10}),
+    ],
+)
 def test_where_nothing_is_found_more_time_is_advised(found: BenchRecord) -> None:
     assert noise_advice(found).startswith("Too noisy to tell: allow more --seconds, or stop what")
 
@@ -45,6 +53,14 @@ def test_where_nothing_is_found_more_time_is_advised(found: BenchRecord) -> None
             record({**QUIET, "load_average": [3.6, 2.0, 1.0]}),
             "the load average was 3.6 on 4 cores as it began",
             "stop what else runs on the machine",
+        ),
+        (
+            record(
+                {**QUIET, "cpu_quota": 0.5, "cpu_periods": 100, "cpu_throttled": 10},
+                {**QUIET, "cpu_quota": 0.5, "cpu_periods": 164, "cpu_throttled": 69},
+            ),
+            "the CPU quota of 0.5 cores stopped this process in 59 of 64 periods",
+            "raise the container's or job's CPU limit (docker --cpus",
         ),
         (
             record({**QUIET, "governor": "schedutil", "cpu_mhz": 800}, QUIET),

@@ -7,8 +7,6 @@ from picture_folders import make_picture
 
 from dmcp_deploy.data.augment import (
     DRAWS,
-    MEAN,
-    STD,
     augment_batch,
     centre_crop,
     fit_arrays,
@@ -17,6 +15,7 @@ from dmcp_deploy.data.augment import (
     squash,
     to_pixels,
 )
+from dmcp_deploy.data.preprocessing import MEAN, STD
 
 
 def noise(count: int, channels: int = 3, size: int = 32, seed: int = 0) -> torch.Tensor:

@@ -15,9 +15,10 @@ from closeness import assert_same
 from picture_folders import make_folder, make_idx
 
 from dmcp_deploy.data import sources as data_sources
-from dmcp_deploy.data.augment import MEAN, STD
 from dmcp_deploy.data.datasets import open_data
 from dmcp_deploy.data.loader import eval_batches, steps_per_epoch, train_batches
+from dmcp_deploy.data.preprocessing import MEAN, STD
+from dmcp_deploy.data.size import as_size
 from dmcp_deploy.data.types import Batch, ImageData
 from dmcp_deploy.errors import DmcpError
 
@@ -192,7 +193,7 @@ def test_eval_workers_give_the_same_batches(pictures):
 def test_pictures_held_in_memory_are_the_same(pictures, arrays, size, monkeypatch):
     for data in (pictures, arrays):
         held = list(eval_batches(data.val, image_size=size, batch_size=7))
-        assert size in data.val._held
+        assert as_size(size) in data.val._held
         with monkeypatch.context() as patch:
             patch.setattr(data.val, "_held", {})
             patch.setattr(data_sources, "HELD_BYTES", 0)
@@ -206,10 +207,10 @@ def test_memory_is_taken_only_for_what_is_read_and_fits(arrays, monkeypatch):
     list(eval_batches(source, limit=10, **options))
     assert not source._held
     list(eval_batches(source, limit=10, **options))
-    assert set(source._held) == {32}
+    assert set(source._held) == {(32, 32)}
     monkeypatch.setattr(data_sources, "HELD_BYTES", 40 * 32 * 32 + 40 * 16 * 16 - 1)
     list(eval_batches(source, image_size=16, batch_size=10))
-    assert set(source._held) == {16}
+    assert set(source._held) == {(16, 16)}
 
 
 def test_data_travel_to_workers_that_do_not_fork(pictures, arrays):

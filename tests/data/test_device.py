@@ -9,7 +9,7 @@ from picture_folders import make_folder
 from torchvision.transforms import v2
 
 from dmcp_deploy.data import loader
-from dmcp_deploy.data.augment import DRAWS, augment_batch, normalise, view_side
+from dmcp_deploy.data.augment import DRAWS, augment_batch, normalise
 from dmcp_deploy.data.augment_device import (
     VIEW_DRAWS,
     _boxes,
@@ -19,6 +19,7 @@ from dmcp_deploy.data.augment_device import (
 )
 from dmcp_deploy.data.datasets import open_data
 from dmcp_deploy.data.loader import eval_batches, train_batches
+from dmcp_deploy.data.preprocessing import IMAGENET
 from dmcp_deploy.data.types import Batch, ImageData, crops_of_views
 
 CPU = torch.device("cpu")
@@ -151,7 +152,7 @@ def test_crops_of_views_hold_small_data_and_decode_it_once(pictures, monkeypatch
     assert data.augmentation == "views"
     options = {"image_size": 32, "batch_size": 6, "seed": 3, "start_step": 0, "steps": 8}
     first = list(train_batches(data, **options))
-    assert view_side(32) in data.train._held
+    assert IMAGENET.covered((32, 32)) in data.train._held
     monkeypatch.setattr(data.train, "picture", None)
     assert same(first, list(train_batches(data, **options)))
     assert first[0].images.shape == (6, 3, 32, 32)

@@ -156,7 +156,7 @@ def test_class_sets_that_differ_are_named(tmp_path):
     assert "train lacks the class folder 'yak'" in message(tmp_path)
 
 
-@pytest.mark.parametrize(("classes", "found"), [(("cat",), "only 'cat'"), ((), "none")])
+@pytest.mark.parametrize(("classes", "found"), [(("cat",), "only 'cat'"), ((), "holds nothing")])
 def test_fewer_than_two_classes_are_told(tmp_path, classes, found):
     for split in ("train", "val"):
         (tmp_path / split).mkdir()

@@ -15,10 +15,10 @@ from torch import nn
 
 from dmcp_deploy.artifact import digest_file
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.export.proven import ONNX_TOLERANCE
 from dmcp_deploy.export.to_onnx import export_onnx
 from dmcp_deploy.export.verify import compare_outputs
 from dmcp_deploy.onnxgraph.cost import onnx_cost
-from dmcp_deploy.run.stages import ONNX_TOLERANCE
 from dmcp_deploy.runtimes.onnxruntime import OnnxSession
 
 SHAPE = (3, 16, 16)

@@ -28,22 +28,6 @@ class OddNet(TinyNet):
         return self.classify(F.relu(self.second(self.odd(self.stem(x)))))
 
 
-class SplitByNumber(OddNet):
-    truth = Truth(
-        groups={"left": (4, 1, ("left",)), "right": (4, 1, ("right",)), "second": SECOND},
-        macs=(STEM, 576 * 3 * 4, 576 * 5 * 4, *REST),
-        pinned={"stem": "a split writes the number of channels down"},
-    )
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.left, self.right = conv(3, 4), conv(5, 4)
-
-    def odd(self, x: Tensor) -> Tensor:
-        left, right = torch.split(x, [3, 5], dim=1)
-        return torch.cat([self.left(left), self.right(right)], dim=1)
-
-
 class DataDependent(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -66,29 +50,6 @@ class Opaque(OddNet):
     def __init__(self) -> None:
         super().__init__()
         self.odd = DataDependent()
-
-
-class ViewByNumber(OddNet):
-    truth = Truth(
-        groups={"second": SECOND},
-        macs=(STEM, *REST),
-        pinned={"stem": "a reshape writes the number of channels down"},
-    )
-
-    def odd(self, x: Tensor) -> Tensor:
-        n, _, h, w = x.shape
-        return x.view(n, 4, 2, h, w).transpose(1, 2).reshape(n, -1, h, w)
-
-
-class IndexByNumber(OddNet):
-    truth = Truth(
-        groups={"second": SECOND},
-        macs=(STEM, *REST),
-        pinned={"stem": "an index picks channels by number"},
-    )
-
-    def odd(self, x: Tensor) -> Tensor:
-        return torch.cat([x[:, 4:], x[:, :4]], dim=1)
 
 
 class ShiftedRelu(nn.ReLU):
@@ -159,13 +120,13 @@ class UnknownOperation(OddNet):
 class UnknownLayer(OddNet):
     truth = Truth(
         groups={"second": SECOND},
-        macs=(STEM, 64 * 4 * 8 * 8, 4 * 576 * 8 * 6, 6 * 5),
-        pinned={"stem": r"odd \(ConvTranspose2d\) is not in the layer table"},
+        macs=(STEM, *REST),
+        pinned={"stem": r"odd \(LocalResponseNorm\) is not in the layer table"},
     )
 
     def __init__(self) -> None:
         super().__init__()
-        self.odd = nn.ConvTranspose2d(8, 8, 2, stride=2)
+        self.odd = nn.LocalResponseNorm(2)
 
 
 class Functional(nn.Module):
@@ -236,32 +197,7 @@ class BorrowedWeight(OddNet):
         return self.norm(x) * self.norm.weight.mean()
 
 
-class UnevenHalves(OddNet):
-    """Three parts of 3, 3 and 2 channels."""
-
-    truth = Truth(
-        groups={"second": SECOND},
-        macs=(STEM, *REST),
-        pinned={"stem": "a split into unequal parts"},
-    )
-
-    def odd(self, x: Tensor) -> Tensor:
-        return torch.cat(x.chunk(3, dim=1)[::-1], dim=1)
-
-
-class Reduction(OddNet):
-    truth = Truth(
-        groups={"second": SECOND},
-        macs=(STEM, *REST),
-        pinned={"stem": "a reduction runs over the channels"},
-    )
-
-    def odd(self, x: Tensor) -> Tensor:
-        return x - x.mean(axis=1, keepdim=True)
-
-
 ODD_NETS: tuple[type[OddNet], ...] = (
-    *(SplitByNumber, Opaque, ViewByNumber, IndexByNumber, HiddenConstant, HiddenAssertion),
-    *(HiddenTie, UnknownOperation, UnknownLayer, FunctionalConv, ComputedWeight, TiedWeights),
-    *(BorrowedWeight, UnevenHalves, Reduction),
+    *(Opaque, HiddenConstant, HiddenAssertion, HiddenTie, UnknownOperation, UnknownLayer),
+    *(FunctionalConv, ComputedWeight, TiedWeights, BorrowedWeight),
 )

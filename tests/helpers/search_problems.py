@@ -102,10 +102,8 @@ def make_problem(
         share: The budget as a share of the full network's MACs.
         align: Of the grid of widths.
         **changes: Fields of `SearchProblem`, `RunRequest`, `Compute` or `Recipe` that differ from
-            the defaults; `pretrained` stands for given weights.
+            the defaults.
     """
-    if changes.pop("pretrained", False):
-        changes["weights"] = "given"
     cost, space = Cost(network), search_space(network)
     problem = SearchProblem(
         network=network,

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from closeness import difference
 from odd_nets import ODD_NETS
-from tiny_nets import TINY_NETS, TinyNet, randomise_norms, trace_tiny
+from spread_nets import NARROWING_NETS
+from tiny_nets import TinyNet, randomise_norms, trace_tiny
 from torch import Tensor
 
 from dmcp_deploy.network.gated import Gating, gating
@@ -66,7 +67,7 @@ def test_in_stock_networks(name: str, frozen: bool) -> None:
     assert_alike(fast, slow)
 
 
-@pytest.mark.parametrize("net", [*TINY_NETS, *ODD_NETS], ids=lambda net: net.__name__)
+@pytest.mark.parametrize("net", [*NARROWING_NETS, *ODD_NETS], ids=lambda net: net.__name__)
 def test_in_tiny_networks(net: type[TinyNet]) -> None:
     network = trace_tiny(net)
     fast = results(network, by_multiplying=False, frozen=True)

@@ -6,10 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from closeness import assert_same, count_roundings, difference, rounding_bound
+from constant_nets import OPEN_NETS, REWRITTEN_NETS
 from odd_nets import ODD_NETS
+from spread_nets import NARROWING_NETS
 from tiny_nets import (
     INPUT,
-    TINY_NETS,
     Chain,
     ChannelsLast,
     Dense,
@@ -75,12 +76,14 @@ def gated_groups(network: Network) -> set[str]:
     return {name for name, span in spans.items() if units.issuperset(span)}
 
 
-@pytest.mark.parametrize("net", [*TINY_NETS, *ODD_NETS], ids=lambda net: net.__name__)
+@pytest.mark.parametrize(
+    "net", [*NARROWING_NETS, *ODD_NETS, *REWRITTEN_NETS, *OPEN_NETS], ids=lambda net: net.__name__
+)
 def test_every_prunable_group_is_gated(net: type[TinyNet]) -> None:
     assert gated_groups(traced(net)) == set(net.truth.groups)
 
 
-@pytest.mark.parametrize("net", TINY_NETS, ids=lambda net: net.__name__)
+@pytest.mark.parametrize("net", NARROWING_NETS, ids=lambda net: net.__name__)
 def test_the_task_alone_moves_every_gate(net: type[TinyNet]) -> None:
     """In training mode, where batch norms cancel the scale of what they read."""
     network = trace_tiny(net)
@@ -110,7 +113,9 @@ def assert_all_move(network: Network, gradient: Tensor | None) -> None:
         assert float(own.abs().max()) > noise, group.name
 
 
-@pytest.mark.parametrize("net", [*TINY_NETS, *ODD_NETS], ids=lambda net: net.__name__)
+@pytest.mark.parametrize(
+    "net", [*NARROWING_NETS, *ODD_NETS, *REWRITTEN_NETS, *OPEN_NETS], ids=lambda net: net.__name__
+)
 def test_gates_of_one_change_nothing(net: type[TinyNet]) -> None:
     network = traced(net)
     supernet = Supernet(network)
@@ -127,7 +132,9 @@ def mask(network: Network, widths: dict[str, int]) -> Tensor:
 
 # In ChannelsLast a layer norm mixes the channels that are to go with the others.
 @pytest.mark.parametrize(
-    "net", [net for net in TINY_NETS if net is not ChannelsLast], ids=lambda net: net.__name__
+    "net",
+    [net for net in NARROWING_NETS if net is not ChannelsLast],
+    ids=lambda net: net.__name__,
 )
 def test_gates_of_zero_are_the_narrow_network(net: type[TinyNet]) -> None:
     """All that a layer reads is gated behind what could add a constant to it."""

@@ -6,9 +6,11 @@ import re
 
 import pytest
 import torch
+from constant_nets import OPEN_NETS, REWRITTEN_NETS
 from odd_nets import ODD_NETS, Opaque
 from search_problems import paper_network
-from tiny_nets import CLASSES, INPUT, TINY_NETS, Chain, Grouped, Shuffle, TinyNet, conv, traced
+from spread_nets import NARROWING_NETS
+from tiny_nets import CLASSES, INPUT, Chain, Grouped, Shuffle, TinyNet, conv, traced
 from torch import nn
 
 from dmcp_deploy.network.derive import trace_network
@@ -16,7 +18,9 @@ from dmcp_deploy.network.supernet import Supernet
 from dmcp_deploy.plan import NetworkSpec
 
 
-@pytest.mark.parametrize("net", [*TINY_NETS, *ODD_NETS], ids=lambda net: net.__name__)
+@pytest.mark.parametrize(
+    "net", [*NARROWING_NETS, *ODD_NETS, *REWRITTEN_NETS, *OPEN_NETS], ids=lambda net: net.__name__
+)
 def test_groups_of_tiny_networks(net: type[TinyNet]) -> None:
     network = traced(net)
     found = {g.name: (g.size, g.unit, g.layers) for g in network.prunable}

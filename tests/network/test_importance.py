@@ -9,9 +9,9 @@ import pytest
 import torch
 from closeness import assert_same, count_roundings, rounding_bound
 from odd_nets import ODD_NETS
+from spread_nets import NARROWING_NETS
 from tiny_nets import (
     INPUT,
-    TINY_NETS,
     Chain,
     GroupNormed,
     Residual,
@@ -31,7 +31,7 @@ from dmcp_deploy.network.importance import (
 )
 
 
-@pytest.mark.parametrize("net", [*TINY_NETS, *ODD_NETS], ids=lambda net: net.__name__)
+@pytest.mark.parametrize("net", [*NARROWING_NETS, *ODD_NETS], ids=lambda net: net.__name__)
 def test_a_sorted_network_computes_what_it_did(net: type[TinyNet]) -> None:
     network = trace_tiny(net)
     model = network.model.double()

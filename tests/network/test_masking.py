@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from closeness import assert_same, count_roundings, difference
+from spread_nets import NARROWING_NETS
 from tiny_nets import (
     INPUT,
-    TINY_NETS,
     Chain,
     ChannelsLast,
     Residual,
@@ -81,7 +81,9 @@ def test_slicing_silent_channels_off_changes_nothing(model: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "net", [net for net in TINY_NETS if net is not ChannelsLast], ids=lambda net: net.__name__
+    "net",
+    [net for net in NARROWING_NETS if net is not ChannelsLast],
+    ids=lambda net: net.__name__,
 )
 def test_so_it_does_in_tiny_networks(net: type[TinyNet]) -> None:
     network = trace_tiny(net)

@@ -100,7 +100,7 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
         (NetworkSpec(f"{HERE}:SMALL"), "has no function 'SMALL'"),
         (NetworkSpec(f"{HERE}:returns_a_number"), "returned int, and a torch.nn.Module is needed"),
         (NetworkSpec(f"{HERE}:needs_arguments"), "needs depth, and only num_classes and width_m"),
-        (NetworkSpec(f"{HERE}:DataDependentRoot"), "cannot trace the forward of DataDependentRoot"),
+        (NetworkSpec(f"{HERE}:DataDependentRoot"), "cannot be traced, since its control"),
         (NetworkSpec("resnet18", 0.0), "width multiplier 0 must be above zero"),
         (NetworkSpec("resnet18", -1.0), "width multiplier -1 must be above zero"),
         (
@@ -108,8 +108,12 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
             "no width multiplier of its own.* at most 1, not 1.5",
         ),
         (NetworkSpec("squeezenet1_1", input_shape=(3, 8, 8)), "does not run on a 3x8x8 input"),
-        (NetworkSpec("tiny_nets:Flattened", input_shape=(3, 9, 18)), "choose another --input-size"),
-        (NetworkSpec("tiny_nets:Chain", input_shape=(1, 8, 8)), "does not run on a 1x8x8 input"),
+        (NetworkSpec("tiny_nets:Flattened", input_shape=(3, 9, 18)), "give --input "),
+        (
+            NetworkSpec("tiny_nets:Chain", input_shape=(1, 8, 8)),
+            r"reads 3 channels \(conv1 is its first layer\), .* is 1x8x8: give --input 3x8x8",
+        ),
+        (NetworkSpec("shaped_nets:Meter"), "reads 1 channel .* give --input 1x224x224"),
     ],
     ids=lambda value: value.model if isinstance(value, NetworkSpec) else "",
 )
@@ -118,3 +122,39 @@ def test_what_is_wrong_with_a_model_is_said_in_a_sentence(spec: NetworkSpec, wor
         build_network(spec)
     assert "\n" not in str(caught.value)
     assert str(caught.value).endswith((".", "?"))
+
+
+class Lazy(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.LazyConv2d(8, 3), nn.LazyBatchNorm2d()
+        self.depthwise = nn.LazyConv2d(8, 3, groups=8)
+        self.head = nn.LazyLinear(num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.depthwise(self.norm(self.conv(x))).flatten(1))
+
+
+class Unreached(Lazy):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x).flatten(1))
+
+
+def test_lazy_layers_get_their_sizes_first_and_the_same_weights_every_time() -> None:
+    spec = NetworkSpec(f"{HERE}:Lazy", num_classes=5, input_shape=(3, 8, 8))
+    one, again, other = (build_network(spec, seed) for seed in (1, 1, 2))
+    assert one.sizes() == {"conv": 8}
+    assert one.prunable
+    assert type(one.model.head) is nn.Linear
+    assert one.model.head.weight.shape == (5, 8 * 4 * 4)
+    for name, values in one.model.state_dict().items():
+        assert torch.equal(values, again.model.state_dict()[name])
+    assert not torch.equal(one.model.conv.weight, other.model.conv.weight)
+    assert not one.model.norm.running_mean.any()
+
+
+def test_lazy_layers_that_get_no_size_are_named() -> None:
+    with pytest.raises(DmcpError, match="does not call norm, depthwise, so that these lazy"):
+        build_network(NetworkSpec(f"{HERE}:Unreached", num_classes=5, input_shape=(3, 8, 8)))
+    with pytest.raises(DmcpError, match=r"does not run on a 3x3x3 input .* lazy layers get no"):
+        build_network(NetworkSpec(f"{HERE}:Lazy", num_classes=5, input_shape=(3, 3, 3)))

@@ -57,6 +57,32 @@ LETTING_GO: dict[str, tuple[Operation, int]] = {
     "padding": (lambda x: F.pad(x, (1, 1, 1, 1))[:, :, 1:-1, 1:-1], 1),
     "scale of the picture": (lambda x: F.interpolate(F.max_pool2d(x, 2), scale_factor=2), 1),
     "one channel from the picture": (lambda x: x * torch.ones(1, 1, 8, 8), 1),
+    "stack": (lambda x: torch.stack([x, 2 * x], 1).mean(1), 1),
+    "stack and unbind": (lambda x: torch.stack([x, x.abs()], -1).unbind(-1)[1], 1),
+    "matrices transposed": (lambda x: x.mT, 1),
+    "softmax": (lambda x: F.softmax(x, 1), 1),
+    "unit length": (lambda x: F.normalize(x, dim=1), 1),
+    "part of a double": (lambda x: torch.cat([x, x], 1)[:, :8], 1),
+    "view by number": (lambda x: x.view(x.size(0), 8, 64).view(x.shape), 1),
+    "view by numbers in a list": (lambda x: x.reshape([x.size(0), 8, 64]).view(x.shape), 1),
+    "flat view by number": (lambda x: x.view(-1, 512).view(x.shape), 1),
+    "batch and channels": (lambda x: x.flatten(0, 1).view(x.shape), 1),
+    "view across channels": (lambda x: x.view(x.size(0), -1, 4, 32).view(x.shape), 2),
+    "shape of another": (lambda x: x.flatten(2).reshape((2 * x).shape), 1),
+    "channel statistics": (lambda x: (x - x.mean(1, True)) / x.var(1, keepdim=True).sqrt(), 1),
+    "smallest channel": (lambda x: x - x.min(dim=1, keepdim=True).values, 1),
+    "largest channel": (lambda x: x / torch.amax(x.abs(), 1, True), 1),
+    "norm of the picture": (lambda x: x / x.norm(p=2, dim=(2, 3), keepdim=True), 1),
+    "whole mean": (lambda x: x - x.mean(), 1),
+    "scaled sum": (lambda x: torch.addcmul(x, x.mean((2, 3), keepdim=True), 2 * x), 1),
+    "matrix product of every channel": (lambda x: torch.matmul(x, x), 1),
+    "attention of one head": (
+        lambda x: F.scaled_dot_product_attention(*3 * [x.flatten(2).mT]).mT.reshape(x.shape),
+        1,
+    ),
+    "expansion": (lambda x: x * x.mean((2, 3), keepdim=True).expand(-1, 8, 8, 8), 1),
+    "expansion to another": (lambda x: x * x.mean((2, 3), keepdim=True).expand_as(x), 1),
+    "rolled and flipped picture": (lambda x: torch.roll(x, 1, dims=3).flip(2), 1),
 }
 
 
@@ -74,20 +100,13 @@ def test_operations_that_let_channels_go(operation: Operation, unit: int) -> Non
 
 
 HOLDING: dict[str, tuple[Operation, str]] = {
-    "flip": (lambda x: x.flip(1), "flip is not in the layer table"),
-    "stack": (lambda x: torch.stack([x, x], 1).mean(1), "stack is not in the layer table"),
+    "flip": (lambda x: x.flip(1), "channels change places by a number"),
+    "roll": (lambda x: torch.roll(x, 1, dims=1), "channels change places by a number"),
     "condition": (lambda x: torch.where(x > 0, x, -x), "is not in the layer table"),
-    "softmax": (lambda x: F.softmax(x, 1), "softmax is not in the layer table"),
     "list of channels": (lambda x: x[:, [7, 6, 5, 4, 3, 2, 1, 0]], "picks channels by number"),
     "every other channel": (lambda x: x[:, ::2].repeat(1, 2, 1, 1), "picks channels by number"),
-    "one channel": (lambda x: x[:, 3:4].expand(-1, 8, -1, -1), "picks channels by number"),
-    "part of a double": (lambda x: torch.cat([x, x], 1)[:, :8], "picks channels by number"),
-    "view by number": (lambda x: x.view(x.size(0), 8, 64).view(x.shape), "down as a constant"),
-    "flat view by number": (lambda x: x.view(-1, 512).view(x.shape), "down as a constant"),
-    "batch and channels": (lambda x: x.flatten(0, 1).view(x.shape), "mixes channels"),
-    "view across channels": (lambda x: x.view(x.size(0), -1, 4, 32).view(x.shape), "mixes chan"),
-    "channel statistics": (lambda x: x - x.mean(1, keepdim=True), "runs over the channels"),
-    "whole mean": (lambda x: x - x.mean(), "runs over the channels"),
+    "one channel": (lambda x: x[:, 3, None].expand(-1, 8, -1, -1), "picks channels by number"),
+    "channels one by one": (lambda x: torch.stack(x.unbind(1), 1), "taken apart one by one"),
     "constant per channel": (lambda x: x + torch.arange(8.0).view(8, 1, 1), "are unknown"),
     "new channels": (lambda x: F.pad(x, (0, 0, 0, 0, 1, 0))[:, :8], "padding adds channels"),
     "pooling of channels": (
@@ -95,8 +114,11 @@ HOLDING: dict[str, tuple[Operation, str]] = {
         "spatial operation runs over the channels",
     ),
     "bound from a tensor": (lambda x: torch.clamp(x, min=-x), "clamp reads several tensors"),
-    "channels on other axes": (lambda x: x + x.transpose(1, 2), "channels on different axes"),
-    "matrix product": (lambda x: torch.matmul(x, x), "matmul is not in the layer table"),
+    "channels on other axes": (lambda x: x + x.transpose(1, 2), "channels are unknown"),
+    "matrix product over channels": (
+        lambda x: (torch.ones(8, 8) @ x.flatten(2)).view(-1, 8, 8, 8),
+        "a matrix product of channels with other axes",
+    ),
 }
 
 

@@ -69,6 +69,15 @@ def test_a_budget_that_is_missed_is_said_to_be(tmp_path: Path) -> None:
     assert "missed105.00% of 200" in words
 
 
+def test_a_budget_that_is_not_filled_is_said_to_be_with_what_helps(tmp_path: Path) -> None:
+    near, far = make_run(tmp_path / "near", macs=196), make_run(tmp_path / "far", macs=190)
+    for form in ("html", "md", "json"):
+        assert "where 98% is usual" not in report_text([near], form)
+        text = report_text([far], form)
+        assert "The plan reaches 95.0% of the budget 200, where 98% is usual" in text
+        assert "--align 1 offers more, and --flops 190 is reached just so" in text
+
+
 def test_a_training_that_diverged_is_drawn_as_far_as_it_goes(run: Path) -> None:
     steps = [{"step": 0, "loss": 1.0}, {"step": 1, "loss": 2.0}, {"step": 2, "loss": math.nan}]
     lines = "".join(f"{json.dumps(step)}\n" for step in steps)

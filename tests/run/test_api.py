@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 import dmcp_deploy
 from dmcp_deploy.bench.record import BenchRecord
+from dmcp_deploy.export.proven import ONNX_TOLERANCE
 from dmcp_deploy.export.slice import TOLERANCE
 from dmcp_deploy.options.run import Compute
 from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.run.context import RunContext
-from dmcp_deploy.run.networks import first_network, random_network
-from dmcp_deploy.run.stages import ONNX_TOLERANCE
+from dmcp_deploy.run.networks import random_network
+from dmcp_deploy.run.start import starting_network
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.runtimes.onnxruntime import OnnxSession
 from dmcp_deploy.training.weights import load_weights, read_tensors, save_weights
@@ -193,7 +194,7 @@ def test_data_that_changed_since_the_start_is_refused(
     data = Path(shutil.copytree(tiny_folder, tmp_path / "data"))
     run = dmcp_deploy.run.search(**library(data, tmp_path / "run", method="uniform"))
     next((data / "train").rglob("*.png")).unlink()
-    with pytest.raises(dmcp_deploy.DmcpError, match="has changed since the run"):
+    with pytest.raises(dmcp_deploy.DmcpError, match=r"is not what the run in .* was begun on"):
         dmcp_deploy.train(run.path)
 
 
@@ -337,7 +338,7 @@ def test_given_weights_are_sorted_and_compute_the_same(
 ) -> None:
     options: dict[str, Any] = {"weights": str(trained_weights), "method": "uniform"}
     run = dmcp_deploy.run.search(**library(tiny_folder, tmp_path / "run", **options))
-    network = first_network(RunContext.resume(run.path, Compute())).model.eval()
+    network = starting_network(RunContext.resume(run.path, Compute()))[0].model.eval()
     given = tiny_pipeline_net(3)
     tensors = read_tensors(trained_weights)
     head = {name: tensor for name, tensor in network.state_dict().items() if "classifier" in name}
@@ -363,7 +364,7 @@ def test_given_weights_reach_the_pruned_network_by_slicing_alone(
     options: dict[str, Any] = {"weights": str(trained_weights), "method": "uniform"}
     run = dmcp_deploy.run.search(**library(tiny_folder, tmp_path / "run", **options))
     dmcp_deploy.slice(run.path)
-    first = first_network(RunContext.resume(run.path, Compute())).model.state_dict()
+    first = starting_network(RunContext.resume(run.path, Compute()))[0].model.state_dict()
     stem = read_tensors(run.file("sliced.safetensors"))["stem.0.weight"]
     assert torch.equal(stem, leading(first, len(stem)))
     assert run.figures("slice")["accuracy"]["images"] == 24

@@ -18,12 +18,12 @@ from dmcp_deploy.bench.artifacts import EngineSet, FileArtifact
 from dmcp_deploy.bench.record import BenchRecord
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.export.lower_precision import to_half
+from dmcp_deploy.export.proven import ONNX_TOLERANCE
 from dmcp_deploy.export.quantize import quantize_int8
 from dmcp_deploy.options.measure import BenchOptions
 from dmcp_deploy.progress import NO_PROGRESS
 from dmcp_deploy.run import api
 from dmcp_deploy.run.artifacts import artifacts_of
-from dmcp_deploy.run.stages import ONNX_TOLERANCE
 from dmcp_deploy.rundir.files import run_files
 from dmcp_deploy.runtimes.engine_record import EngineRecord
 

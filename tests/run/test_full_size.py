@@ -10,9 +10,9 @@ from tiny_runs import succeed
 
 import dmcp_deploy
 from dmcp_deploy.bench.record import BenchRecord
+from dmcp_deploy.export.proven import ONNX_TOLERANCE
 from dmcp_deploy.export.slice import TOLERANCE
 from dmcp_deploy.plan import ChannelPlan
-from dmcp_deploy.run.stages import ONNX_TOLERANCE
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.units import parse_budget
 

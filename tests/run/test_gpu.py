@@ -10,9 +10,9 @@ import torch
 from closeness import assert_same
 from tiny_runs import asked, succeed
 
+from dmcp_deploy.export.proven import ONNX_TOLERANCE
 from dmcp_deploy.export.slice import TOLERANCE
 from dmcp_deploy.plan import ChannelPlan
-from dmcp_deploy.run.stages import ONNX_TOLERANCE
 from dmcp_deploy.rundir.directory import RunDir
 
 

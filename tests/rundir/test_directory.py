@@ -76,7 +76,10 @@ def test_an_empty_or_absent_directory_holds_no_run(tmp_path: Path) -> None:
             "recipe.train.lr: 0.1 there, 0.2 asked for",
         ),
         ({"recipe": {**REQUEST.recipe, "more": 1}}, "recipe.more: None there, 1 asked for"),
-        ({"data": "folder:/" + 80 * "x"}, f"data: elpv there, folder:/{49 * 'x'}... asked for"),
+        (
+            {"data": "folder:/" + 80 * "x", "data_digest": "sha256:1"},
+            f"data: elpv there, folder:/{49 * 'x'}... asked for",
+        ),
     ],
 )
 def test_other_settings_are_refused_by_name(change: Any, named: str, run: RunDir) -> None:

@@ -196,7 +196,7 @@ class Untouchable(ImageSource):
 
 
 def test_no_validation_image_is_looked_at(tmp_path):
-    data = replace(garments(), val=Untouchable(garments().val.labels, 1))
+    data = replace(garments(), val=Untouchable(garments().val.labels, 1, "squash"))
     autoslim.search(short_search(tmp_path, data=data, max_steps=2))
 
 

@@ -158,7 +158,7 @@ def test_genes_take_the_aligned_widths_of_the_space():
     plain = [own.tolist() for own in gene_values(space, width_grid(space, 1))]
     assert plain == [[5, 10, 15, 20], [3, 4, 5, 6], [8, 16, 24, 32]]
     aligned = [own.tolist() for own in gene_values(space, width_grid(space, 8))]
-    assert aligned == [[8, 16], [3, 4, 5, 6], [8, 16, 24, 32]]
+    assert aligned == [[8, 16, 20], [3, 4, 5, 6], [8, 16, 24, 32]]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from search_problems import chain_network, make_problem, paper_network
 
-from dmcp_deploy.search.fit import width_grid
+from dmcp_deploy.search.fit import WidthGrid, width_grid
 from dmcp_deploy.search.greedy import (
     Ladder,
     Turn,
@@ -20,7 +20,8 @@ from dmcp_deploy.search.greedy import (
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.space import search_space
 
-STEPS = Ladder(low=np.array([1, 2, 2]), high=np.array([4, 6, 3]), step=np.array([1, 2, 1]))
+GRID = WidthGrid(low=np.array([1, 2, 2]), high=np.array([4, 6, 3]), step=np.array([1, 2, 1]))
+STEPS = Ladder(GRID, GRID.step)
 
 #: What each group's width adds to the loss, worked out into the turns below by hand.
 HARM = ({4: 0, 3: 1, 2: 3, 1: 7}, {6: 0, 4: 2, 2: 4}, {3: 0, 2: 2})
@@ -39,7 +40,7 @@ def units_in_all(plan: np.ndarray) -> int:
 
 
 def test_each_turn_takes_the_least_harmful_step_and_of_equal_ones_the_first():
-    turns = list(slim_down(STEPS, STEPS.high, harms, units_in_all, 0))
+    turns = list(slim_down(STEPS, GRID.high, harms, units_in_all, 0))
     assert turns == [
         Turn(0, 3, 1.0),  # the others would add 2
         Turn(0, 2, 3.0),  # as would both others: the first of the three
@@ -52,15 +53,15 @@ def test_each_turn_takes_the_least_harmful_step_and_of_equal_ones_the_first():
 
 def test_slimming_ends_at_the_budget():
     # 13 units, then 12, 11, 9, 7, 6, 5.
-    assert len(list(slim_down(STEPS, STEPS.high, harms, units_in_all, 13))) == 0
-    assert len(list(slim_down(STEPS, STEPS.high, harms, units_in_all, 9))) == 3
-    assert len(list(slim_down(STEPS, STEPS.high, harms, units_in_all, 8))) == 4
+    assert len(list(slim_down(STEPS, GRID.high, harms, units_in_all, 13))) == 0
+    assert len(list(slim_down(STEPS, GRID.high, harms, units_in_all, 9))) == 3
+    assert len(list(slim_down(STEPS, GRID.high, harms, units_in_all, 8))) == 4
 
 
 def test_slimming_goes_on_from_any_plan_on_its_way_as_if_it_had_not_stopped():
-    whole = list(slim_down(STEPS, STEPS.high, harms, units_in_all, 0))
+    whole = list(slim_down(STEPS, GRID.high, harms, units_in_all, 0))
     for stop in range(len(whole)):
-        reached = plans_on_the_way(STEPS.high, whole[:stop])[-1]
+        reached = plans_on_the_way(GRID.high, whole[:stop])[-1]
         assert list(slim_down(STEPS, reached, harms, units_in_all, 0)) == whole[stop:]
 
 
@@ -76,9 +77,19 @@ def test_every_group_is_tried_once_a_turn():
 
 
 def test_the_last_step_of_a_group_may_be_shorter():
-    steps = Ladder(low=np.array([3]), high=np.array([8]), step=np.array([2]))
-    turns = slim_down(steps, steps.high, lambda plans: [0.0] * len(plans), units_in_all, 0)
+    grid = WidthGrid(low=np.array([3]), high=np.array([8]), step=np.array([1]))
+    turns = slim_down(
+        Ladder(grid, np.array([2])), grid.high, lambda plans: [0.0] * len(plans), units_in_all, 0
+    )
     assert [turn.units for turn in turns] == [6, 4, 3]
+
+
+def test_the_first_step_from_a_full_width_that_is_no_multiple_ends_on_one():
+    grid = WidthGrid(low=np.array([8]), high=np.array([50]), step=np.array([8]))
+    for step, widths in ((8, [48, 40, 32, 24, 16, 8]), (16, [40, 24, 8])):
+        ladder = Ladder(grid, np.array([step]))
+        turns = slim_down(ladder, grid.high, lambda plans: [0.0] * len(plans), units_in_all, 0)
+        assert [turn.units for turn in turns] == widths
 
 
 @pytest.mark.parametrize(
@@ -93,8 +104,7 @@ def test_steps_are_the_multiples_of_the_grid_nearest_to_those_of_the_space(align
     grid = width_grid(space, align)
     found = ladder(space, grid)
     assert found.step.tolist() == steps
-    assert (found.high == grid.high).all()
-    assert (found.low == grid.low).all()
+    assert found.grid is grid
 
 
 def made_up_losses(problem: SearchProblem, seed: int) -> np.ndarray:
@@ -106,10 +116,10 @@ def pass_to(problem: SearchProblem, budget_macs: int, seed: int = 0) -> list[np.
     steps, weights = ladder(problem.space, problem.grid), made_up_losses(problem, seed)
 
     def losses(plans: Sequence[np.ndarray]) -> list[float]:
-        return [float((weights * (1 - plan / steps.high) ** 2).sum()) for plan in plans]
+        return [float((weights * (1 - plan / problem.grid.high) ** 2).sum()) for plan in plans]
 
-    turns = slim_down(steps, steps.high, losses, problem.cost.macs, budget_macs)
-    return plans_on_the_way(steps.high, turns)
+    turns = slim_down(steps, problem.grid.high, losses, problem.cost.macs, budget_macs)
+    return plans_on_the_way(problem.grid.high, turns)
 
 
 SHARES = (0.7, 0.5, 0.25, 0.1)
@@ -127,7 +137,7 @@ def test_one_pass_yields_the_plans_of_single_passes_all_in_the_band(model, align
         assert (units == plan_within(problem.cost, problem.grid, single, budget_macs)).all()
         assert 0.98 <= problem.cost.macs(units) / budget_macs <= 1.0
         assert ((units >= problem.grid.low) & (units <= problem.grid.high)).all()
-        assert (units % problem.grid.step == 0).all()
+        assert ((units % problem.grid.step == 0) | (units == problem.grid.high)).all()
     # Groups whose channels matter less have gone further.
     shares, weights = units / problem.space.full, made_up_losses(problem, 0)
     assert shares[weights < 2].mean() < shares[weights > 8].mean()

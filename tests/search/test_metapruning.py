@@ -192,7 +192,7 @@ class Untouchable(ImageSource):
 
 @pytest.mark.usefixtures("fashion_mnist")
 def test_no_validation_image_is_looked_at(tmp_path):
-    data = replace(garments(), val=Untouchable(garments().val.labels, 1))
+    data = replace(garments(), val=Untouchable(garments().val.labels, 1, "squash"))
     metapruning.search(short_search(tmp_path, data=data, max_steps=1))
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
+from attention_nets import Attention
+from constant_nets import HalvesOfGroups, Hierarchy
 from search_problems import (
     fresh_network,
     make_problem,
@@ -71,6 +73,9 @@ CASES = {
     "residual sums": Case(lambda: trace_tiny(Residual), align=2, share=0.6),
     "concatenation": Case(lambda: trace_tiny(Dense), align=2, share=0.5),
     "squeeze and excite": Case(lambda: trace_tiny(Separable), align=2, share=0.6),
+    "parts of a layer": Case(lambda: trace_tiny(Hierarchy), align=1, share=0.7),
+    "heads": Case(lambda: trace_tiny(Attention), align=1, share=0.75),
+    "halves of groups": Case(lambda: trace_tiny(HalvesOfGroups), align=1, share=0.6),
 }
 STOCK = {
     "MobileNetV2": Case(stock("mobilenet_v2"), align=8, share=0.6, steps=2),
@@ -142,7 +147,7 @@ class TestContract:
             assert isinstance(width, int)
             assert 1 <= width <= groups[name].size
             assert width % groups[name].unit == 0
-            assert groups[name].size <= align or width % align == 0
+            assert groups[name].size <= align or width % align == 0 or width == groups[name].size
         assert 0.98 <= found.problem.cost.macs_at(widths) / found.problem.budget_macs <= 1.0
 
     def test_its_plan_slices_to_what_the_supernet_computes(self, found):
@@ -174,6 +179,15 @@ class TestContract:
         assert all(parameter.requires_grad for parameter in model.parameters())
         same = all(torch.equal(after[name], found.before[name]) for name in after)
         assert same is not found.result.trained
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_for_the_whole_budget_the_whole_network_is_kept(method, tmp_path):
+    # One of its groups has 6 channels, of which 4 do not divide.
+    case = Case(lambda: trace_tiny(Residual), align=4, share=1.0)
+    problem = replace(case.problem(tmp_path), budget_macs=sum(Residual.truth.macs))
+    widths = find_method(method)(problem).channels()
+    assert widths == {group.name: group.size for group in problem.network.prunable}
 
 
 @pytest.mark.parametrize("name", ["dcmp", "Uniform", ""])

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from closeness import assert_same, count_roundings
 from search_problems import paper_network, small_network
-from tiny_nets import INPUT, TINY_NETS, Dense, Residual, Separable, TinyNet, trace_tiny, traced
+from spread_nets import NARROWING_NETS
+from tiny_nets import INPUT, Dense, Residual, Separable, TinyNet, trace_tiny, traced
 
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.slicing import slice_network
@@ -69,7 +70,7 @@ def test_layers_are_told_the_widths_that_they_read_and_write():
     assert parts["inner.weight"] == (0,)
 
 
-@pytest.mark.parametrize("net", TINY_NETS)
+@pytest.mark.parametrize("net", NARROWING_NETS)
 def test_it_computes_what_a_slice_of_the_weights_generated_does(net: type[TinyNet]):
     network = trace_tiny(net)
     made = pruning_net(network).eval()
@@ -106,7 +107,7 @@ def test_first_weights_are_as_large_as_the_networks_own_and_random_by_the_seed()
     assert not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("net", TINY_NETS)
+@pytest.mark.parametrize("net", NARROWING_NETS)
 def test_given_weights_are_at_first_computed_with_as_they_are(net: type[TinyNet]):
     network = traced(net)
     made = pruning_net(network, pretrained=True).eval()

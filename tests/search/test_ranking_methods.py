@@ -184,9 +184,12 @@ def test_a_zeroed_filter_comes_back_if_it_has_grown_and_goes_again_if_not(tmp_pa
     (weakest, *stronger), (grown, weak, *zero) = np.flatnonzero(before), np.flatnonzero(~before)
     norms = {weakest: 1.0, grown: 1.5, weak: 0.5}
     norms |= dict.fromkeys(stronger, 2.0) | dict.fromkeys(zero, 0.0)
-    weight = network.model.last[0].weight.requires_grad_(False)  # the next step leaves it alone
+    weight = network.model.last[0].weight
+    for group in task._weights._optimizer.param_groups:  # the next step leaves it alone
+        group["params"] = [parameter for parameter in group["params"] if parameter is not weight]
     filters = torch.stack([torch.full((64, 1, 1), norms[n] / 8) for n in range(128)])
-    weight.copy_(filters)
+    with torch.no_grad():
+        weight.copy_(filters)
     run(task, 2 * EPOCH - 1, 1)
     after = task.kept[last.first :][: last.units]
     assert np.flatnonzero(after).tolist() == sorted([grown, *stronger])

@@ -116,6 +116,38 @@ def test_norms_that_keep_no_statistics_are_left_alone():
     assert net[0].running_mean is None
 
 
+class Functional(nn.Module):
+    """A norm whose statistics are buffers of any name, handed to torch's function."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.register_buffer("mean", torch.full((3,), 50.0))
+        self.register_buffer("var", torch.full((3,), 50.0))
+
+    def forward(self, x):
+        return self.function(x, self.mean, self.var, None, None, self.training, 0.3)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("kind", ["batch module", "batch", "instance module", "instance"])
+def test_every_norm_that_keeps_statistics_is_averaged_exactly(kind, shared):
+    if kind.endswith("module"):
+        made = nn.BatchNorm2d if kind.startswith("batch") else nn.InstanceNorm2d
+        norm = made(3, track_running_stats=True)
+        found = lambda: (norm.running_mean, norm.running_var)  # noqa: E731
+    else:
+        norm = Functional(F.batch_norm if kind == "batch" else F.instance_norm)
+        found = lambda: (norm.mean, norm.var)  # noqa: E731
+    recalibrate(nn.Sequential(norm, nn.ReLU()), batches(), FP32, shared=shared)
+    images = [batch.images for batch in batches()]
+    mean, var = average(images)
+    if kind.startswith("instance"):
+        var = torch.stack([x.var((2, 3), unbiased=True).mean(0) for x in images]).mean(0)
+    torch.testing.assert_close(found()[0], mean)
+    torch.testing.assert_close(found()[1], var)
+
+
 @pytest.mark.parametrize("bf16", [False, True])
 def test_accuracy_counts_every_image_once(bf16):
     net = model()

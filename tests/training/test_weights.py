@@ -1,25 +1,22 @@
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
-import socket
-import time
-import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import nn
+from weight_nets import Aliased, Noted, Versioned
 
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.training import weights as module
-from dmcp_deploy.training.weights import (
-    imagenet_tensors,
-    load_pretrained,
-    load_weights,
-    read_tensors,
-    save_weights,
-)
+from dmcp_deploy.training.recipe import RECIPES
+from dmcp_deploy.training.task import TrainedWeights
+from dmcp_deploy.training.weight_files import split_source, stored_weights
+from dmcp_deploy.training.weights import load_weights, read_tensors, save_weights
 
 
 def network(classes: int = 10, width: int = 8) -> nn.Module:
@@ -35,7 +32,7 @@ def network(classes: int = 10, width: int = 8) -> nn.Module:
 
 def refusal(path: Path) -> str:
     with pytest.raises(DmcpError) as caught:
-        read_tensors(path)
+        stored_weights(path)
     text = str(caught.value)
     assert "\n" not in text
     assert str(path) in text
@@ -54,21 +51,58 @@ def test_weights_survive_a_file(suffix, tmp_path):
     path = tmp_path / f"weights{suffix}"
     if suffix == ".safetensors":
         save_weights(model, path, {"note": "mine"})
+        load_weights(other, read_tensors(path), str(path))
+        assert_same(model, other)
     else:
         torch.save(model.state_dict(), path)
-    load_weights(other, read_tensors(path), str(path))
+    (stored,) = stored_weights(path)
+    assert stored.place == ""
+    load_weights(other, stored.tensors, str(path))
     assert_same(model, other)
 
 
-@pytest.mark.parametrize("key", ["state_dict", "model"])
-def test_weights_of_other_trainers_are_unwrapped(key, tmp_path):
-    model, other = network(), network()
-    nn.init.normal_(model[0].weight)
-    parallel = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
+def test_every_place_with_tensors_is_listed_and_optimisers_are_passed_over(tmp_path):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(torch.zeros(2, 3, 8, 8)).sum().backward()
+    optimizer.step()
+    content = {
+        "epoch": 7,
+        "optimizer": optimizer.state_dict(),
+        "states": {"net": model.state_dict(), "n": torch.tensor(3)},
+    }
     path = tmp_path / "checkpoint.pth"
-    torch.save({key: parallel, "epoch": 7, "optimizer": {"lr": 0.1}}, path)
-    load_weights(other, read_tensors(path), str(path))
-    assert_same(model, other)
+    torch.save(content, path)
+    stored = {each.place: each.tensors for each in stored_weights(path)}
+    assert stored.keys() == {"states", "states.net"}
+    assert stored["states"].keys() == {"n"}
+    assert stored["states.net"].keys() == model.state_dict().keys()
+    assert stored["states.net"]._metadata == model.state_dict()._metadata
+
+
+def test_what_trainers_save_beside_weights_is_no_reason_to_refuse_them(tmp_path):
+    state, path = network().state_dict(), tmp_path / "last.pth"
+    content = {
+        "args": argparse.Namespace(lr=0.1, out=tmp_path, classes=["a"]),
+        "best": np.float64(0.9),
+        "history": np.arange(6.0).reshape(2, 3),
+        "counts": {"epoch": np.int64(3), "names": np.array(["x", "y"])},
+        "models": [state, {name: 2 * tensor for name, tensor in state.items()}],
+    }
+    torch.save(content, path)
+    stored = stored_weights(path)
+    assert [each.place for each in stored] == ["models.0", "models.1"]
+    assert torch.equal(stored[1].tensors["0.weight"], 2 * state["0.weight"])
+    assert argparse.Namespace not in torch.serialization.get_safe_globals(), "allowed here alone"
+
+
+def test_a_source_names_a_file_or_a_place_in_it(tmp_path):
+    path = tmp_path / "w.pth"
+    path.touch()
+    assert split_source(str(path)) == (path, "")
+    assert split_source(f"{path}:model.ema") == (path, "model.ema")
+    with pytest.raises(DmcpError, match="no weights file"):
+        split_source(f"{tmp_path / 'other.pth'}:model")
 
 
 class Malicious:
@@ -138,21 +172,6 @@ def test_absent_files_and_folders_are_refused(tmp_path):
     assert "no weights file" in refusal(tmp_path)
 
 
-def test_a_classifier_for_other_classes_is_left_out():
-    model, trained = network(classes=3), network(classes=1000)
-    head = model[4].weight.clone()
-    assert load_pretrained(model, trained.state_dict(), "w.pth") == ["4.weight", "4.bias"]
-    assert torch.equal(model[4].weight, head)
-    assert torch.equal(model[0].weight, trained[0].weight)
-
-
-def test_weights_that_fit_are_loaded_whole():
-    model, trained = network(), network()
-    nn.init.normal_(trained[4].weight)
-    assert load_pretrained(model, trained.state_dict(), "w.pth") == []
-    assert_same(model, trained)
-
-
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
@@ -166,13 +185,12 @@ def test_weights_that_fit_are_loaded_whole():
 def test_a_misfit_is_named(change, complaint):
     tensors = {**network().state_dict(), **change}
     tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    for load in (load_weights, load_pretrained):
-        model = network()
-        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        with pytest.raises(DmcpError) as caught:
-            load(model, tensors, "w.pth")
-        assert f"w.pth does not fit the network: {complaint}" in str(caught.value)
-        assert all(torch.equal(model.state_dict()[name], before[name]) for name in before)
+    model = network()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(DmcpError) as caught:
+        load_weights(model, tensors, "w.pth")
+    assert f"w.pth does not fit the network: {complaint}" in str(caught.value)
+    assert all(torch.equal(model.state_dict()[name], before[name]) for name in before)
 
 
 def test_counters_of_batch_norms_may_be_missing():
@@ -185,64 +203,51 @@ def test_a_classifier_of_other_classes_does_not_fit_entirely():
         load_weights(network(10), network(1000).state_dict(), "w.pth")
 
 
-@pytest.fixture
-def proxy(monkeypatch, tmp_path):
-    """Sends every download to a port of this machine, with an empty cache."""
-
-    def use(port: int) -> None:
-        # urllib reads the environment once and keeps what it made of it.
-        monkeypatch.setattr(urllib.request, "_opener", None)
-        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-            monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
-        for name in ("no_proxy", "NO_PROXY"):
-            monkeypatch.delenv(name, raising=False)
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    return use
+def test_a_module_that_looks_at_its_version_reads_what_it_has_written(tmp_path):
+    model = Versioned()
+    save_weights(model, tmp_path / "w.safetensors")
+    other = Versioned()
+    load_weights(other, read_tensors(tmp_path / "w.safetensors"), "w")
+    assert_same(model, other)
+    weights = TrainedWeights(other, RECIPES["small"].train, 3)
+    weights.load({name: tensor.clone() for name, tensor in weights.tensors().items()})
+    assert_same(model, other)
 
 
-def download_refusal() -> str:
-    with pytest.raises(DmcpError) as caught:
-        imagenet_tensors("squeezenet1_1")
-    text = str(caught.value)
-    assert "pass the file with --weights" in text
-    assert "https://download.pytorch.org/models/squeezenet1_1" in text
-    return text
+def test_a_file_tells_the_version_that_it_was_written_by(tmp_path):
+    model = Versioned()
+    state = model.state_dict()
+    state._metadata[""]["version"] = 1  # half of what it is today
+    torch.save(state, tmp_path / "w.pth")
+    (stored,) = stored_weights(tmp_path / "w.pth")
+    other = Versioned()
+    load_weights(other, stored.tensors, "w.pth")
+    assert torch.equal(other.conv.weight, 2 * model.conv.weight)
 
 
-def test_without_a_network_imagenet_weights_are_to_be_fetched_elsewhere(proxy, capsys):
-    proxy(9)
-    start = time.monotonic()
-    download_refusal()
-    assert time.monotonic() - start < 20
-    assert capsys.readouterr().out == ""
+@pytest.mark.parametrize("name", ["mnasnet0_5", "mnasnet1_0"])
+def test_torchvisions_mnasnets_read_what_they_have_written(name, tmp_path):
+    model, other = (torchvision.models.get_model(name, num_classes=3) for _ in range(2))
+    save_weights(model, tmp_path / "w.safetensors")
+    load_weights(other, read_tensors(tmp_path / "w.safetensors"), "w")
+    assert_same(model, other)
 
 
-def test_a_network_that_keeps_silent_is_not_waited_for(proxy, monkeypatch):
-    monkeypatch.setattr(module, "_DOWNLOAD_TIMEOUT_S", 0.3)
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        proxy(silent.getsockname()[1])
-        start = time.monotonic()
-        assert "timed out" in download_refusal()
-        assert time.monotonic() - start < 10
-    assert socket.getdefaulttimeout() is None
-    assert module._DOWNLOAD_TIMEOUT_S < 20
+def test_what_modules_keep_beside_tensors_is_left_to_them(tmp_path):
+    model, other = Noted(3), Noted(3)
+    save_weights(model, tmp_path / "w.safetensors")
+    load_weights(other, read_tensors(tmp_path / "w.safetensors"), "w")
+    assert torch.equal(model.first.weight, other.first.weight)
+    weights = TrainedWeights(other, RECIPES["small"].train, 3)
+    state = {name: tensor.clone() for name, tensor in weights.tensors().items()}
+    nn.init.zeros_(other.first.weight)
+    weights.load(state)
+    assert torch.equal(model.first.weight, other.first.weight)
 
 
-@pytest.mark.parametrize("name", ["timm:resnet18", "my.net:build", "resnet1000"])
-def test_only_torchvisions_models_have_imagenet_weights(name):
-    with pytest.raises(DmcpError, match="torchvision"):
-        imagenet_tensors(name)
-
-
-def test_a_cached_download_is_read_without_running_it(proxy, tmp_path):
-    proxy(9)
-    cache = tmp_path / "hub" / "checkpoints"
-    cache.mkdir(parents=True)
-    torch.save(Malicious(tmp_path / "ran"), cache / "squeezenet1_1-b8a52dc0.pth")
-    download_refusal()
-    assert not (tmp_path / "ran").exists()
-    torch.save({"weight": torch.ones(2)}, cache / "squeezenet1_1-b8a52dc0.pth")
-    assert torch.equal(imagenet_tensors("squeezenet1_1")["weight"], torch.ones(2))
+def test_a_shared_tensor_may_come_under_one_of_its_names():
+    model, other = Aliased(5), Aliased(5)
+    state = {k: t for k, t in model.state_dict().items() if not k.startswith("stem.")}
+    assert len(state) < len(model.state_dict())
+    load_weights(other, state, "w")
+    assert_same(model, other)

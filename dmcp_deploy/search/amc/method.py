@@ -138,6 +138,7 @@ class PlanJudge:
         """Refits the network to a plan for good; returns whether each unit is kept."""
         kept = top_units(self._network, self._scores, units)
         self.reconstruction.refit(kept)
+        self.reconstruction.restore(frozen=True)
         silence(self._network, kept)
         return kept
 
@@ -186,8 +187,8 @@ def _held_batch(problem: SearchProblem, held_out: ImageSource) -> Batch:
     """Returns this process's share of the images held out, as one batch on the device."""
     share = [batch for _, batch in _batches(problem, held_out, len(held_out))]
     if not share:
-        side = problem.image_size
-        return problem.precision.move(Batch(torch.zeros(0, 3, side, side), torch.zeros(0).long()))
+        shape = (0, problem.network.spec.input_shape[0], *problem.image_size)
+        return problem.precision.move(Batch(torch.zeros(shape), torch.zeros(0).long()))
     return Batch(torch.cat([b.images for b in share]), torch.cat([b.labels for b in share]))
 
 

@@ -11,7 +11,8 @@ from torch import nn
 from dmcp_deploy.network.cost import Cost
 from dmcp_deploy.network.graph import Group, Layer, Network
 from dmcp_deploy.network.reconstruction import consumers
-from dmcp_deploy.search.fit import LOWEST_SHARE, WidthGrid, fit_widths
+from dmcp_deploy.plan import LOWEST_SHARE
+from dmcp_deploy.search.fit import WidthGrid, fit_widths
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.space import SearchSpace
 
@@ -87,9 +88,9 @@ class Walk:
         """Returns the units nearest to a wanted ratio that the bounds and the grid allow."""
         low, most = self.bounds(units, place)
         group = int(self.order[place])
-        step = int(self.grid.step[group])
-        bounded = min(ratio * float(self.full[group]), float(most))
-        return max(low, min(most, int(bounded / step + 0.5) * step))
+        wanted = self.grid.low.astype(np.float64)
+        wanted[group] = ratio * float(self.full[group])
+        return max(low, min(most, int(self.grid.nearest(wanted)[group])))
 
     def fitted(self, units: np.ndarray) -> np.ndarray:
         """Returns a plan as it is if it lies in [0.98, 1.00] of the budget, else the next to it."""

@@ -1,0 +1,57 @@
+"""A channel plan that is there -> the nearest one on a grid of aligned widths."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.models import build_network
+from dmcp_deploy.plan import ChannelPlan, Keep
+from dmcp_deploy.search.fit import check_reachable, fit_widths, width_grid
+from dmcp_deploy.search.space import search_space
+from dmcp_deploy.units import Budget
+
+
+def align_plan(plan: ChannelPlan, align: int, budget: Budget | None = None) -> ChannelPlan:
+    """Returns the plan near another whose widths are multiples of `align`, or the full ones.
+
+    Args:
+        plan: The plan; its groups keep their leading channels.
+        align: What widths are multiples of.
+        budget: What its multiply-adds end just below; None for those of the plan.
+
+    Raises:
+        DmcpError: The plan keeps channels by index or is not of its network, or the budget
+            cannot be reached.
+    """
+    network = build_network(plan.network)
+    plan.check_fits(network.sizes(), plan.network.model)
+    for name, keep in plan.groups.items():
+        if keep.indices() != list(range(keep.width)):
+            raise DmcpError(
+                f"The plan keeps channels of {name} by their index, and of other widths nobody can"
+                " tell which: search with --align, or by a method that keeps the first ones."
+            )
+    cost = Cost(network)
+    grid = width_grid(space := search_space(network), align)
+    budget_macs = plan.macs if budget is None else budget.resolve(cost.full_macs)
+    check_reachable(cost, grid, budget_macs)
+    wanted = cost.units(plan.widths()).astype(np.float64)
+    widths = space.widths(fit_widths(cost, grid, wanted, budget_macs))
+    return replace(
+        plan,
+        groups={**plan.groups, **{n: Keep(plan.groups[n].size, w) for n, w in widths.items()}},
+        macs=cost.macs_at(widths),
+        full_macs=cost.full_macs,
+        params=cost.params(widths),
+        budget_macs=budget_macs,
+        method=f"{plan.method.removesuffix(ALIGNED)}{ALIGNED}",
+        align=align,
+    )
+
+
+#: How the method of an aligned plan ends.
+ALIGNED = ":aligned"
