@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 FAMILIES = {
     **dict.fromkeys(("skresnet18", "res2net50_26w_4s", "resnest14d", "cspresnet50", "dpn68"), 64),
     **dict.fromkeys(("mixnet_s", "nf_resnet50", "edgenext_xx_small", "efficientvit_b0"), 64),
-    "mobilevit_xxs": 64,
+    "mobilevit_xxs": 128,  # at 64 px one token is left, whose softmax is a constant
 }
 
 
