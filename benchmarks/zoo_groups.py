@@ -42,7 +42,7 @@ from dmcp_deploy.plan import NetworkSpec
 CLASSES = 10
 WARM_UP = "resnet18"
 #: Of CPU time for Torch-Pruning: one of its graphs had not ended behind minutes, at 5 GB.
-LIMIT_S = 20
+LIMIT_S = 10
 SIDES = (64, 128, 224, 256)
 RESULTS = Path("benchmarks/results/zoo_groups.json")
 PAGE = Path("docs/zoo.md")

@@ -62,15 +62,6 @@ def build_network(spec: NetworkSpec, seed: int = 0) -> Network:
         return trace_network(slice_network(network, _scaled(network, spec.width_mult)), spec)
 
 
-def check_model(name: str) -> None:
-    """Checks that there is a model of this name, without building it.
-
-    Raises:
-        DmcpError: There is none, or a library that it needs is missing.
-    """
-    _builder(NetworkSpec(name, 1.0, 1000, (3, 224, 224)))
-
-
 def unvaried_weights(spec: NetworkSpec) -> tuple[int, int]:
     """Returns how many weights of a user's model do not change with the seed, and of how many.
 
@@ -96,6 +87,15 @@ def unvaried_weights(spec: NetworkSpec) -> tuple[int, int]:
         if not is_lazy(one) and one.ndim > 1 and one.min() != one.max()
     ]
     return sum(same), len(same)
+
+
+def check_model(name: str) -> None:
+    """Checks that there is a model of this name, without building it.
+
+    Raises:
+        DmcpError: There is none, or a library that it needs is missing.
+    """
+    _builder(NetworkSpec(name, 1.0, 1000, (3, 224, 224)))
 
 
 def model_names() -> list[str]:

@@ -116,6 +116,12 @@ def restored(model: nn.Module) -> Iterator[Callable[[], dict[str, Tensor]]]:
     attributes = [(module, dict(module.__dict__)) for module in traced]
     buffers = [b for module in traced for b in module._buffers.values() if b is not None]
     values = [buffer.clone() for buffer in buffers]
+    caches = [
+        (value, dict(value))
+        for _, kept in attributes
+        for name, value in kept.items()
+        if isinstance(value, dict) and not name.startswith("_")
+    ]
 
     def new() -> dict[str, Tensor]:
         names = model.__dict__.keys() - attributes[0][1].keys()
@@ -127,6 +133,9 @@ def restored(model: nn.Module) -> Iterator[Callable[[], dict[str, Tensor]]]:
         for module, kept in attributes:
             module.__dict__.clear()
             module.__dict__.update(kept)
+        for cache, before in caches:
+            cache.clear()
+            cache.update(before)
         with torch.no_grad():
             for buffer, value in zip(buffers, values, strict=True):
                 buffer.copy_(value)

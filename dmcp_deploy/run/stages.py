@@ -40,6 +40,7 @@ from dmcp_deploy.search.run import search_plan
 from dmcp_deploy.training.checkpoint import drop_previous
 from dmcp_deploy.training.dense import DenseTask, DistillTask
 from dmcp_deploy.training.distributed import is_main, wait_for_all, world_size
+from dmcp_deploy.training.evaluate import lags_behind
 from dmcp_deploy.training.loop import run_loop
 from dmcp_deploy.training.weights import save_weights
 from dmcp_deploy.units import format_macs
@@ -218,6 +219,11 @@ def _slice(context: RunContext, plan: ChannelPlan) -> None:
         # On the CPU: convolutions on a GPU may round to TF32 and choose algorithms by their shape.
         dense, parity = slice_proven(network, plan, context.data.proof_images())
         _check_count(dense, plan)
+        if network.graph_reason:
+            context.compute.progress.say(
+                f"Pruned, {context.request.network.model} is its traced graph and not its class:"
+                f" {network.graph_reason}"
+            )
         figures["parity"] = parity.to_json()
         figures["params"] = plan.params
         if context.run.file(SUPERNET).exists() or weights_given(context):
@@ -255,6 +261,7 @@ def _trained(context: RunContext, network: Network, plan: ChannelPlan, steps: in
     task.finish()
     if context.request.distill:
         dense = slice_network(network, plan.groups)
+    if context.request.distill or lags_behind(dense, steps):
         recalibrate(context, dense, "recalibrate pruned")
     return dense
 

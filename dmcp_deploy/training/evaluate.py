@@ -19,6 +19,9 @@ from dmcp_deploy.network.trace import evaluating
 from dmcp_deploy.training.distributed import add_up
 from dmcp_deploy.training.precision import Precision
 
+#: The share of running statistics that may be older than the training.
+_LAGGING = 0.01
+
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -102,6 +105,16 @@ def evaluate(
     count = max(1, int(images))
     size = (round(rows / count), round(columns / count))
     return Accuracy(hits / count, loss_sum / count, int(images), recorded_size(size))
+
+
+def lags_behind(model: nn.Module, steps: int) -> bool:
+    """Returns whether running statistics still hold much of what they were before training.
+
+    After n steps of momentum m the first values weigh (1 - m)^n: at torch's 0.1 less than a
+    hundredth from the 44th step on, at the 0.0003 of MNASNet from the 15,349th.
+    """
+    momenta = [m.momentum for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+    return any(m and (1 - m) ** steps > _LAGGING for m in momenta)
 
 
 def running_statistics(model: nn.Module) -> list[Tensor]:

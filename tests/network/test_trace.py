@@ -329,3 +329,23 @@ def test_a_forward_of_the_object_itself_is_traced() -> None:
     network = trace(net)
     with torch.no_grad():
         assert torch.equal(Supernet(network)(pictures()), net(pictures()))
+
+
+class Cached(TwoConvs):
+    """Keeps what it computed for the next time, in a dictionary of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(2))
+        self.cache: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        if "scale" not in self.cache:
+            self.cache["scale"] = self.scale.sum()
+        return super().forward(x * self.cache["scale"])
+
+
+def test_what_a_forward_pass_keeps_is_not_left_from_the_tracer() -> None:
+    network = trace(Cached())
+    assert network.model.cache == {}
+    check_chain(network, WIDTHS)

@@ -60,7 +60,7 @@ def five_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_a_whole_run(model: str, method: str, five_classes: Path, tmp_path: Path) -> None:
     asked = ("--model", model, "--data", five_classes, "--out", tmp_path, *ASKED)
-    succeed("prune", *asked, "--method", method)
+    told = succeed("prune", *asked, "--method", method)
     plan = ChannelPlan.load(tmp_path / "plan.json")
     assert plan.macs <= 0.75 * plan.full_macs
     measured = BenchRecord.load(tmp_path / "bench.json").measured
