@@ -10,6 +10,7 @@ from constant_nets import OPEN_NETS, REWRITTEN_NETS
 from odd_nets import OddNet
 from tiny_nets import random_keeps, randomise_norms, traced
 
+from dmcp_deploy.export.proven import ONNX_TOLERANCE
 from dmcp_deploy.export.to_onnx import export_onnx
 from dmcp_deploy.export.verify import compare_outputs
 from dmcp_deploy.network.cost import Cost
@@ -19,7 +20,6 @@ from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.network.supernet import Supernet
 from dmcp_deploy.onnxgraph.cost import onnx_cost
 from dmcp_deploy.plan import Keep, NetworkSpec
-from dmcp_deploy.run.stages import ONNX_TOLERANCE
 from dmcp_deploy.runtimes.onnxruntime import OnnxSession
 
 pytestmark = pytest.mark.slow
