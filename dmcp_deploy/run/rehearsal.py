@@ -24,7 +24,7 @@ from dmcp_deploy.export.precisions import UNRUNNABLE, Evidence, convert, precisi
 from dmcp_deploy.export.quantize import FEWEST_IMAGES
 from dmcp_deploy.onnxgraph.file import inspect_onnx
 from dmcp_deploy.options.export import ExportOptions
-from dmcp_deploy.plan import Keep
+from dmcp_deploy.plan import ChannelPlan, Keep
 from dmcp_deploy.progress import NO_PROGRESS
 from dmcp_deploy.run import stages
 from dmcp_deploy.run.context import RunContext
@@ -34,7 +34,7 @@ from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.runtimes.onnxruntime import OnnxSession
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.run import make_plan
-from dmcp_deploy.training.distributed import from_first, is_main, wait_for_all, world_size
+from dmcp_deploy.training.distributed import is_main, text_from_first, wait_for_all, world_size
 from dmcp_deploy.training.recipe import Schedule, recipe_to_json
 
 #: Images of a step on a CPU; a GPU takes the asked number, since memory runs out there.
@@ -45,7 +45,6 @@ _SLOWED = 1e-3
 
 _TRAINING_IMAGES = 40
 _VALIDATION_IMAGES = 8
-_FOLDER_BYTES = 4096
 
 
 #: What is done with a small run once its network is exported.
@@ -104,7 +103,7 @@ def phases_of(
         branches: What is tried with the exported network, by name.
     """
     with tempfile.TemporaryDirectory(prefix="dmcp-deploy-", dir=_place(context)) as folder:
-        small = _small(context, _shared(folder) / "run")
+        small = _small(context, Path(text_from_first(folder)) / "run")
         chain: dict[str, Branch] = {
             "search": partial(_search, problem),
             "slice": stages.run_slice,
@@ -182,15 +181,18 @@ def _search(problem: SearchProblem, small: RunContext) -> None:
     search = stages.prepare_search(small)
     assert search is not None
     stages.run_search(small, search)
-    plan = small.plan()
-    if not is_main() or any(isinstance(keep.kept, tuple) for keep in plan.groups.values()):
-        return
-    # One step leaves all groups about as wide; the chain is to be tried at a mixed plan.
-    generator = torch.Generator().manual_seed(small.request.seed)
+    keeps = small.plan().groups.values()
+    if is_main() and not any(isinstance(keep.kept, tuple) for keep in keeps):
+        _mixed_plan(problem, small.request).save(small.run.file("plan.json"))
+    wait_for_all()
+
+
+def _mixed_plan(problem: SearchProblem, request: RunRequest) -> ChannelPlan:
+    """Returns a plan of random widths: one step of a search leaves all groups about as wide."""
+    generator = torch.Generator().manual_seed(request.seed)
     units = problem.grid.nearest(problem.space.random_units(generator).astype(np.float64))
     widths: dict[str, int | Keep] = dict(problem.space.widths(units))
-    mixed = make_plan(problem, widths, small.request.method, small.request.align)
-    mixed.save(small.run.file("plan.json"))
+    return make_plan(problem, widths, request.method, request.align)
 
 
 def _export(small: RunContext) -> None:
@@ -203,14 +205,6 @@ def _place(context: RunContext) -> Path | None:
     if world_size() == 1:
         return None
     return next(path for path in context.run.path.absolute().parents if path.is_dir())
-
-
-def _shared(folder: str) -> Path:
-    """Returns the first process's folder on each of them."""
-    name = torch.zeros(_FOLDER_BYTES, dtype=torch.uint8)
-    encoded = torch.frombuffer(bytearray(folder.encode()), dtype=torch.uint8)
-    name[: len(encoded)] = encoded
-    return Path(bytes(from_first(name).tolist()).rstrip(b"\0").decode())
 
 
 def _tried(name: str, work: Branch, small: RunContext, context: RunContext) -> Phase:

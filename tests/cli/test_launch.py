@@ -141,9 +141,11 @@ def run_of_two(data: Path, out: Path) -> list[str]:
 def undisturbed(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run by two processes as torchrun starts them; not to be changed."""
     out = tmp_path_factory.mktemp("runs") / "undisturbed"
-    first, second = on_two_ranks(command_line(*run_of_two(tiny_folder, out)))
+    words = [word for word in run_of_two(tiny_folder, out) if word != "--no-rehearse"]
+    first, second = on_two_ranks(command_line(*words))
     assert first.splitlines()[0].startswith(f"{out}: ")
     assert second == "", "the first alone reports"
+    assert [path.name for path in out.parent.iterdir()] == [out.name], "no rehearsal is left"
     return out
 
 
