@@ -59,27 +59,6 @@ def parse_budget(text: str) -> Budget:
     return Budget(text, macs, None)
 
 
-def parse_input(text: str) -> tuple[int, int, int]:
-    """Returns channels, height and width that a text such as "1x28x28" names.
-
-    Raises:
-        DmcpError: The text is no such shape, or one of the numbers is 0.
-    """
-    match = _INPUT.fullmatch(text.strip())
-    if match is None or "0" in {number.lstrip("0") or "0" for number in match.groups()}:
-        raise DmcpError(
-            f"--input {text!r} is not understood: write channels x height x width, such as 1x28x28"
-            " or 3x480x640."
-        )
-    channels, height, width = map(int, match.groups())
-    return channels, height, width
-
-
-def format_input(shape: tuple[int, int, int]) -> str:
-    """Returns a shape as `parse_input` reads it."""
-    return "x".join(map(str, shape))
-
-
 def check_unit(text: str) -> None:
     """Checks that a budget that a user writes has the unit that it needs.
 
@@ -109,6 +88,27 @@ def _meant(text: str) -> str:
         return "."
     bare = not match["unit"] and float(match["number"]) < _FEWEST
     return f"; did you mean {match[1].replace(' ', '')}{'M' if bare else ''}?"
+
+
+def parse_input(text: str) -> tuple[int, int, int]:
+    """Returns channels, height and width that a text such as "1x28x28" names.
+
+    Raises:
+        DmcpError: The text is no such shape, or one of the numbers is 0.
+    """
+    match = _INPUT.fullmatch(text.strip())
+    if match is None or "0" in {number.lstrip("0") or "0" for number in match.groups()}:
+        raise DmcpError(
+            f"--input {text!r} is not understood: write channels x height x width, such as 1x28x28"
+            " or 3x480x640."
+        )
+    channels, height, width = map(int, match.groups())
+    return channels, height, width
+
+
+def format_input(shape: tuple[int, int, int]) -> str:
+    """Returns a shape as `parse_input` reads it."""
+    return "x".join(map(str, shape))
 
 
 def format_macs(macs: float) -> str:

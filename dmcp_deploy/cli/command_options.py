@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
+from click.core import ParameterSource
+
 from dmcp_deploy.options.declare import option
 from dmcp_deploy.options.measure import MAX_REGRESS
 from dmcp_deploy.registry import ENGINE_RUNTIMES, PRECISIONS
@@ -23,6 +26,18 @@ class PruneEngines:
         ("fp16",), choices=PRECISIONS, help="Of the engines, as in fp16,int8."
     )
     gpu_arch: tuple[str, ...] = option((), help="RTX: GPUs to build for, as in sm86,sm89.")
+
+
+def check_engine_options(ctx: click.Context, engines: PruneEngines) -> None:
+    """Checks that options of engines are not given where none are built.
+
+    Raises:
+        click.UsageError: One is.
+    """
+    for name in ("engine_precision", "gpu_arch") if engines.engine is None else ():
+        if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+            flag = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{flag} needs --engine, which builds engines.", ctx)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from dmcp_deploy.cli.command_options import (
     CountedPlan,
     PruneEngines,
     ReportOptions,
+    check_engine_options,
 )
 from dmcp_deploy.cli.groups import Commands
 from dmcp_deploy.cli.launch import share_work
@@ -65,11 +66,7 @@ def prune(
 
     Run again on the same --out, it continues at the first thing that is missing.
     """
-    if engines.engine is None:
-        for name in ("engine_precision", "gpu_arch"):
-            if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE:
-                flag = f"--{name.replace('_', '-')}"
-                raise click.UsageError(f"{flag} needs --engine, which builds engines.", ctx)
+    check_engine_options(ctx, engines)
     share_work(launch, compute.device)
     from dmcp_deploy.run import api, summary
     from dmcp_deploy.run.budgets import for_each_budget

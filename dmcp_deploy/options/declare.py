@@ -32,6 +32,7 @@ class About:
         most: The largest.
         remark: What is said behind a limit that is overstepped.
         words: What words of the command line stand for: {"none": None}.
+        otherwise: What else can be done where a number is not understood: ", or leave it out".
         presets: Whether it names a file that sets other options' defaults.
         in_recipe: Whether a recipe file may set it.
         later: Whether records of old lack it; where it is at its default, those of today do too.
@@ -44,6 +45,7 @@ class About:
     most: float | None = None
     remark: str = ""
     words: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    otherwise: str = ""
     presets: bool = False
     in_recipe: bool = False
     later: bool = False
@@ -131,7 +133,7 @@ class Option:
         except ValueError as err:
             what = "a whole number" if self.kind is int else "a number"
             known = isinstance(self.default, (int, float))
-            such_as = f" such as {_spelled(self.default)}" if known else ""
+            such_as = f" such as {_spelled(self.default)}" if known else self.about.otherwise
             raise DmcpError(
                 f"{self.flag} {text!r} is not understood: give {what}{such_as}."
             ) from err

@@ -34,6 +34,7 @@ def input_size_option(least: int = 1) -> Any:
         None,
         least=least,
         in_recipe=True,
+        otherwise=", or a shape with --input",
         help=f"Deployed side in pixels, of RGB squares; {DEFAULT_SIDE} if not given.",
     )
 

@@ -90,11 +90,11 @@ def check_reachable(cost: Cost, grid: WidthGrid, budget_macs: int) -> None:
     if lowest <= budget_macs <= highest:
         return
     side = "below the narrowest" if budget_macs < lowest else "above the full"
-    share = math.ceil(1000 * lowest / highest) / 10  # rounded up, so that it is one that can be had
+    percent = math.ceil(1000 * lowest / highest) / 10  # rounded down, it could not be reached
     raise DmcpError(
         f"The FLOPs budget {format_macs(budget_macs)} ({budget_macs / highest:.1%}) is {side}"
         f" network: choose one from {format_macs(lowest)} to {format_macs(highest)} ({lowest} to"
-        f" {highest}), or {share:g}% to 100%."
+        f" {highest}), which is {percent:g}% to 100% of the network."
     )
 
 

@@ -70,10 +70,10 @@ def split_source(source: str) -> tuple[Path, str]:
         return path, ""
     if file and Path(file).is_file():
         return Path(file), place
-    place = path.resolve()
-    what = f"{place} is a folder" if place.is_dir() else f"There is no weights file {place}"
+    what = "{} is a folder" if path.is_dir() else "There is no weights file {}"
     raise DmcpError(
-        f"{what}: give none, imagenet, or a file of weights{near_matches(source, ['imagenet'])}"
+        f"{what.format(path.resolve())}: give none, imagenet, or a file of weights"
+        f"{near_matches(path.name, ['imagenet'])}"
     )
 
 

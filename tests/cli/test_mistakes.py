@@ -74,7 +74,7 @@ def test_words_that_are_not_understood_are_a_usage_error(words: tuple, sentence:
         ({"flops": "50%;25%"}, "--flops '50%;25%' is not understood: write 50%,25%."),
         ({"flops": "50%,"}, "--flops '50%,' has an empty part"),
         ({"flops": "40M"}, "40.0M (1323.1%) is above the full network: choose one from 199.8K to"),
-        ({"flops": "1%"}, "(199752 to 3023232), or 6.7% to 100%."),
+        ({"flops": "1%"}, "(199752 to 3023232), which is 6.7% to 100% of the network."),
         ({"model": "ResNet50"}, "did you mean resnet50?"),
         ({"model": "mobilenet-v2"}, "did you mean mobilenet_v2?"),
         ({"model": "torchvision.models.resnet18"}, "did you mean resnet18?"),
@@ -91,7 +91,10 @@ def test_words_that_are_not_understood_are_a_usage_error(words: tuple, sentence:
             "auto, fp32, bf16 to train in; did you mean fp32?",
         ),
         ({"weights": "ImageNet"}, "did you mean imagenet?"),
-        ({"input-size": "32x32"}, "--input-size '32x32' is not understood: give a whole number"),
+        (
+            {"input-size": "32x32"},
+            "'32x32' is not understood: give a whole number, or a shape with --input",
+        ),
         ({"epochs": "ten"}, "--epochs 'ten' is not understood: give a number."),
         ({"threads": 10_000}, "cores that this process may use: give"),
         ({"engine": "trt"}, "--engine 'trt' is unknown: .*did you mean tensorrt?"),
@@ -115,8 +118,8 @@ def test_a_timm_name_is_told_with_its_prefix() -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("slice", "run/plan.json"), "plan.json is a file, and a run directory is needed; did you"),
-        (("train", "run/checkpoints"), "checkpoints holds no run (no run.json); did you mean"),
+        (("train", "run/plan.json"), "plan.json is a file, and a run directory is needed; did you"),
+        (("slice", "run/checkpoints"), "checkpoints holds no run (no run.json); did you mean"),
         (("report", "Run"), "start one with search; did you mean run?"),
         (("report", "run", "--out", "plan.json"), "plan.json would be lost: name a file that ends"),
         (("report", "run", "--format", "HTML"), "did you mean html?"),

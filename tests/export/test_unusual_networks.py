@@ -10,6 +10,7 @@ from constant_nets import OPEN_NETS, REWRITTEN_NETS
 from odd_nets import OddNet
 from tiny_nets import random_keeps, randomise_norms, traced
 
+from dmcp_deploy.export.proven import ONNX_TOLERANCE
 from dmcp_deploy.export.to_onnx import export_onnx
 from dmcp_deploy.export.verify import compare_outputs
 from dmcp_deploy.network.cost import Cost
@@ -19,7 +20,6 @@ from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.network.supernet import Supernet
 from dmcp_deploy.onnxgraph.cost import onnx_cost
 from dmcp_deploy.plan import Keep, NetworkSpec
-from dmcp_deploy.run.stages import ONNX_TOLERANCE
 from dmcp_deploy.runtimes.onnxruntime import OnnxSession
 
 pytestmark = pytest.mark.slow
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 FAMILIES = {
     **dict.fromkeys(("skresnet18", "res2net50_26w_4s", "resnest14d", "cspresnet50", "dpn68"), 64),
     **dict.fromkeys(("mixnet_s", "nf_resnet50", "edgenext_xx_small", "efficientvit_b0"), 64),
-    "mobilevit_xxs": 64,
+    "mobilevit_xxs": 128,  # at 64 px one token is left, whose softmax is a constant
 }
 
 

@@ -280,6 +280,8 @@ def test_a_plan_of_another_network_does_not_take_the_place_of_a_runs(tmp_path: P
 
 def test_commands_under_plan_are_named_when_one_is_misspelt() -> None:
     sentence = refused("plan", "improt", "x.npy")
-    assert sentence.startswith("There is no command 'improt': choose one of diff, import, show")
+    assert sentence.startswith(
+        "There is no command 'improt': choose one of align, diff, import, show"
+    )
     assert "did you mean import" in sentence
     assert "import" in call("plan", "--help").stdout

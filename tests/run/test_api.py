@@ -194,7 +194,7 @@ def test_data_that_changed_since_the_start_is_refused(
     data = Path(shutil.copytree(tiny_folder, tmp_path / "data"))
     run = dmcp_deploy.run.search(**library(data, tmp_path / "run", method="uniform"))
     next((data / "train").rglob("*.png")).unlink()
-    with pytest.raises(dmcp_deploy.DmcpError, match=r"is not what the run in .* was begun on"):
+    with pytest.raises(dmcp_deploy.DmcpError, match=r"has changed since the run in .* was begun"):
         dmcp_deploy.train(run.path)
 
 
