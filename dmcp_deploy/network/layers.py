@@ -162,6 +162,9 @@ _TRANSPOSED_RULE = LayerRule("transposed", couple_transposed, resize_transposed,
 _SCALED_CONV_RULE = LayerRule("conv", couple_conv, resize_conv, _AFFINE | {"gain"})
 _INSTANCE_NORM_RULE = LayerRule("norm", couple_batch_norm, resize_batch_norm, _RUNNING)
 _BATCH_NORM_RULE = replace(_INSTANCE_NORM_RULE, output_shape=batch_norm_shape)
+_LAYER_NORM_RULE = LayerRule(
+    "norm", couple_layer_norm, resize_layer_norm, _AFFINE, layer_norm_shape
+)
 _PASSING = LayerRule("pass", couple_passing, keep_size, frozenset(), passing_shape)
 _SPATIAL = LayerRule("pass", couple_spatial, keep_size, frozenset())
 
@@ -224,6 +227,9 @@ _BLUR = LayerRule("pass", couple_blur, resize_blur, frozenset({"filt"}))
 _BY_NAME: dict[str, LayerRule] = {
     **dict.fromkeys(_PASSING_NAMES, _PASSING),
     "timm.layers.blur_pool.BlurPool2d": _BLUR,
+    "timm.layers.norm_act.BatchNormAct2d": _BATCH_NORM_RULE,
+    "timm.layers.norm.LayerNorm": _LAYER_NORM_RULE,
+    "timm.layers.norm.LayerNorm2d": replace(_LAYER_NORM_RULE, output_shape=passing_shape),
     "timm.layers.std_conv.ScaledStdConv2d": _SCALED_CONV_RULE,
     "timm.layers.std_conv.ScaledStdConv2dSame": _SCALED_CONV_RULE,
 }
@@ -236,9 +242,7 @@ _TABLE: dict[type[nn.Module], LayerRule] = {
     nn.Linear: LayerRule("linear", couple_linear, resize_linear, _AFFINE, linear_shape),
     **dict.fromkeys(_BATCH_NORMS, _BATCH_NORM_RULE),
     **dict.fromkeys(_INSTANCE_NORMS, _INSTANCE_NORM_RULE),
-    nn.LayerNorm: LayerRule(
-        "norm", couple_layer_norm, resize_layer_norm, _AFFINE, layer_norm_shape
-    ),
+    nn.LayerNorm: _LAYER_NORM_RULE,
     nn.GroupNorm: LayerRule("norm", couple_group_norm, resize_group_norm, _AFFINE),
     nn.PReLU: LayerRule("activation", couple_prelu, resize_prelu, frozenset({"weight"})),
     nn.Flatten: LayerRule("pass", couple_flatten, keep_size, frozenset()),
