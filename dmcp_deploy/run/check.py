@@ -14,6 +14,7 @@ from dmcp_deploy.data.noise import noise
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.cost import Cost
 from dmcp_deploy.network.graph import Group, Network
+from dmcp_deploy.network.listing import notes
 from dmcp_deploy.options.export import BuildOptions
 from dmcp_deploy.options.run import Compute, RunOptions
 from dmcp_deploy.plan import NetworkSpec
@@ -25,12 +26,11 @@ from dmcp_deploy.run.rehearsal import Branch, Phase, build, convert_to, phases_o
 from dmcp_deploy.run.resolve import make_request
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.search.problem import SearchProblem
-from dmcp_deploy.text_table import columns
+from dmcp_deploy.text_table import columns, few
 from dmcp_deploy.units import format_input, format_macs
 
 #: What a network is converted to, beside the FP32 that it is exported in.
 _PRECISIONS = ("fp16", "bf16", "int8")
-_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -159,9 +159,6 @@ def _channel_lines(network: Network) -> list[str]:
         if group.reason is not None:
             held[group.reason].append(group)
     for reason, groups in held.items():
-        names = ", ".join(group.name for group in groups[:_SHOWN])
-        more = f" and {len(groups) - _SHOWN} more" if len(groups) > _SHOWN else ""
-        lines.append(f"held: {sum(g.size for g in groups)} channels ({names}{more}): {reason}")
-    if network.opaque:
-        lines.append(f"not traced, kept whole: {', '.join(sorted(network.opaque))}")
-    return lines
+        names = few([group.name for group in groups])
+        lines.append(f"held: {sum(g.size for g in groups)} channels ({names}): {reason}")
+    return [*lines, *notes(network)]
