@@ -1,4 +1,4 @@
-"""Rows of words as columns of text."""
+"""Words as text: rows in columns, and names in a sentence."""
 
 from __future__ import annotations
 
@@ -16,3 +16,9 @@ def columns(rows: Sequence[Sequence[str]], right: Collection[int]) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def few(names: Sequence[str], most: int = 4) -> str:
+    """Returns the first names, and how many more there are, for a sentence: "a, b and 7 more"."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

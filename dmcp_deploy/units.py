@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dmcp_deploy.errors import DmcpError
@@ -106,8 +107,8 @@ def parse_input(text: str) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def format_input(shape: tuple[int, int, int]) -> str:
-    """Returns a shape as `parse_input` reads it."""
+def format_input(shape: Sequence[int]) -> str:
+    """Returns a shape (C, H, W) as `parse_input` reads it."""
     return "x".join(map(str, shape))
 
 

@@ -346,9 +346,9 @@ def check(
     from dmcp_deploy.run.check import check as check_network
     from dmcp_deploy.run.check import check_text
 
-    found = check_network(network.model, classes=classes.classes, options=options, compute=compute)
-    _print(check_text(found))
-    ctx.exit(0 if found.passed else 1)
+    result = check_network(network.model, classes=classes.classes, options=options, compute=compute)
+    _print(check_text(result))
+    ctx.exit(0 if result.passed else 1)
 
 
 @main.command()

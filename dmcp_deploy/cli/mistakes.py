@@ -66,10 +66,10 @@ def unknown_option(ctx: click.Context, name: str, words: Sequence[str]) -> str:
     """
     typed = name if name in words else next((w for w in words if w.startswith(name)), name)
     typed = typed.partition("=")[0]
-    own = _options(ctx.command)
-    near = _near(typed, own)
+    flags = _options(ctx.command)
+    near = _near(typed, flags)
     others = (
-        [] if near and near[0] in own and plain(near[0]) == plain(typed) else _others(ctx, typed)
+        [] if near and near[0] in flags and plain(near[0]) == plain(typed) else _others(ctx, typed)
     )
     sentence = f"{_path(ctx)} has no option {typed!r}"
     if others:
@@ -105,19 +105,19 @@ def _one_too_many(ctx: click.Context, word: str, words: Sequence[str]) -> str:
     for item in ctx.command.params:
         if isinstance(item, click.Option) and item.is_flag and before in item.opts:
             return f"{before} takes no value: leave {word!r} out."
-    names = [name for item in _arguments(ctx.command) for name in [item.human_readable_name]]
+    names = [item.human_readable_name for item in _arguments(ctx.command)]
     takes = " and ".join(names) if names else "nothing beside its options"
     return f"Got unexpected extra argument {word!r}: {_path(ctx)} takes {takes}."
 
 
-def _near(typed: str, own: Sequence[str]) -> list[str]:
+def _near(typed: str, flags: Sequence[str]) -> list[str]:
     """Returns what may have been meant, from the surest on."""
     name = plain(typed)
-    same = [flag for flag in own if plain(flag) == name]
-    meant = [each for each in _MEANT.get(name, ()) if each.split()[0] in own]
+    same = [flag for flag in flags if plain(flag) == name]
+    meant = [each for each in _MEANT.get(name, ()) if each.split()[0] in flags]
     if same or meant:
         return same or meant[:1]
-    names = {flag.lstrip("-"): flag for flag in own if flag != "--help"}
+    names = {flag.lstrip("-"): flag for flag in flags if flag != "--help"}
     close = difflib.get_close_matches(typed.lstrip("-").lower(), names, n=3, cutoff=0.65)
     return [names[each] for each in close]
 
@@ -147,8 +147,8 @@ def commands_of(group: click.Group, path: str = "") -> Iterator[tuple[str, click
 
 
 def _options(command: click.Command) -> list[str]:
-    found = (item for item in command.params if isinstance(item, click.Option))
-    return ["--help", *(flag for item in found for flag in (*item.opts, *item.secondary_opts))]
+    options = (item for item in command.params if isinstance(item, click.Option))
+    return ["--help", *(flag for item in options for flag in (*item.opts, *item.secondary_opts))]
 
 
 def _arguments(command: click.Command) -> list[Any]:

@@ -18,6 +18,7 @@ from dmcp_deploy.data.ranges import with_range
 from dmcp_deploy.data.sources import PICTURES, FileImages
 from dmcp_deploy.data.types import ImageData, digest_of
 from dmcp_deploy.errors import DmcpError, reason_of
+from dmcp_deploy.text_table import few
 
 EXTENSIONS = tuple(f".{ending}" for ending in PICTURES)
 
@@ -91,11 +92,10 @@ def _checked_classes(path: Path) -> tuple[str, ...]:
         )
     for one, other, split in ((train, val, "val"), (val, train, "train")):
         if missing := sorted(set(one) - set(other)):
-            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
             raise DmcpError(
                 f"The folder {path / split} lacks the class folder"
-                f" {', '.join(map(repr, missing[:3]))}{more}: train/ and val/ must hold the same"
-                " class folders."
+                f" {few(list(map(repr, missing)))}: train/ and val/ must hold the same class"
+                " folders."
             )
     return tuple(train)
 

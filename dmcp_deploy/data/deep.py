@@ -65,20 +65,20 @@ def deep_kind(picture: Image.Image) -> str | None:
     return COLOUR if any(";16" in str(tile[3]) for tile in tiles) else None
 
 
-def common_range(found: Iterable[Extremes], name: str) -> DeepRange | None:
+def common_range(ranges: Iterable[Extremes], name: str) -> DeepRange | None:
     """Returns the range that deep pictures of a data set share; None if there are none.
 
     White is the largest value of 8, 9, ... 31 bits that all of them stay within, or 1 for
     floating-point pictures in 0 to 1.
 
     Args:
-        found: The pictures' ranges.
+        ranges: The pictures' own.
         name: The data set, for messages.
 
     Raises:
         DmcpError: They are of several kinds, or of a range that is not understood.
     """
-    items = list(found)
+    items = list(ranges)
     if not items:
         return None
     kinds = sorted({item.kind for item in items})

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from dmcp_deploy.data.sources import PICTURES
+from dmcp_deploy.text_table import few
 
 LAYOUT = "put the pictures into train/CLASS/ and val/CLASS/"
 
@@ -14,7 +15,6 @@ _OTHER_NAMES = {
     "train": ("training", "trn", "tr"),
     "val": ("valid", "validation", "test", "testing", "eval"),
 }
-_SHOWN = 4
 
 
 def folder_advice(path: Path, split: str) -> str:
@@ -30,24 +30,24 @@ def folder_advice(path: Path, split: str) -> str:
         return f"it holds {other}/: rename that to {split}/, or link it: ln -s {other} {split}"
     if classes and not named.keys() & {"train", "val"}:
         return (
-            f"it holds the class folders {_listed(classes, '/')}: move them into train/, and some"
-            " pictures of each class into val/CLASS/"
+            f"it holds the class folders {few([f'{name}/' for name in classes])}: move them into"
+            " train/, and some pictures of each class into val/CLASS/"
         )
     if len(shards) > 1:
-        return f"it holds {_listed(shards)}: give shards as webdataset:{path}"
+        return f"it holds {few(shards)}: give shards as webdataset:{path}"
     if archives:
-        return f"it holds {_listed(archives)}: unpack that, then {LAYOUT}"
+        return f"it holds {few(archives)}: unpack that, then {LAYOUT}"
     if pictures:
         return f"it holds {len(pictures):,} pictures side by side, as {pictures[0]}: {LAYOUT}"
     if folders:
-        return f"it holds {_listed(folders, '/')}: {LAYOUT}"
-    return f"it holds {_listed(files) or 'nothing'}: {LAYOUT}"
+        return f"it holds {few([f'{name}/' for name in folders])}: {LAYOUT}"
+    return f"it holds {few(files) or 'nothing'}: {LAYOUT}"
 
 
 def without_pictures(path: Path) -> str:
     """Returns what a class folder without pictures holds."""
     folders, files = _content(path)
-    return _listed([*(f"{name}/" for name in folders), *files]) or "nothing"
+    return few([*(f"{name}/" for name in folders), *files]) or "nothing"
 
 
 def _content(path: Path) -> tuple[list[str], list[str]]:
@@ -60,9 +60,3 @@ def _content(path: Path) -> tuple[list[str], list[str]]:
 
 def _is_picture(name: str) -> bool:
     return name.lower().endswith(tuple(f".{ending}" for ending in PICTURES))
-
-
-def _listed(names: list[str], mark: str = "") -> str:
-    shown = ", ".join(f"{name}{mark}" for name in names[:_SHOWN])
-    more = len(names) - _SHOWN
-    return f"{shown} and {more:,} more" if more > 0 else shown

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from dmcp_deploy.artifact import decode, encode, well_formed
 from dmcp_deploy.data.preprocessing import CROP, PAD, Preprocessing
+from dmcp_deploy.units import format_input
 
 #: Where ONNX files keep it, in their metadata, as JSON.
 ONNX_KEY = "input"
@@ -85,7 +86,7 @@ class InputRecord:
             ("size", self._resizing()),
             ("values", f"divide by {self.white:g}"),
             ("normalise", f"subtract {_listed(self.mean)}, divide by {_listed(self.std)}"),
-            ("input", f"{self.dtype} {self.layout}, {'x'.join(map(str, self.shape))} an image"),
+            ("input", f"{self.dtype} {self.layout}, {format_input(self.shape)} an image"),
         ]
 
     def _resizing(self) -> str:

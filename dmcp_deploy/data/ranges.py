@@ -28,8 +28,8 @@ def with_range(data: ImageData) -> ImageData:
     """
     sources = [each for each in (data.train, data.val) if isinstance(each, PictureImages)]
     with ThreadPoolExecutor(min(8, usable_cores())) as pool:
-        found = list(pool.map(lambda place: _extremes(*place), _sample(sources)))
-    known = common_range((item for item in found if item is not None), data.name)
+        ranges = list(pool.map(lambda place: _extremes(*place), _sample(sources)))
+    known = common_range((item for item in ranges if item is not None), data.name)
     if known is None:
         return data
     for source in sources:

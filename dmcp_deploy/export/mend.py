@@ -122,7 +122,7 @@ class _Layers:
         while len(candidates) > 1:
             middle = len(candidates) // 2
             halves = (candidates[:middle], candidates[middle:])
-            candidates = min(halves, key=lambda half: self._snr_of(half))
+            candidates = min(halves, key=lambda half: self._snr_db(half))
         return candidates[0]
 
     def macs_share(self, kept: Collection[str]) -> float:
@@ -143,7 +143,7 @@ class _Layers:
         helper.set_model_props(proto, props)
         write_onnx(proto, path)
 
-    def _snr_of(self, quantized: Collection[str]) -> float:
+    def _snr_db(self, quantized: Collection[str]) -> float:
         others = [name for name in self.names if name not in quantized]
         return self.parity(others).snr_db
 

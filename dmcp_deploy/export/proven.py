@@ -62,15 +62,15 @@ def export_proven(
             metadata={"macs": str(macs), **metadata},
         )
         parity = _proof(model, part, path.name, _repeated(images, batch))
-        found = onnx_cost(part).macs
-        if found != macs:
-            raise DmcpError(f"{path} has {found} multiply-adds where the plan has {macs}.")
+        onnx_macs = onnx_cost(part).macs
+        if onnx_macs != macs:
+            raise DmcpError(f"{path} has {onnx_macs} multiply-adds where the plan has {macs}.")
     return {
         "parity": parity,
         "onnx_bytes": exported.onnx_bytes,
         "opset": exported.opset,
         "simplified": exported.simplified,
-        "macs": found,
+        "macs": onnx_macs,
     }
 
 

@@ -24,7 +24,7 @@ def user_cache() -> Path:
     home = Path(os.path.expanduser("~"))
     if home.is_absolute() and _can_write(home / ".cache"):
         return home / ".cache"
-    return _of_this_user(Path(tempfile.gettempdir()) / f"cache-of-user-{_user()}")
+    return _checked_owner(Path(tempfile.gettempdir()) / f"cache-of-user-{_user()}")
 
 
 def _can_write(folder: Path) -> bool:
@@ -32,7 +32,7 @@ def _can_write(folder: Path) -> bool:
     return os.access(there, os.W_OK | os.X_OK)
 
 
-def _of_this_user(folder: Path) -> Path:
+def _checked_owner(folder: Path) -> Path:
     # Anybody may have made a folder of that name there.
     if folder.is_symlink() or (folder.exists() and folder.stat().st_uid != _user()):
         raise DmcpError(

@@ -13,7 +13,7 @@ def free_shared_bytes(place: Path = _PLACE) -> int | None:
     if not hasattr(os, "statvfs"):
         return None
     try:
-        found = os.statvfs(place)
+        state = os.statvfs(place)
     except OSError:
         return None
-    return found.f_bavail * found.f_frsize
+    return state.f_bavail * state.f_frsize

@@ -101,5 +101,11 @@ def operation_name(node: fx.Node) -> str:
 
 def place(node: fx.Node) -> str:
     """Returns the module that an operation belongs to, or the operation's own name."""
-    stack = list(node.meta.get("nn_module_stack") or ())
-    return str(stack[-1]) if stack and stack[-1] else node.name
+    return module_path(node) or node.name
+
+
+def module_path(node: fx.Node) -> str:
+    """Returns the path of the module whose forward holds an operation; "" for the network's."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path, _ = next(reversed(stack.values()), ("", None))
+    return str(path)

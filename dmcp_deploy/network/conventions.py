@@ -41,9 +41,9 @@ def input_conventions(model: str, weights: str | None, digest: str | None = None
     if weights is None:
         return Conventions()
     if model.startswith("timm:"):
-        return _of_timm(model.removeprefix("timm:"), weights, digest)
+        return _timm_conventions(model.removeprefix("timm:"), weights, digest)
     entry = _torchvision_entry(model, weights, digest)
-    return Conventions() if entry is None else _of_torchvision(model, entry)
+    return Conventions() if entry is None else _torchvision_conventions(model, entry)
 
 
 def _torchvision_entry(model: str, weights: str, digest: str | None) -> Any:
@@ -58,7 +58,7 @@ def _torchvision_entry(model: str, weights: str, digest: str | None) -> Any:
     return next((entry for entry in entries if _is_at(entry.url, digest)), None)
 
 
-def _of_torchvision(model: str, entry: Any) -> Conventions:
+def _torchvision_conventions(model: str, entry: Any) -> Conventions:
     transforms = entry.transforms()
     pictures = PictureConventions(
         mean=tuple(transforms.mean),
@@ -69,7 +69,7 @@ def _of_torchvision(model: str, entry: Any) -> Conventions:
     return Conventions(pictures, transform_input=model in _TRANSFORM_INPUT)
 
 
-def _of_timm(name: str, weights: str, digest: str | None) -> Conventions:
+def _timm_conventions(name: str, weights: str, digest: str | None) -> Conventions:
     import timm
 
     published = timm.get_pretrained_cfg(name)

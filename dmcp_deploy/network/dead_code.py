@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import fx, nn
 
 from dmcp_deploy.network.layers import rule_for
 from dmcp_deploy.network.tracer import settled
+from dmcp_deploy.network.upstream import upstream
 
 _CHECKS = {settled, torch._assert, operator.setitem}
 
@@ -26,27 +27,16 @@ def drop_dead_code(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> tuple[s
     Returns:
         What is called or read no more: modules that hold or may hold tensors, and parameters.
     """
-    live: set[fx.Node] = set()
-    _revive(live, (node for node in graph.nodes if node.op in ("placeholder", "output")))
+    live = set(upstream(node for node in graph.nodes if node.op in ("placeholder", "output")))
     effects = [node for node in graph.nodes if _has_effect(node, modules)]
     while woken := [
         e for e in effects if e not in live and not live.isdisjoint(_touched(e, modules))
     ]:
-        _revive(live, woken)
+        live.update([*upstream(woken, live.__contains__)])
     dead = [node for node in graph.nodes if node not in live]
     for node in reversed(dead):
         graph.erase_node(node)
     return tuple(dict.fromkeys(str(node.target) for node in dead if may_hold(node, modules)))
-
-
-def _revive(live: set[fx.Node], nodes: Iterable[fx.Node]) -> None:
-    """Adds nodes, and all that they depend on, to those alive."""
-    waiting = list(nodes)
-    while waiting:
-        node = waiting.pop()
-        if node not in live:
-            live.add(node)
-            waiting.extend(node.all_input_nodes)
 
 
 def _has_effect(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
@@ -70,16 +60,11 @@ def _touched(node: fx.Node, modules: Mapping[str, nn.Module]) -> set[fx.Node]:
 
     A layer with weights makes a tensor of its own, so nothing in front of it is touched.
     """
-    touched: set[fx.Node] = set()
-    waiting = list(node.all_input_nodes)
-    while waiting:
-        source = waiting.pop()
-        if source in touched:
-            continue
-        touched.add(source)
-        if not (source.op == "call_module" and may_hold(source, modules)):
-            waiting.extend(source.all_input_nodes)
-    return touched
+
+    def is_layer(source: fx.Node) -> bool:
+        return source.op == "call_module" and may_hold(source, modules)
+
+    return set(upstream(node.all_input_nodes, is_layer))
 
 
 def may_hold(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,7 @@ from dmcp_deploy.network.layer_rules import Cuts
 from dmcp_deploy.network.rewrites import Rewrite
 from dmcp_deploy.network.trace import Trace, called_modules, fetch
 from dmcp_deploy.plan import NetworkSpec
+from dmcp_deploy.text_table import few
 
 Units = Ids  # Unit numbers: within a group, or within the network, where -1 is always kept.
 
@@ -152,7 +153,7 @@ class Network:
             "its output does not depend on": self.dropped,
             "in training alone it calls": self.only_in_training,
         }
-        told = [f"{reason} {_some(names)}" for reason, names in reasons.items() if names]
+        told = [f"{reason} {few(names)}" for reason, names in reasons.items() if names]
         return "; ".join(told) or None
 
     @cached_property
@@ -172,11 +173,6 @@ class Network:
     def sizes(self) -> dict[str, int]:
         """Returns the channels of every group."""
         return {group.name: group.size for group in self.groups}
-
-
-def _some(names: Sequence[str]) -> str:
-    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{', '.join(names[:3])}{rest}"
 
 
 def assemble(spec: NetworkSpec, model: nn.Module, trace: Trace, couplings: Couplings) -> Network:

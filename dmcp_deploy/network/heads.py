@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from torch import fx, nn
 
 from dmcp_deploy.network.aliases import names_of_tensors
 from dmcp_deploy.network.graph import Network
+from dmcp_deploy.network.upstream import upstream
 
 
 def head_tensors(network: Network) -> frozenset[str]:
@@ -25,17 +27,10 @@ def head_tensors(network: Network) -> frozenset[str]:
 
 def _heads(network: Network) -> Iterator[str]:
     """Yields the paths of modules and bare parameters, from the output back to the last weights."""
-    waiting = [node for node in network.graph.nodes if node.op == "output"]
-    seen: set[fx.Node] = set()
-    while waiting:
-        node = waiting.pop()
-        if node in seen:
-            continue
-        seen.add(node)
+    outputs = [node for node in network.graph.nodes if node.op == "output"]
+    for node in upstream(outputs, partial(_has_weights, network)):
         if node.op in ("call_module", "get_attr"):
             yield str(node.target)
-        if not _has_weights(network, node):
-            waiting += node.all_input_nodes
 
 
 def _has_weights(network: Network, node: fx.Node) -> bool:

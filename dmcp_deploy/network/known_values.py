@@ -11,6 +11,7 @@ from torch.fx.node import map_arg
 
 from dmcp_deploy.network.layer_rules import BATCH
 from dmcp_deploy.network.shape_pass import NEEDS_DATA, Fetch, ShapePass, node_value
+from dmcp_deploy.network.upstream import upstream
 
 
 class ValueAskedError(Exception):
@@ -76,10 +77,5 @@ class Values:
 
 def _missing(node: fx.Node, values: dict[fx.Node, Any]) -> list[fx.Node]:
     """Returns a node and what it is computed from, in order, without what is known."""
-    needed, waiting = set(), [node]
-    while waiting:
-        source = waiting.pop()
-        if source not in needed and source not in values:
-            needed.add(source)
-            waiting.extend(source.all_input_nodes)
+    needed = set(upstream([node], values.__contains__)) - values.keys()
     return [step for step in node.graph.nodes if step in needed]

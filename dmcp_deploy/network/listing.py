@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dmcp_deploy.options.declare import merged
 from dmcp_deploy.options.network import NetworkOptions
 from dmcp_deploy.plan import ChannelPlan, NetworkSpec
-from dmcp_deploy.text_table import columns
+from dmcp_deploy.text_table import columns, few
 from dmcp_deploy.units import format_bytes, format_macs
 
 if TYPE_CHECKING:
@@ -68,17 +68,16 @@ def groups_table(net: Network) -> str:
         rows.append((group.name, str(group.size), str(group.unit), yes, layers))
     counts = f"{len(net.groups)} groups, {len(net.prunable)} prunable"
     ends = "the network's input and output stay whole"
-    return "\n".join([columns(rows, right=(1, 2)), f"{counts}; {ends}", *_notes(net)])
+    return "\n".join([columns(rows, right=(1, 2)), f"{counts}; {ends}", *notes(net)])
 
 
-def _notes(net: Network) -> Iterator[str]:
+def notes(net: Network) -> Iterator[str]:
     """Yields what there is to say of the parts of a network that are no groups."""
     if net.opaque:
         reasons = (f"{name} ({reason})" for name, reason in sorted(net.opaque.items()))
         yield f"not traced, kept whole: {', '.join(reasons)}"
     if net.left_out:
-        names = ", ".join(net.left_out[:3]) + (", ..." if len(net.left_out) > 3 else "")
-        yield f"in training mode, passes at some width go without {names}"
+        yield f"in training mode, passes at some width go without {few(net.left_out)}"
     if net.graph_reason:
         yield f"pruned, it is its traced graph and not its class: {net.graph_reason}"
 

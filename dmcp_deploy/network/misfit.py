@@ -9,6 +9,7 @@ from torch import nn
 from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.network.layer_rules import Shape
 from dmcp_deploy.network.shape_pass import MISFITS, run_without_data
+from dmcp_deploy.units import format_input
 
 #: Sides of images that networks are made for, the most likely first.
 _SIDES = (224, 32, 64, 28, 96, 128, 256, 299, 16, 48, 160, 192, 384, 512, 8)
@@ -23,11 +24,11 @@ def misfit(model: nn.Module, input_shape: Shape, err: BaseException) -> DmcpErro
         input_shape: (C, H, W) that it does not take.
         err: What its forward pass raised.
     """
-    said = f"The network does not run on a {_name(input_shape)} input ({describe(err)})"
+    said = f"The network does not run on a {format_input(input_shape)} input ({describe(err)})"
     other = next((shape for shape in _others(input_shape) if runs(model, shape)), None)
     if other is None:
         return DmcpError(f"{said}, nor on squares that were tried: give --input CxHxW.")
-    name = _name(other)
+    name = format_input(other)
     return DmcpError(f"{said}, but it does on {name}: give --input {name}.")
 
 
@@ -51,7 +52,3 @@ def _others(input_shape: Shape) -> Iterator[Shape]:
     channels, *sides = input_shape
     yield from ((channels, side, side) for side in _SIDES)
     yield from ((other, *sides) for other in _CHANNELS if other != channels)
-
-
-def _name(shape: Shape) -> str:
-    return "x".join(str(n) for n in shape)

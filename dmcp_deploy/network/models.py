@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.network.derive import trace_network
@@ -42,8 +44,6 @@ def build_network(spec: NetworkSpec, seed: int = 0) -> Network:
     Raises:
         DmcpError: The model is unknown, cannot be built so, or cannot be traced.
     """
-    import torch
-
     if not 0 < spec.width_mult < math.inf:
         raise DmcpError(f"The width multiplier {spec.width_mult:g} must be above zero and finite.")
     with torch.random.fork_rng(devices=[]):
@@ -68,9 +68,6 @@ def unvaried_weights(spec: NetworkSpec) -> tuple[int, int]:
     Those are weights that the builder has loaded itself. Tensors of equal numbers do not count, and
     nothing can be told of a builder that seeds torch itself: (0, 0).
     """
-    import torch
-    from torch.nn.parameter import is_lazy
-
     if ":" not in spec.model or spec.model.startswith("timm:"):
         return 0, 0
     builder, models = _builder(spec)[0], []
@@ -87,6 +84,19 @@ def unvaried_weights(spec: NetworkSpec) -> tuple[int, int]:
         if not is_lazy(one) and one.ndim > 1 and one.min() != one.max()
     ]
     return sum(same), len(same)
+
+
+def forget_weights(model: nn.Module, seed: int) -> None:
+    """Draws the weights of a model's layers anew, each as its own type does, in place.
+
+    Frozen parameters stay, and so do those that belong to no layer with an initialisation.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in model.modules():
+            learnt = [p.requires_grad for p in module.parameters(recurse=False)]
+            if learnt and all(learnt) and callable(getattr(module, "reset_parameters", None)):
+                module.reset_parameters()  # type: ignore[operator]
 
 
 def check_model(name: str) -> None:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from dmcp_deploy.network.call import module_path
 from dmcp_deploy.network.dead_code import may_hold
 
 #: Functions that do nothing in evaluation mode -> the place of their argument `training`.
@@ -112,7 +113,7 @@ class _Merge:
     def _merge(self, twin: fx.Node, node: fx.Node) -> bool:
         """Returns whether a node's arguments are its twin's, as far as they can be made so."""
         same: list[bool] = []
-        place = _place(node)
+        place = module_path(node)
 
         def merged(ours: Any, theirs: Any) -> Any:
             if isinstance(ours, fx.Node) or isinstance(theirs, fx.Node):
@@ -155,7 +156,7 @@ class _Merge:
             copy = self._graph.node_copy(node, self._twins.__getitem__)
         if node.op == "call_function":
             with self._graph.inserting_before(copy):
-                mode = self._mode(_place(node))
+                mode = self._mode(module_path(node))
             copy.args = copy.args[: _DROPOUTS[node.target]]
             copy.kwargs = {**copy.kwargs, _training_name(node.target): mode}
         self._twins[node] = copy
@@ -197,9 +198,3 @@ def _ends(part: slice) -> tuple[Any, Any, Any]:
 
 def _training_name(target: Any) -> str:
     return "train" if target is torch.dropout else "training"
-
-
-def _place(node: fx.Node) -> str:
-    """Returns the path of the module whose forward holds an operation."""
-    stack = node.meta.get("nn_module_stack") or {}
-    return next(reversed(stack.values()), ("",))[0] if stack else ""

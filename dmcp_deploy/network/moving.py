@@ -66,18 +66,18 @@ def expand_rule(call: Call) -> Value:
 def _count_sizes(call: Call, value: Channels, sizes: Sequence[Any], ndim: int) -> None:
     """Takes note of the sizes of a reshape or an expansion that are numbers of channels."""
     counts = {axis: Count(value.ids, dim) for dim, axis in enumerate(value.axes)}
-    whole = len(sizes) == ndim
-    if 0 in counts and not (whole and isinstance(sizes[0], int)):
+    has_all = len(sizes) == ndim
+    if 0 in counts and not (has_all and isinstance(sizes[0], int)):
         counts[0] = replace(counts[0], batched=True)
     template = [counts.get(a, WRITTEN) for a in range(ndim)]
-    if whole:
+    if has_all:
         pairs = zip(template, sizes, strict=True)
         template = [WRITTEN if size == -1 else count for count, size in pairs]
     if len(call.node.args) > 2:
         arguments: dict[int | str, Any] = {1 + a: count for a, count in enumerate(template)}
     else:
         arguments = {call.key(1, "size", "shape"): template}
-        if whole and len(call.node.args) == 2 and not isinstance(call.node.args[1], tuple | list):
+        if has_all and len(call.node.args) == 2 and not isinstance(call.node.args[1], tuple | list):
             arguments = {1: template[0]}
     call.rewrite(arguments)
 

@@ -11,6 +11,7 @@ from dmcp_deploy.network.layer_rules import Shape
 from dmcp_deploy.network.misfit import describe
 from dmcp_deploy.network.shape_pass import MISFITS
 from dmcp_deploy.network.trace import evaluating
+from dmcp_deploy.units import format_input
 
 
 def make_ready(model: nn.Module, input_shape: Shape) -> None:
@@ -33,14 +34,13 @@ def make_ready(model: nn.Module, input_shape: Shape) -> None:
 def _materialise(model: nn.Module, input_shape: Shape) -> None:
     if not _lazy_layers(model):
         return
-    size = "x".join(str(n) for n in input_shape)
     try:
         with evaluating(model), torch.no_grad():
             model(torch.zeros(1, *input_shape))
     except MISFITS as err:
         raise DmcpError(
-            f"The network does not run on a {size} input ({describe(err)}), so that its lazy"
-            " layers get no sizes."
+            f"The network does not run on a {format_input(input_shape)} input ({describe(err)}), so"
+            " that its lazy layers get no sizes."
         ) from err
     left = _lazy_layers(model)
     if left:

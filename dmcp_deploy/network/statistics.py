@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.trace import Trace
+from dmcp_deploy.network.upstream import upstream
 
 #: The buffers of norms that training moves.
 STATISTICS = frozenset({"running_mean", "running_var", "num_batches_tracked"})
@@ -48,21 +49,8 @@ def check_statistics(trace: Trace) -> None:
 def _looks_at_batch(node: fx.Node) -> bool:
     arguments = norm_arguments(F.batch_norm, node.args, node.kwargs)
     by_batch = arguments["training"] is True or arguments["running_mean"] is None
-    return by_batch and _comes_of_images(arguments["input"])
-
-
-def _comes_of_images(node: fx.Node) -> bool:
-    """Returns whether a value depends on the images, as weights that are standardised do not."""
-    seen: set[fx.Node] = set()
-    waiting = [node]
-    while waiting:
-        source = waiting.pop()
-        if source.op == "placeholder":
-            return True
-        if source not in seen:
-            seen.add(source)
-            waiting.extend(source.all_input_nodes)
-    return False
+    # Weights that are standardised do not depend on the images.
+    return by_batch and any(n.op == "placeholder" for n in upstream([arguments["input"]]))
 
 
 def _depends_on_batch(what: str) -> DmcpError:

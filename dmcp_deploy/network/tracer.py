@@ -12,6 +12,7 @@ from torch.fx.proxy import Attribute
 from dmcp_deploy.network.known_values import Values
 from dmcp_deploy.network.layers import is_layer
 from dmcp_deploy.network.misfit import describe
+from dmcp_deploy.network.upstream import upstream
 
 #: Functions that make tensors of sizes: they stay in the graph where a size is computed.
 _CONSTRUCTORS = (
@@ -203,11 +204,5 @@ _LENT: dict[str, Any] = {"len": _length, "isinstance": _is_instance}
 
 def _tells_passing_facts(node: fx.Node) -> bool:
     """Returns whether a value comes from what is not a matter of shapes."""
-    waiting = [node]
-    while waiting:
-        source = waiting.pop()
-        if source.target is getattr and source.args[1] in _PASSING_FACTS:
-            return True
-        if source.op in ("call_function", "call_method"):
-            waiting.extend(source.all_input_nodes)
-    return False
+    sources = upstream([node], lambda source: source.op not in ("call_function", "call_method"))
+    return any(s.target is getattr and s.args[1] in _PASSING_FACTS for s in sources)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from typing import Any
 
 from dmcp_deploy.options.declare import check, option
 
@@ -12,6 +13,15 @@ CALIBRATION_IMAGES = 64  # fewer than 32 are refused: too few for the ranges of 
 CALIBRATION_METHOD = "minmax"
 CALIBRATION_METHODS = ("minmax", "percentile", "entropy")
 DEFAULT_OPSET = 20
+
+
+def calibration_method_option() -> Any:
+    """Returns the field of --calibration-method."""
+    return option(
+        CALIBRATION_METHOD,
+        choices=CALIBRATION_METHODS,
+        help="How INT8 finds ranges: minmax, percentile or entropy.",
+    )
 
 
 @dataclass(frozen=True)
@@ -38,11 +48,7 @@ class ExportOptions:
     )
     calibration: int = option(CALIBRATION_IMAGES, help="Images INT8 and FP8 are calibrated on.")
     original: bool = True
-    calibration_method: str = option(
-        CALIBRATION_METHOD,
-        choices=CALIBRATION_METHODS,
-        help="How INT8 finds ranges: minmax, percentile or entropy.",
-    )
+    calibration_method: str = calibration_method_option()
 
     def __post_init__(self) -> None:
         check(self)
@@ -103,11 +109,7 @@ class BuildOptions(TargetOptions):
         None,
         help=f"Images INT8 and FP8 are calibrated on; {CALIBRATION_IMAGES} if not done before.",
     )
-    calibration_method: str = option(
-        CALIBRATION_METHOD,
-        choices=CALIBRATION_METHODS,
-        help="How INT8 finds ranges: minmax, percentile or entropy.",
-    )
+    calibration_method: str = calibration_method_option()
 
     def __post_init__(self) -> None:
         check(self)

@@ -9,7 +9,7 @@ from dmcp_deploy.artifact import encode
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.plan import ChannelPlan, Keep, NetworkSpec
 from dmcp_deploy.text_table import columns
-from dmcp_deploy.units import format_macs
+from dmcp_deploy.units import format_input, format_macs
 
 _TOTALS = ("macs", "params")
 
@@ -87,7 +87,7 @@ def diff_table(differences: dict[str, Any], names: tuple[str, str]) -> str:
 
 def describe_network(spec: NetworkSpec) -> str:
     """Returns a network with its width, classes and input in one line."""
-    shape = "x".join(map(str, spec.input_shape))
+    shape = format_input(spec.input_shape)
     return f"{spec.model} x{spec.width_mult:g}, {spec.num_classes} classes, input {shape}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from dmcp_deploy.data.noise import noise
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.cost import Cost
 from dmcp_deploy.network.graph import Group, Network
+from dmcp_deploy.network.listing import notes
 from dmcp_deploy.options.export import BuildOptions
 from dmcp_deploy.options.run import Compute, RunOptions
 from dmcp_deploy.plan import NetworkSpec
@@ -24,12 +26,11 @@ from dmcp_deploy.run.rehearsal import Branch, Phase, build, convert_to, phases_o
 from dmcp_deploy.run.resolve import make_request
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.search.problem import SearchProblem
-from dmcp_deploy.text_table import columns
-from dmcp_deploy.units import format_macs
+from dmcp_deploy.text_table import columns, few
+from dmcp_deploy.units import format_input, format_macs
 
 #: What a network is converted to, beside the FP32 that it is exported in.
 _PRECISIONS = ("fp16", "bf16", "int8")
-_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -84,38 +85,43 @@ def check(
     else:
         images = open_data(options.data, progress=compute.progress)
     request = make_request(model, "100%", options, compute, images=images)
-    context = RunContext(RunDir(Path("check")), request, compute, images)
-    problem = search_problem(context)
-    lowest_macs, full_macs = problem.cost.macs(problem.grid.low), problem.cost.full_macs
-    middle = (lowest_macs + full_macs) // 2
-    context = replace(context, request=replace(request, budget=str(middle)))
-    problem = replace(problem, budget_macs=middle)
-    engines, absent = _engines()
-    branches = {name: partial(convert_to, name) for name in _PRECISIONS} | engines
-    phases = _tried(context, problem, branches)
-    return Check(problem.network, request.align, lowest_macs, full_macs, phases, absent)
+    with tempfile.TemporaryDirectory(prefix="dmcp-deploy-") as folder:
+        return _checked(RunContext(RunDir(Path(folder) / "check"), request, compute, images))
 
 
-def check_text(found: Check) -> str:
+def check_text(result: Check) -> str:
     """Returns what a check has found, as text."""
-    network, spec = found.network, found.network.spec
-    sides = "x".join(map(str, spec.input_shape))
+    network, spec = result.network, result.network.spec
     params = Cost(network).params({})
     rows: list[tuple[str, ...]] = [("tried", "seconds", "")]
-    rows += [(p.name, f"{p.seconds:.1f}", p.fault or "works") for p in found.phases]
-    rows += [(name, "", reason) for name, reason in found.absent.items()]
-    share = found.lowest_macs / found.full_macs
+    rows += [(p.name, f"{p.seconds:.1f}", p.fault or "works") for p in result.phases]
+    rows += [(name, "", reason) for name, reason in result.absent.items()]
+    share = result.lowest_macs / result.full_macs
     return "\n".join(
         [
-            f"{spec.model} on {sides} for {spec.num_classes} classes:"
-            f" {format_macs(found.full_macs)} multiply-adds, {format_macs(params)} parameters",
+            f"{spec.model} on {format_input(spec.input_shape)} for {spec.num_classes} classes:"
+            f" {format_macs(result.full_macs)} multiply-adds, {format_macs(params)} parameters",
             *_channel_lines(network),
-            f"budgets: {format_macs(found.lowest_macs)} to {format_macs(found.full_macs)},"
-            f" {share:.1%} to 100% (--align {found.align})",
+            f"budgets: {format_macs(result.lowest_macs)} to {format_macs(result.full_macs)},"
+            f" {share:.1%} to 100% (--align {result.align})",
             "",
             columns(rows, right=(1,)),
         ]
     )
+
+
+def _checked(context: RunContext) -> Check:
+    """Tries the chain at a budget in the middle of those that can be reached."""
+    problem = search_problem(context)
+    lowest_macs, full_macs = problem.cost.macs(problem.grid.low), problem.cost.full_macs
+    middle = (lowest_macs + full_macs) // 2
+    request = replace(context.request, budget=str(middle))
+    engines, absent = _engines()
+    branches = {name: partial(convert_to, name) for name in _PRECISIONS} | engines
+    phases = _tried(
+        replace(context, request=request), replace(problem, budget_macs=middle), branches
+    )
+    return Check(problem.network, request.align, lowest_macs, full_macs, phases, absent)
 
 
 def _tried(context: RunContext, problem: SearchProblem, branches: dict[str, Branch]) -> list[Phase]:
@@ -153,9 +159,6 @@ def _channel_lines(network: Network) -> list[str]:
         if group.reason is not None:
             held[group.reason].append(group)
     for reason, groups in held.items():
-        names = ", ".join(group.name for group in groups[:_SHOWN])
-        more = f" and {len(groups) - _SHOWN} more" if len(groups) > _SHOWN else ""
-        lines.append(f"held: {sum(g.size for g in groups)} channels ({names}{more}): {reason}")
-    if network.opaque:
-        lines.append(f"not traced, kept whole: {', '.join(sorted(network.opaque))}")
-    return lines
+        names = few([group.name for group in groups])
+        lines.append(f"held: {sum(g.size for g in groups)} channels ({names}): {reason}")
+    return [*lines, *notes(network)]

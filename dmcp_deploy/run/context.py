@@ -22,7 +22,7 @@ from dmcp_deploy.training.distributed import is_main, wait_for_all
 from dmcp_deploy.training.loop import LoopSettings
 from dmcp_deploy.training.precision import Precision, choose_precision
 from dmcp_deploy.training.recipe import Recipe, recipe_from_json
-from dmcp_deploy.units import Budget, parse_budget
+from dmcp_deploy.units import Budget, format_input, parse_budget
 
 SUPERNET = "supernet.safetensors"
 
@@ -150,5 +150,5 @@ class RunContext:
 
 
 def _describe(spec: NetworkSpec) -> str:
-    sides = "x".join(str(n) for n in spec.input_shape)
-    return f"{spec.model} x{spec.width_mult:g} for {spec.num_classes} classes on {sides} inputs"
+    size = format_input(spec.input_shape)
+    return f"{spec.model} x{spec.width_mult:g} for {spec.num_classes} classes on {size} inputs"

@@ -8,9 +8,8 @@ from torch import nn
 
 from dmcp_deploy.artifact import digest_file
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.network.fresh import forget_weights
 from dmcp_deploy.network.graph import Network
-from dmcp_deploy.network.models import build_network
+from dmcp_deploy.network.models import build_network, forget_weights
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.run.context import SUPERNET, RunContext

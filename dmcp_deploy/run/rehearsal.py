@@ -9,7 +9,8 @@ from __future__ import annotations
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -81,10 +82,11 @@ def rehearse(
     """
     branches = {} if engines is None else {"engines": partial(build, engines)}
     phases = []
-    for phase in phases_of(context, problem, branches):
-        if phase.fault is not None:
-            raise DmcpError(phase.fault)
-        phases.append(phase)
+    with closing(phases_of(context, problem, branches)) as tried:
+        for phase in tried:
+            if phase.fault is not None:
+                raise DmcpError(phase.fault)
+            phases.append(phase)
     parts = ", ".join(f"{phase.name} {phase.seconds:.1f} s" for phase in phases)
     context.compute.progress.say(
         f"Rehearsal of the whole chain ({context.request.method}): {parts}"
@@ -94,7 +96,7 @@ def rehearse(
 
 def phases_of(
     context: RunContext, problem: SearchProblem, branches: Mapping[str, Branch]
-) -> Iterator[Phase]:
+) -> Generator[Phase, None, None]:
     """Yields each part of the chain once it is tried, up to the first that fails; then branches.
 
     Args:
@@ -158,11 +160,16 @@ def _small(context: RunContext, folder: Path) -> RunContext:
     )
     count = max(_TRAINING_IMAGES, 2 * max(sizes) * world_size())
     compute = replace(
-        context.compute, workers=0, tensorboard=False, supernet=None, progress=NO_PROGRESS
+        context.compute,
+        workers=0,
+        tensorboard=False,
+        supernet=None,
+        rehearse=False,
+        progress=NO_PROGRESS,
     )
     request = replace(asked, max_steps=1, recipe=recipe_to_json(recipe))
     images = spread(context.data.images, count, _VALIDATION_IMAGES)
-    return RunContext(RunDir(folder), request, replace(compute, rehearse=False), images)
+    return RunContext(RunDir(folder), request, compute, images)
 
 
 def _slowed(schedule: Schedule) -> Schedule:
@@ -224,9 +231,11 @@ def _foreign(name: str, request: RunRequest, err: Exception) -> str:
     frames = traceback.extract_tb(err.__traceback__)
     theirs = [f for f in frames if "site-packages" not in f.filename and _PACKAGE not in f.filename]
     place = f", at {Path(theirs[-1].filename).name}:{theirs[-1].lineno}" if theirs else ""
+    short = isinstance(err, torch.OutOfMemoryError)
+    remedy = "take a smaller --batch-size" if short else "mend the network before it is trained"
     return (
         f"{request.network.model} fails in the first step of {name}"
-        f" ({type(err).__name__}: {reason_of(err)}{place}): mend the network before it is trained."
+        f" ({type(err).__name__}: {reason_of(err)}{place}): {remedy}."
     )
 
 

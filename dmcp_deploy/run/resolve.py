@@ -159,7 +159,7 @@ def _weights(source: str | None, earlier: RunRequest | None) -> tuple[str | None
             f"{path} has changed since the run was begun, which goes on with its own copy (slice,"
             " train, export): choose another --out for the new weights."
         )
-    same = digest == known[1] and (known[0] or "").endswith(f":{place}" if place else "")
+    same = digest == known[1] and Path(known[0] or "").name.partition(":")[2] == place
     return known if same else (asked, digest)
 
 

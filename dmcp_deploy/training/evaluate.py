@@ -69,8 +69,8 @@ def recalibrate(
                 model(precision.move(batch).images)
             count += 1
     if shared:
-        found = {id(t): t for t in (*running_statistics(model), *averages.statistics)}
-        _average([*found.values()], count, precision)
+        moved = {id(t): t for t in (*running_statistics(model), *averages.statistics)}
+        _average([*moved.values()], count, precision)
 
 
 @torch.no_grad()

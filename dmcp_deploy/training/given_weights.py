@@ -7,13 +7,12 @@ from collections.abc import Sequence
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.graph import Network
+from dmcp_deploy.text_table import few
 from dmcp_deploy.training.matching import Match, Matcher
 from dmcp_deploy.training.weight_files import Stored
 from dmcp_deploy.training.weights import load_state, misfit_error
 
 _AVERAGED = re.compile(r"(^|[._])(ema|swa|shadow|averaged?)([._]|$)", re.IGNORECASE)
-
-_SHOWN = 4  # names that are told of each kind
 
 
 def load_given(
@@ -66,10 +65,5 @@ def _choice(source: str, chosen: Match, fitting: Sequence[Match]) -> list[str]:
 
 
 def _omission(source: str, chosen: Match) -> list[str]:
-    parts = [f"{_listed(names)} ({why})" for why, names in chosen.left_out.items()]
+    parts = [f"{few(sorted(names))} ({why})" for why, names in chosen.left_out.items()]
     return [f"Left out of {source}: {'; '.join(parts)}"] if parts else []
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(sorted(names)[:_SHOWN]) + more

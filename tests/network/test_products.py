@@ -35,6 +35,32 @@ def test_a_product_counts_as_derived_by_hand(name: str) -> None:
     assert count(product(name)) == STEM + WRITTEN[name].macs
 
 
+class Mix(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.factor
+
+
+class Mixed(nn.Module):
+    """Calls one module of a stored factor twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.mix, self.head = nn.Conv2d(3, 8, 1), Mix(), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.mix(self.mix(self.stem(x).mean((2, 3)))))
+
+
+def test_a_module_that_is_called_twice_is_one_line() -> None:
+    cost = Cost(trace_network(Mixed().eval(), NetworkSpec("mixed", 1.0, 5, INPUT)))
+    (mixed,) = (layer for layer in cost.layer_costs({}) if layer.kind == "other")
+    assert (mixed.name, mixed.macs, mixed.params) == ("mix", 2 * 8 * 8, 8 * 8)
+
+
 @ALL
 def test_it_counts_as_torch_does_but_for_what_is_no_layer(name: str) -> None:
     written, model = WRITTEN[name], product(name)

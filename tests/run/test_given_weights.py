@@ -114,6 +114,11 @@ def test_a_place_in_a_file_can_be_named(weights: Path, tiny_folder: Path, tmp_pa
     succeed(*search(tiny_folder, run, method="uniform", weights=f"{weights}:raw"))
     assert first_filters(run, WEIGHTS_FILE).abs().sum() > 0
     assert RunDir(run).request().weights == f"{weights}:raw"
+    moved = weights.rename(tmp_path / "moved.pth")
+    succeed(*search(tiny_folder, run, method="uniform", weights=f"{moved}:raw"))
+    for other in (moved, f"{moved}:ema"):
+        sentence = refused(*search(tiny_folder, run, method="uniform", weights=other))
+        assert "other settings (weights: " in sentence
 
 
 def context(run: Path) -> RunContext:

@@ -116,12 +116,17 @@ def test_check_tells_what_a_network_can_do(tiny_folder, temporary):
     assert not list(temporary.iterdir())
 
 
-def test_check_names_the_part_that_fails():
+def test_check_names_the_part_that_fails(tmp_path, monkeypatch):
+    begun = tmp_path / "check" / "run.json"
+    begun.parent.mkdir()
+    begun.write_text("somebody's run")
+    monkeypatch.chdir(tmp_path)
     where = ("--model", "stubborn_nets:fails_in_training", "--input-size", 32, "--classes", 3)
     result = call("check", *where)
     assert result.exit_code == 1
     assert "no such teacher" in result.stdout
     assert "stubborn_nets.py:" in result.stdout
+    assert begun.read_text() == "somebody's run"
 
 
 def test_check_refuses_what_is_no_classifier():

@@ -18,6 +18,7 @@ from dmcp_deploy.onnxgraph.layers import onnx_layers
 from dmcp_deploy.onnxgraph.precision import read_precision
 from dmcp_deploy.plan import ChannelPlan, NetworkSpec
 from dmcp_deploy.registry import ONNX_RUNTIMES
+from dmcp_deploy.units import format_input
 
 #: Input and output channels of each layer.
 Channels = Mapping[str, tuple[int, int]]
@@ -256,5 +257,5 @@ def _channels(layer: TableLayer, widths: Mapping[str, int], table: LatencyTable)
 
 
 def _describe(spec: NetworkSpec) -> str:
-    size = "x".join(map(str, spec.input_shape))
+    size = format_input(spec.input_shape)
     return f"{spec.model} x{spec.width_mult:g} for {spec.num_classes} classes at {size}"
