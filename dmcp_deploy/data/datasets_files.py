@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torchvision.datasets.folder import has_file_allowed_extension, make_dataset
 
 from dmcp_deploy.data.folder_advice import LAYOUT, folder_advice, without_pictures
 from dmcp_deploy.data.ranges import with_range
@@ -22,6 +21,9 @@ from dmcp_deploy.text_table import few
 
 EXTENSIONS = tuple(f".{ending}" for ending in PICTURES)
 
+#: Folders that macOS and Synology put beside pictures, with files named like them.
+_ADDED = ("__MACOSX", "@eaDir")
+
 _ELPV_CLASSES = ("functional", "defective")
 _ELPV_VAL_SHARE = 0.25
 
@@ -29,7 +31,7 @@ _ELPV_VAL_SHARE = 0.25
 def open_folder(path: Path) -> ImageData:
     """Returns the data set in a folder with train/CLASS/ and val/CLASS/ picture files.
 
-    Files and folders whose names begin with a dot are passed over.
+    Files and folders whose names begin with a dot, and those that systems add, are passed over.
 
     Raises:
         DmcpError: A part is missing, empty or unreadable, or train and val differ in classes.
@@ -102,27 +104,46 @@ def _checked_classes(path: Path) -> tuple[str, ...]:
 
 def _folders(path: Path) -> list[str]:
     with os.scandir(path) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+        return sorted(entry.name for entry in entries if entry.is_dir() and _is_seen(entry.name))
 
 
 def _split(folder: Path, classes: tuple[str, ...]) -> FileImages:
-    numbers = {name: number for number, name in enumerate(classes)}
-    samples = make_dataset(str(folder), numbers, is_valid_file=_is_picture_name, allow_empty=True)
-    labels = torch.tensor([label for _, label in samples], dtype=torch.int64)
-    counts = torch.bincount(labels, minlength=len(classes)).tolist()
-    if 0 in counts:
-        empty = folder / classes[counts.index(0)]
+    pictures = [_pictures(os.path.join(folder, name)) for name in classes]
+    if [] in pictures:
+        empty = folder / classes[pictures.index([])]
         raise DmcpError(
             f"The class folder {empty} holds no pictures ({without_pictures(empty)}): fill it with"
             f" {', '.join(EXTENSIONS)} files, or remove the class from train/ and val/."
         )
-    names = [path[len(str(folder)) + 1 :] for path, _ in samples]
+    counts = torch.tensor([len(each) for each in pictures])
+    labels = torch.repeat_interleave(torch.arange(len(classes)), counts)
+    names = [path[len(str(folder)) + 1 :] for each in pictures for path in each]
     return FileImages(folder, names, labels, channels=3, centred=True)
 
 
-def _is_picture_name(path: str) -> bool:
-    hidden = os.path.basename(path).startswith(".")
-    return not hidden and has_file_allowed_extension(path, EXTENSIONS)
+def _pictures(folder: str) -> list[str]:
+    """Returns the paths of all picture files below a folder, linked ones included, in order."""
+    return [
+        os.path.join(place, name)
+        for place, files in sorted(_walked(folder))
+        for name in sorted(files)
+        if _is_seen(name) and name.lower().endswith(EXTENSIONS)
+    ]
+
+
+def _walked(folder: str) -> Iterator[tuple[str, list[str]]]:
+    """Yields each folder below one, that one included, and its files; links may lead in circles."""
+    seen = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        folders[:] = sorted(filter(_is_seen, folders)) if real not in seen else []
+        if real not in seen:
+            yield place, files
+        seen.add(real)
+
+
+def _is_seen(name: str) -> bool:
+    return not name.startswith(".") and name not in _ADDED
 
 
 def _identity(splits: dict[str, FileImages]) -> Iterator[str]:

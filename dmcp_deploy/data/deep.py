@@ -14,7 +14,7 @@ from dmcp_deploy.errors import DmcpError
 WHOLE, FLOATING, COLOUR = "16-bit or 32-bit", "floating-point", "16-bit colour"
 
 _FULL = 65535
-_DARKEST = 32  # of white, with 255 for the least: a picture below it would be all but black
+_DARKEST = 128  # of white, with 255 for the least: what is all below it is of another range
 _ROUNDING = 0.01  # of white: what resampling oversteps a range by
 _BEYOND = 2  # times white: what is above it is no highlight but another range
 

@@ -23,6 +23,7 @@ INITS = ("scratch", "sliced")
 
 _LARGEST_SEED = 2**63 - 1
 _SMALLEST_SIDE = 16
+_LARGEST_SIDE = 9999  # a picture of such sides takes a gigabyte in training
 _PICTURE_CHANNELS = (1, 3)
 
 
@@ -119,7 +120,10 @@ class RunOptions(RunSettings, SizeOptions):
 
     input_size: int | None = input_size_option(least=_SMALLEST_SIDE)
     train_size: int | None = option(
-        None, least=_SMALLEST_SIDE, help="Shorter side of the training images in pixels."
+        None,
+        least=_SMALLEST_SIDE,
+        most=_LARGEST_SIDE,
+        help="Shorter side of the training images in pixels.",
     )
     recipe: str | None = option(
         None,

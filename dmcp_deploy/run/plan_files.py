@@ -130,7 +130,8 @@ def _networks(
         path, place = split_source(weights)
         stored = stored_weights(path)
         dense = slice_network(network, plan.groups)
-        pruned = next((s.tensors for s in stored if not misfits(dense, s.tensors)), None)
+        inside = (s.tensors for s in stored if not place or f"{s.place}.".startswith(f"{place}."))
+        pruned = next((tensors for tensors in inside if not misfits(dense, tensors)), None)
         if pruned is not None and plan.macs < plan.full_macs:
             load_state(dense, pruned)
             return network, dense.eval(), None

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from dmcp_deploy.network.aliases import names_of_tensors, tensors_of
@@ -64,7 +65,8 @@ class Matcher:
         given = list(renamings(stored, self._state))
         plain = [self._judge(each, each.tensors) for each in given]
         fitting = [match for match in plain if not match.flaws]
-        return fitting or self._translated(given) or [max(plain, key=lambda m: m.agreeing)]
+        usable = [each for each in given if not _unusable(self._state, each.tensors)]
+        return fitting or self._translated(usable) or [max(plain, key=lambda m: m.agreeing)]
 
     def contradictions(self, tensors: Mapping[str, Tensor]) -> list[str]:
         """Returns where two names of one tensor stand for different values, in words."""
@@ -95,10 +97,11 @@ class Matcher:
                 flaws.append(text)
             else:
                 left_out.setdefault(reason, []).append(name)
+        skipped = {name for names in left_out.values() for name in names}
+        flaws += _unusable(self._state, _without(tensors, skipped))
         for name in given.around:
             left_out.setdefault(COUNTERS if _is_counter(name) else AROUND, []).append(name)
         agreeing = sum(n in tensors and tensors[n].shape == t.shape for n, t in self._state.items())
-        skipped = {name for names in left_out.values() for name in names}
         return Match(given.place, _without(tensors, skipped), flaws, left_out, agreeing)
 
     def _excuse(self, name: str, tensors: Mapping[str, Tensor]) -> str | None:
@@ -111,6 +114,25 @@ class Matcher:
         if name not in tensors:
             return None if self._head & tensors.keys() else NO_HEAD
         return OTHER_CLASSES if tensors[name].shape[1:] == self._state[name].shape[1:] else None
+
+
+def _unusable(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
+    """Returns which tensors are no numbers that the network's can be set to, in words."""
+    known = [name for name in tensors if name in state]
+    reasons = ((name, _why_unusable(tensors[name], state[name])) for name in known)
+    return [f"{name} holds {reason}" for name, reason in reasons if reason]
+
+
+def _why_unusable(tensor: Tensor, wanted: Tensor) -> str | None:
+    if tensor.is_meta or tensor.is_quantized or tensor.layout != torch.strided:
+        return "quantized numbers, sparse ones or none, where plain ones are needed"
+    if not wanted.is_floating_point():
+        return None
+    if not tensor.is_floating_point():
+        return f"{tensor.dtype} where {wanted.dtype} is needed"
+    if wanted.isfinite().all() and not tensor.float().isfinite().all():
+        return "values that are not numbers, or infinite: take weights from before that"
+    return None
 
 
 def _is_counter(name: str) -> bool:

@@ -7,6 +7,7 @@ import pathlib
 import pickle
 import re
 import struct
+import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,13 @@ _NO_TENSORS = (
 )
 
 _SUFFIX = ".safetensors"
+
+#: How files begin that are something else than their names say, and what to do about it.
+_OTHER_FILES = (
+    (b"version https://git-lfs", "a pointer of Git LFS: run `git lfs pull` where it is from"),
+    (b"<", "a page of the web or other text: fetch the file itself"),
+    (b"{", "JSON, as the index of several files is: give one file with all of the weights"),
+)
 
 
 @dataclass(frozen=True)
@@ -51,9 +59,10 @@ def stored_weights(path: Path) -> list[Stored]:
     Raises:
         DmcpError: The file is absent or damaged, holds more than tensors, or none.
     """
-    if Path(path).suffix == _SUFFIX:
+    beginning = _beginning(path)
+    if _is_safetensors(path, beginning):
         return [Stored("", read_tensors(path))]
-    stored = list(_places(_read_torch(path), ""))
+    stored = list(_places(_read_torch(path, beginning), ""))
     if not stored:
         raise DmcpError(f"The weights file {path} holds no state dict of tensors.")
     return stored
@@ -70,6 +79,8 @@ def split_source(source: str) -> tuple[Path, str]:
         return path, ""
     if file and Path(file).is_file():
         return Path(file), place
+    if "://" in source:
+        raise DmcpError(f"The weights {source} are an address: fetch the file, and name that.")
     what = "{} is a folder" if path.is_dir() else "There is no weights file {}"
     raise DmcpError(
         f"{what.format(path.resolve())}: give none, imagenet, or a file of weights"
@@ -77,12 +88,31 @@ def split_source(source: str) -> tuple[Path, str]:
     )
 
 
-def _read_torch(path: Path) -> Any:
-    if not Path(path).is_file():
-        raise DmcpError(f"There is no weights file {path}.")
+def _beginning(path: Path) -> bytes:
+    """Returns the first bytes of a file, which tell its format whatever it is called."""
     try:
-        with torch.serialization.safe_globals(_harmless_types()):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:
+            return file.read(64)
+    except OSError as err:
+        raise DmcpError(f"Cannot read the weights file {path}: {reason_of(err)}.") from err
+
+
+def _is_safetensors(path: Path, beginning: bytes) -> bool:
+    if beginning[8:9] == b"{":  # after the length of its header
+        return True
+    known = (b"PK", b"\x80", *(each for each, _ in _OTHER_FILES))
+    return Path(path).suffix == _SUFFIX and not beginning.startswith(known)
+
+
+def _read_torch(path: Path, beginning: bytes) -> Any:
+    for start, what in _OTHER_FILES:
+        if beginning.startswith(start):
+            raise DmcpError(f"The weights file {path} is {what}.")
+    if beginning.startswith(b"PK") and not zipfile.is_zipfile(path):
+        raise DmcpError(f"The weights file {path} is cut off: fetch or write it again.")
+    try:
+        with torch.serialization.safe_globals(_harmless_types()), open(path, "rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
     except (*_NO_TENSORS, OSError) as err:
         raise DmcpError(
             f"The weights file {path} cannot be read as plain tensors ({_reason(err)}): save"
@@ -107,8 +137,11 @@ def _harmless_types() -> list[Any]:
     ]
 
 
-def _places(content: Any, place: str) -> Iterator[Stored]:
+def _places(content: Any, place: str, around: tuple[int, ...] = ()) -> Iterator[Stored]:
     """Yields the dictionaries with tensors in what a file holds, the outer ones first."""
+    if id(content) in around:  # a container may hold itself
+        return
+    around = (*around, id(content))
     if isinstance(content, list | tuple):
         content = {str(number): item for number, item in enumerate(content)}
         content = {key: item for key, item in content.items() if not isinstance(item, Tensor)}
@@ -118,7 +151,7 @@ def _places(content: Any, place: str) -> Iterator[Stored]:
     if any(isinstance(value, Tensor) for value in named.values()):
         yield Stored(place, _tensors(content))
     for key, value in named.items():
-        yield from _places(value, f"{place}.{key}" if place else key)
+        yield from _places(value, f"{place}.{key}" if place else key, around)
 
 
 def _tensors(content: Mapping[Any, Any]) -> Mapping[str, Tensor]:

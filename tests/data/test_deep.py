@@ -69,6 +69,7 @@ def _mode(folder) -> str:
     ("suffix", "write", "words"),
     [
         (".tif", write_floating(2.5), "floating-point pictures of .* values from .* to 2.4"),
+        (".tif", write_floating(40.0), "values from .* to 39.*, of which it cannot be told"),
         (".tif", write_floating(2.0, shift=-1.0), "values from -0.9"),
         (".tif", write_floating(1e12), "black and white: convert them to 8 bits"),
         (".tif", write_floating(1.0, hole=float("nan")), r"tif cannot be used \(it holds values"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -71,9 +72,27 @@ def test_files_that_are_no_pictures_and_hidden_ones_are_passed_over(tmp_path):
     (tmp_path / "train" / "cat" / "notes.txt").write_text("x")
     (tmp_path / "train" / "cat" / "._000.png").write_text("x")
     (tmp_path / "train" / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "train" / "__MACOSX").mkdir()
+    for folder in (".ipynb_checkpoints", "@eaDir"):
+        copies = tmp_path / "train" / "dog" / folder
+        copies.mkdir()
+        shutil.copy(tmp_path / "train" / "dog" / "000.png", copies / "000-copy.png")
     data = open_data(str(tmp_path))
     assert data.classes == ("cat", "dog", "owl")
     assert len(data.train) == 6
+
+
+def test_links_that_lead_in_circles_bring_no_picture_twice(tmp_path):
+    make_folder(tmp_path, train=2)
+    cat, dog = tmp_path / "train" / "cat", tmp_path / "train" / "dog"
+    (cat / "again").symlink_to(cat)
+    (dog / "more").mkdir()
+    (dog / "000.png").rename(dog / "more" / "000.png")
+    (dog / "more" / "up").symlink_to(dog)
+    (dog / "linked.png").symlink_to(tmp_path / "val" / "dog" / "000.png")
+    names = ["cat/000.png", "cat/001.png", "dog/001.png", "dog/linked.png", "dog/more/000.png"]
+    assert open_data(str(tmp_path)).train.names[:5] == names
+    assert len(open_data(str(tmp_path)).train) == 7
 
 
 def test_view_is_the_centre_at_256_to_224(tmp_path):

@@ -36,6 +36,12 @@ def test_splits_of_other_names_are_recognised(tmp_path, split, other):
     assert f"has no {split}/ in it, it holds {other}/: rename that to {split}/" in told(folder)
 
 
+def test_a_data_set_one_folder_further_down_is_named(tmp_path):
+    make_folder(tmp_path / "archive" / "pets")
+    inner = tmp_path / "archive" / "pets"
+    assert f"it holds pets/ with train/ and val/: give {inner}." in told(tmp_path / "archive")
+
+
 def test_what_else_is_found_is_told(tmp_path):
     assert "it holds nothing: put the pictures into train/CLASS/ and val/CLASS/." in told(tmp_path)
     (tmp_path / "readme.txt").write_text("x")

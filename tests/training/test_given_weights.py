@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from weight_nets import Aliased, Legacy, Plain, Wrapped
 
@@ -18,7 +19,7 @@ from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.heads import head_tensors
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.training.given_weights import load_given
-from dmcp_deploy.training.weight_files import Stored, stored_weights
+from dmcp_deploy.training.weight_files import Stored, split_source, stored_weights
 
 State = Mapping[str, Tensor]
 
@@ -73,8 +74,6 @@ def test_weights_are_found_wherever_they_lie(
     if suffix == ".pth":
         torch.save(content, path)
     elif all(isinstance(value, Tensor) for value in content.values()):
-        from safetensors.torch import save_file
-
         save_file(content, path)
     else:  # safetensors hold one flat dictionary
         return
@@ -283,3 +282,66 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(
         load_given(network, [Stored("", prefixed(tensors, beginning))], "w.pth")
     assert f"w.pth does not fit the network: {complaint}" in str(caught.value)
     assert_taken(network.model, before)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda t: t.clone().fill_(torch.nan), "first.weight holds values that are not numbers"),
+        (lambda t: (t * 1e30).half(), "first.weight holds values that are not numbers"),
+        (lambda t: t.to(torch.int8), "first.weight holds torch.int8 where torch.float32 is needed"),
+        (lambda t: t.to_sparse(), "first.weight holds quantized numbers, sparse ones or none"),
+        (lambda t: t.to("meta"), "first.weight holds quantized numbers, sparse ones or none"),
+    ],
+)
+def test_what_are_no_numbers_for_a_weight_is_refused_and_changes_nothing(
+    change: Callable[[Tensor], Tensor], complaint: str
+) -> None:
+    state = trained().state_dict()
+    state["first.weight"] = change(state["first.weight"])
+    network = traced(Plain(3))
+    before = {name: tensor.clone() for name, tensor in network.model.state_dict().items()}
+    with pytest.raises(DmcpError) as caught:
+        load_given(network, [Stored("", state)], "w.pth")
+    assert complaint in str(caught.value)
+    assert_taken(network.model, before)
+
+
+def test_the_format_of_a_file_is_told_by_its_content(tmp_path: Path) -> None:
+    state = trained().state_dict()
+    torch.save(state, tmp_path / "w.safetensors")
+    save_file(dict(state), tmp_path / "w.bin")
+    for name in ("w.safetensors", "w.bin"):
+        network = traced(Plain(3))
+        load_given(network, stored_weights(tmp_path / name), name)
+        assert_taken(network.model, state)
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a pointer of Git LFS"),
+        (b"<!DOCTYPE html><html>", "is a page of the web"),
+        (b'{"metadata": {}, "weight_map": {}}', "is JSON, as the index of several files is"),
+        (b"PK\x03\x04 and no more", "is cut off: fetch or write it again"),
+    ],
+)
+def test_files_of_another_kind_are_told_what_they_are(
+    content: bytes, complaint: str, name: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DmcpError, match=complaint):
+        stored_weights(tmp_path / name)
+
+
+def test_a_container_that_holds_itself_is_looked_through_once(tmp_path: Path) -> None:
+    content: dict[str, Any] = {"model": trained().state_dict()}
+    content["trainer"] = {"checkpoint": content}
+    torch.save(content, tmp_path / "w.pth")
+    assert [stored.place for stored in stored_weights(tmp_path / "w.pth")] == ["model"]
+
+
+def test_an_address_is_to_be_fetched() -> None:
+    with pytest.raises(DmcpError, match=r"https://models\.test/w\.pth are an address: fetch the"):
+        split_source("https://models.test/w.pth")
