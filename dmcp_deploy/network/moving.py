@@ -215,18 +215,11 @@ def setitem_rule(call: Call) -> None:
     part = _index(call, value, index)
     if part is not None and new is None and not call.shape(written):
         return
-    if (
-        part
-        and isinstance(new, Channels)
-        and _is_alike(call.ids.compact(new), call.ids.compact(part))
-    ):
-        call.ids.tie(call.ids.compact(part).ids, call.ids.compact(new).ids)
+    place, moved = (call.ids.compact(v) if isinstance(v, Channels) else None for v in (part, new))
+    if place and moved and (place.axes, place.ids.shape) == (moved.axes, moved.ids.shape):
+        call.ids.tie(place.ids, moved.ids)
     else:
         call.pin_all("a tensor whose channels lie elsewhere is written into a part")
-
-
-def _is_alike(new: Channels, part: Channels) -> bool:
-    return new.axes == part.axes and new.ids.shape == part.ids.shape
 
 
 def _index(call: Call, value: Channels, index: object) -> Value:

@@ -212,7 +212,10 @@ _REDUCTIONS = (
     *(torch.mean, "mean", torch.sum, "sum", torch.amax, "amax", torch.amin, "amin"),
     *(torch.std, "std", torch.var, "var", torch.logsumexp, "logsumexp"),
 )
-_MATRIX_PRODUCTS = (torch.matmul, operator.matmul, torch.bmm, "matmul", "bmm")
+_MATRIX_PRODUCTS = (
+    *(torch.matmul, operator.matmul, torch.bmm, torch.mm),
+    *("matmul", "bmm", "mm"),
+)
 #: Functions that keep their first operand's shape where all other tensors have it too.
 _ELEMENTWISE = frozenset(operation for operation in (*_SAME, *_BINARY) if callable(operation))
 _TABLE: dict[Any, Callable[[Call], Value]] = {

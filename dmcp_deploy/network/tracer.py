@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.fx.proxy import Attribute
 
 from dmcp_deploy.network.foreign import traced_through
@@ -134,6 +134,11 @@ class _Tracer(fx.Tracer):
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         if self._values.looking:
             return attr_val
+        # What is computed of them must follow weights that are loaded later; small and whole
+        # numbers are mostly flags, on which Python decides.
+        self.proxy_buffer_attributes = (
+            isinstance(attr_val, Tensor) and attr_val.is_floating_point() and attr_val.ndim > 0
+        )
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
