@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -58,6 +59,9 @@ class _Annotator:
         before = self._counter.macs
         with self._counter:
             value = node_value(node, args, kwargs, self._fetch, self._call)
+        if node.target is operator.setitem and self._counter.is_from_input(args[2]):
+            self._counter.noted(args[0])
+            node.args[0].meta["from_input"] = True  # type: ignore[union-attr]
         node.meta["macs"] = (self._counter.macs - before) // BATCH
         return value
 

@@ -12,6 +12,7 @@ from torch import fx
 from dmcp_deploy.network.call import Call, Value
 from dmcp_deploy.network.channels import Channels, Ids
 from dmcp_deploy.network.reshape import with_axis
+from dmcp_deploy.network.rewrites import Count
 
 #: Channels and shape of a tensor.
 Operand = tuple[Value, Any]
@@ -87,7 +88,7 @@ def _along_shared(call: Call, x: Channels, other: Channels) -> Channels:
     return call.ids.compact(x)
 
 
-def addcmul_rule(call: Call) -> Value:
+def elementwise_rule(call: Call) -> Value:
     """Several operands, element by element."""
     return _broadcast(call, call.node.all_input_nodes)
 
@@ -171,6 +172,51 @@ def matmul_rule(call: Call) -> Value:
     if places == (None, 1):
         return Channels(right.ids, (ndim - 1,))
     return _by_batch(call, [left, right], "a matrix product of channels with other axes")
+
+
+def linear_rule(call: Call) -> Value:
+    """A product with a stored matrix, which narrows with the channels that it reads."""
+    x, weight, bias = (call.argument(i, n) for i, n in enumerate(("input", "weight", "bias")))
+    read, stored = (_or_none(call, operand) for operand in (x, weight))
+    call.ids.pin(call.channels(bias), "a bias of its own")
+    if stored is not None and 1 in stored.axes and stored.ids.ndim > 1:
+        call.ids.tie_along(stored.ids, 0)
+        stored = call.ids.compact(stored)
+    if read is None and stored is None:
+        return None
+    last = len(call.shape(x)) - 1
+    if read is None or stored is None or (read.axes, stored.axes) != ((last,), (1,)):
+        call.pin_all("a matrix product of channels with other axes")
+        return None
+    call.ids.tie(read.ids, stored.ids)
+    return None
+
+
+def norm_rule(call: Call) -> Value:
+    """A layer norm over the last axis: of all channels that are left, where they lie there."""
+    x, sizes = call.operand, call.argument(1, "normalized_shape")
+    value, last = _or_none(call, x), len(call.shape(x)) - 1
+    factors = [call.argument(2, "weight"), call.argument(3, "bias")]
+    written = isinstance(sizes, tuple | list) and len(sizes) == 1
+    if not written or value is None or value.axes != (last,):
+        over_others = written and value is not None and last not in value.axes
+        call.ids.pin([call.channels(f) for f in factors], "a norm over other axes")
+        call.ids.pin(None if over_others else value, "a layer norm over more than the channels")
+        return value if over_others else None
+    for factor in (factor for factor in factors if factor is not None):
+        scale = _or_none(call, factor)
+        if scale is None:
+            call.ids.pin(value, "combined with a tensor whose channels are unknown")
+            return None
+        call.ids.tie(value.ids, scale.ids)
+    if isinstance(sizes[0], int):
+        call.rewrite({call.key(1, "normalized_shape"): [Count(value.ids)]})
+    return value
+
+
+def _or_none(call: Call, operand: object) -> Channels | None:
+    value = call.channels(operand)
+    return call.ids.compact(value) if isinstance(value, Channels) else None
 
 
 def attention_rule(call: Call) -> Value:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -152,6 +152,7 @@ class Network:
             "numbers of channels are written down in": written,
             "its output does not depend on": self.dropped,
             "in training alone it calls": self.only_in_training,
+            "a copy would share the full network's hooks of": list(_sharing_hooks(self.model)),
         }
         told = [f"{reason} {few(names)}" for reason, names in reasons.items() if names]
         return "; ".join(told) or None
@@ -173,6 +174,15 @@ class Network:
     def sizes(self) -> dict[str, int]:
         """Returns the channels of every group."""
         return {group.name: group.size for group in self.groups}
+
+
+def _sharing_hooks(model: nn.Module) -> Iterator[str]:
+    """Yields the modules with hooks whose functions hold objects that a copy does not copy."""
+    for name, module in model.named_modules():
+        hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        cells = [cell for hook in hooks for cell in getattr(hook, "__closure__", None) or ()]
+        if not all(isinstance(cell.cell_contents, str | int | float) for cell in cells):
+            yield name or type(model).__name__
 
 
 def assemble(spec: NetworkSpec, model: nn.Module, trace: Trace, couplings: Couplings) -> Network:

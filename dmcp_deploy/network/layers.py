@@ -185,6 +185,12 @@ _ACTIVATIONS: tuple[type[nn.Module], ...] = (
     nn.Mish,
     nn.Softplus,
     nn.LogSigmoid,
+    nn.Softsign,
+    nn.Tanhshrink,
+    nn.Hardshrink,
+    nn.Softshrink,
+    nn.Threshold,
+    nn.RReLU,
 )
 _SPATIALS: tuple[type[nn.Module], ...] = (
     *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
@@ -199,6 +205,7 @@ _SPATIALS: tuple[type[nn.Module], ...] = (
 )
 _OTHERS: tuple[type[nn.Module], ...] = (
     *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout),
+    nn.FeatureAlphaDropout,
 )
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _BATCH_NORMS: tuple[type[nn.Module], ...] = (

@@ -99,6 +99,46 @@ def transpose_rule(call: Call) -> Value:
     return permute_channels(call.channels(x), order)
 
 
+def movedim_rule(call: Call) -> Value:
+    """Axes that move to other places, the rest in order."""
+    ndim = len(call.shape(call.operand))
+    ends = [call.argument(place, name) for place, name in ((1, "source"), (2, "destination"))]
+    sources, places = ([a % ndim for a in ([e] if isinstance(e, int) else e)] for e in ends)
+    order = [axis for axis in range(ndim) if axis not in sources]
+    for place, axis in sorted(zip(places, sources, strict=True)):
+        order.insert(place, axis)
+    value = call.channels(call.operand)
+    return None if value is None else permute_channels(value, order)
+
+
+def shuffle_rule(call: Call) -> Value:
+    """Pixels made of channels: those of a block go as one."""
+    value, side = _along_channels(call), call.argument(1, "upscale_factor")
+    if value is None:
+        return None
+    blocks = value.ids.reshape(-1, side**2)
+    call.ids.tie_rows(blocks)
+    return Channels(blocks[:, 0], value.axes)
+
+
+def unshuffle_rule(call: Call) -> Value:
+    """Channels made of pixels."""
+    value, side = _along_channels(call), call.argument(1, "downscale_factor")
+    return None if value is None else Channels(value.ids.repeat(side**2), value.axes)
+
+
+def _along_channels(call: Call) -> Channels | None:
+    """Returns the channels of pictures; pinned, and None, where they lie along another axis."""
+    value = call.channels(call.operand)
+    if not isinstance(value, Channels):
+        return None
+    value = call.ids.compact(value)
+    if value.axes != (len(call.shape(call.operand)) - 3,):
+        call.ids.pin(value, "pixels are made of another axis than the channels'")
+        return None
+    return value
+
+
 def chunk_rule(call: Call) -> Value:
     """Parts that are equal and cut anew at every width, so that their channels are tied."""
     axis, parts = call.axis(place=2), call.node.meta["shape"]
@@ -163,6 +203,23 @@ def getitem_rule(call: Call) -> Value:
         return None if value is None else value[index]
     call.pin_all("an index is computed while the network runs")
     return None
+
+
+def setitem_rule(call: Call) -> None:
+    """What is written into a part of a tensor is tied to that part."""
+    source, index, written = call.node.args
+    value, new = call.channels(source), call.channels(written)
+    if not isinstance(value, Channels):
+        call.pin_all("written into a tensor whose channels are unknown")
+        return
+    part = _index(call, value, index)
+    if part is not None and new is None and not call.shape(written):
+        return
+    place, moved = (call.ids.compact(v) if isinstance(v, Channels) else None for v in (part, new))
+    if place and moved and (place.axes, place.ids.shape) == (moved.axes, moved.ids.shape):
+        call.ids.tie(place.ids, moved.ids)
+    else:
+        call.pin_all("a tensor whose channels lie elsewhere is written into a part")
 
 
 def _index(call: Call, value: Channels, index: object) -> Value:

@@ -14,12 +14,14 @@ from torch import Tensor, fx
 from dmcp_deploy.network.call import Call, Value, fits, operation_name
 from dmcp_deploy.network.channels import Channels
 from dmcp_deploy.network.combining import (
-    addcmul_rule,
     attention_rule,
     binary_rule,
     cat_rule,
+    elementwise_rule,
     expand_as_rule,
+    linear_rule,
     matmul_rule,
+    norm_rule,
     stack_rule,
 )
 from dmcp_deploy.network.einsum import einsum_rule
@@ -29,14 +31,18 @@ from dmcp_deploy.network.moving import (
     flatten_rule,
     flip_rule,
     getitem_rule,
+    movedim_rule,
     pad_rule,
     permute_rule,
     reshape_rule,
     roll_rule,
+    setitem_rule,
+    shuffle_rule,
     split_rule,
     squeeze_rule,
     transpose_rule,
     unbind_rule,
+    unshuffle_rule,
     unsqueeze_rule,
 )
 from dmcp_deploy.network.reshape import Shape, permute_channels, with_axis, without_axis
@@ -50,7 +56,7 @@ def propagate(call: Call) -> Value:
     node = call.node
     shape = node.meta["shape"]
     if shape is None:
-        return None
+        return setitem_rule(call) if node.target is operator.setitem else None
     rule = _TABLE.get(node.target)
     if rule is None:
         call.pin_all(f"{operation_name(node)} is not in the layer table")
@@ -89,6 +95,18 @@ def _same(call: Call) -> Value:
     if len(tracked) > 1:
         call.pin_all(f"{operation_name(call.node)} reads several tensors")
     return call.channels(call.operand)
+
+
+def _reshaped_once(rule: Callable[[Call], Value], call: Call) -> Value:
+    """A tensor that gets another shape in place, where nothing else reads it."""
+    if len(call.operand.users) > 1:
+        call.pin_all("its shape is changed in place, and it is read again")
+        return None
+    return rule(call)
+
+
+def _untied(call: Call) -> Value:
+    return None
 
 
 def _spatial(call: Call) -> Value:
@@ -162,6 +180,22 @@ _SAME = (
     *(torch.exp, operator.neg, torch.neg, torch.square, torch.rsqrt, torch.log),
     *("relu", "relu_", "sigmoid", "sigmoid_", "tanh", "contiguous", "clone", "detach", "clamp"),
     *("clamp_", "abs", "neg", "exp", "hardtanh_", "sqrt", "square", "rsqrt", "log"),
+    *(F.softsign, F.tanhshrink, F.hardshrink, F.softshrink, F.threshold, F.rrelu, F.logsigmoid),
+    *(F.relu_, F.leaky_relu_, F.elu_, F.hardtanh_, F.dropout1d, F.dropout3d, F.alpha_dropout),
+    *(torch.sign, torch.erf, torch.sin, torch.cos, torch.floor, torch.round, torch.reciprocal),
+    *("sign", "erf", "sin", "cos", "floor", "round", "reciprocal", "exp_", "abs_", "neg_"),
+    *(torch.zeros_like, torch.ones_like, torch.full_like, torch.rand_like, torch.randn_like),
+)
+#: Tensors of given sizes, of another's type and on its device.
+_NEW = ("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor")
+_COMPARISONS = (
+    *(operator.gt, operator.ge, operator.lt, operator.le, operator.eq, operator.ne),
+    *(torch.gt, torch.ge, torch.lt, torch.le, torch.eq, torch.ne),
+    *("gt", "ge", "lt", "le", "eq", "ne"),
+)
+_BY_ELEMENTS = (
+    *(torch.addcmul, torch.where, torch.masked_fill),
+    *("addcmul", "where", "masked_fill", "masked_fill_"),
 )
 _SOFTMAX = (F.softmax, torch.softmax, "softmax", F.log_softmax, torch.log_softmax)
 _SPATIAL = (
@@ -178,7 +212,10 @@ _REDUCTIONS = (
     *(torch.mean, "mean", torch.sum, "sum", torch.amax, "amax", torch.amin, "amin"),
     *(torch.std, "std", torch.var, "var", torch.logsumexp, "logsumexp"),
 )
-_MATRIX_PRODUCTS = (torch.matmul, operator.matmul, torch.bmm, "matmul", "bmm")
+_MATRIX_PRODUCTS = (
+    *(torch.matmul, operator.matmul, torch.bmm, torch.mm),
+    *("matmul", "bmm", "mm"),
+)
 #: Functions that keep their first operand's shape where all other tensors have it too.
 _ELEMENTWISE = frozenset(operation for operation in (*_SAME, *_BINARY) if callable(operation))
 _TABLE: dict[Any, Callable[[Call], Value]] = {
@@ -187,13 +224,16 @@ _TABLE: dict[Any, Callable[[Call], Value]] = {
     **dict.fromkeys(_SPATIAL, _spatial),
     **dict.fromkeys(_CASTS, _cast),
     **dict.fromkeys(_BINARY, binary_rule),
-    **dict.fromkeys((torch.addcmul, "addcmul"), addcmul_rule),
+    **dict.fromkeys(_COMPARISONS, binary_rule),
+    **dict.fromkeys(_BY_ELEMENTS, elementwise_rule),
+    **dict.fromkeys(_NEW, _untied),
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), cat_rule),
     torch.stack: stack_rule,
-    **dict.fromkeys((torch.flatten, "flatten"), flatten_rule),
+    **dict.fromkeys((torch.flatten, "flatten", "view_as", "reshape_as"), flatten_rule),
     **dict.fromkeys((torch.reshape, "reshape", "view"), reshape_rule),
     **dict.fromkeys((torch.permute, "permute"), permute_rule),
-    **dict.fromkeys((torch.transpose, "transpose"), transpose_rule),
+    **dict.fromkeys((torch.transpose, "transpose", torch.swapaxes, "swapaxes"), transpose_rule),
+    **dict.fromkeys((torch.movedim, "movedim"), movedim_rule),
     **dict.fromkeys((torch.chunk, "chunk"), chunk_rule),
     **dict.fromkeys((torch.split, "split"), split_rule),
     **dict.fromkeys((torch.unbind, "unbind"), unbind_rule),
@@ -202,14 +242,20 @@ _TABLE: dict[Any, Callable[[Call], Value]] = {
     **dict.fromkeys((torch.max, torch.min, "max", "min"), _extremum),
     **dict.fromkeys((torch.unsqueeze, "unsqueeze"), unsqueeze_rule),
     **dict.fromkeys((torch.squeeze, "squeeze"), squeeze_rule),
+    "unsqueeze_": partial(_reshaped_once, unsqueeze_rule),
+    "squeeze_": partial(_reshaped_once, squeeze_rule),
     **dict.fromkeys(_MATRIX_PRODUCTS, matmul_rule),
     torch.einsum: einsum_rule,
+    F.linear: linear_rule,
+    F.layer_norm: norm_rule,
     F.scaled_dot_product_attention: attention_rule,
     "expand": expand_rule,
     "expand_as": expand_as_rule,
     **dict.fromkeys((torch.roll, "roll"), roll_rule),
     **dict.fromkeys((torch.flip, "flip"), flip_rule),
     F.pad: pad_rule,
+    F.pixel_shuffle: shuffle_rule,
+    F.pixel_unshuffle: unshuffle_rule,
     operator.getitem: getitem_rule,
     getattr: _attribute,
 }

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.fx.proxy import Attribute
 
+from dmcp_deploy.network.foreign import traced_through
 from dmcp_deploy.network.known_values import Values
 from dmcp_deploy.network.layers import is_layer
 from dmcp_deploy.network.misfit import describe
@@ -21,6 +24,9 @@ _CONSTRUCTORS = (
 )
 #: What a proxy tells of the machine or the arithmetic, which may be others when the graph runs.
 _PASSING_FACTS = {"device", "dtype", "is_cuda", "is_meta", "layout", "requires_grad"}
+
+#: Layers of torch that are but a function of the operation table.
+_FUNCTIONS = {nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.PixelShuffle, nn.PixelUnshuffle}
 
 
 class UntraceableError(Exception):
@@ -76,7 +82,8 @@ class _Tracer(fx.Tracer):
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         try:
-            return super().trace(root, concrete_args)
+            with traced_through(), torch.enable_grad():
+                return super().trace(root, concrete_args)
         finally:
             for names in self._lent:
                 for name in _LENT:
@@ -89,8 +96,9 @@ class _Tracer(fx.Tracer):
         return lambda root, images: root(images), [self.root, images]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        leaf = module_qualified_name in self._opaque or is_layer(m)
-        return leaf or super().is_leaf_module(m, module_qualified_name)
+        if module_qualified_name in self._opaque or is_layer(m):
+            return True
+        return type(m) not in _FUNCTIONS and super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self,
@@ -105,16 +113,33 @@ class _Tracer(fx.Tracer):
         if m is self.root or not self._is_installed(m):
             return forward(*args, **kwargs)
         try:
-            return super().call_module(m, forward, args, kwargs)
+            return self._as_called(m, super().call_module(m, forward, args, kwargs), args)
         except UntraceableError:
             raise
         except Exception as err:
             # A foreign forward under a proxy may raise anything; the module becomes opaque.
             raise UntraceableError(self.path_of_module(m), describe(err)) from err
 
+    def _as_called(self, module: nn.Module, value: Any, args: tuple[Any, ...]) -> Any:
+        """Returns a module's value without its gradients, where the forward pass wants none.
+
+        Hooks that only look at the value of a layer are shown it.
+        """
+        if not is_layer(module):
+            return value
+        for hook in module._forward_hooks.values():
+            with suppress(Exception):  # What a hook does to the value, the layer's node does.
+                hook(module, args, value)
+        return value if torch.is_grad_enabled() else value.detach()
+
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         if self._values.looking:
             return attr_val
+        # What is computed of them must follow weights that are loaded later; small and whole
+        # numbers are mostly flags, on which Python decides.
+        self.proxy_buffer_attributes = (
+            isinstance(attr_val, Tensor) and attr_val.is_floating_point() and attr_val.ndim > 0
+        )
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -164,6 +189,9 @@ class _Settling:
 
     def __getattr__(self, name: str) -> Any:
         return _Attribute(self, name)  # type: ignore[arg-type]
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
 
     def __len__(self) -> int:
         return int(self.tracer.settle(self, len))

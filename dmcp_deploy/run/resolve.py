@@ -66,6 +66,8 @@ def make_request(
             "The input has one channel: pictures in colour are read as grey, 0.299 red + 0.587"
             " green + 0.114 blue"
         )
+    if options.recipe is None and options.train_size is None:
+        recipe = _within(recipe, spec.input_shape)
     network = build_network(spec, options.seed)
     check_outputs(network)
     filled_in = {
@@ -176,3 +178,9 @@ def _conventions(
 def _resolved(source: str) -> str:
     """Returns the absolute path of "FILE" or "FILE:PLACE", which keeps its place."""
     return str(Path(source).resolve())
+
+
+def _within(recipe: Recipe, input_shape: tuple[int, int, int]) -> Recipe:
+    """Returns a recipe that does not train on larger images than the deployed ones."""
+    larger = recipe.train_size is not None and recipe.train_size > min(input_shape[1:])
+    return replace(recipe, train_size=None) if larger else recipe

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from closeness import assert_same, count_roundings
 from odd_nets import OddNet
 from tiny_nets import CLASSES, INPUT, random_keeps, random_widths
-from torch import Tensor
+from torch import Tensor, nn
 
 from dmcp_deploy.network.derive import trace_network
 from dmcp_deploy.network.graph import Network
@@ -33,6 +33,25 @@ def network_around(operation: Operation) -> Network:
     torch.manual_seed(0)
     spec = NetworkSpec("one-operation", num_classes=CLASSES, input_shape=INPUT)
     return trace_network(OneOperation(operation).eval(), spec)
+
+
+def partly_doubled(x: Tensor) -> Tensor:
+    y = x.clone()
+    y[:, :, 2:, :] = 2 * x[:, :, 2:]
+    y[..., 0] = 0.5
+    return y
+
+
+def written_elsewhere(x: Tensor) -> Tensor:
+    y = x.clone()
+    y[:, 0:8] = x.transpose(1, 2)
+    return y
+
+
+def shaped_in_place(x: Tensor) -> Tensor:
+    y = 2 * x
+    y.unsqueeze_(1)
+    return y.flatten(1, 2)
 
 
 LETTING_GO: dict[str, tuple[Operation, int]] = {
@@ -82,6 +101,20 @@ LETTING_GO: dict[str, tuple[Operation, int]] = {
     ),
     "expansion": (lambda x: x * x.mean((2, 3), keepdim=True).expand(-1, 8, 8, 8), 1),
     "expansion to another": (lambda x: x * x.mean((2, 3), keepdim=True).expand_as(x), 1),
+    "condition": (lambda x: torch.where(x > 0, x, -x).masked_fill(x.abs() < 0.1, 0.5), 1),
+    "comparison of two": (lambda x: x * (x.sin() >= x.cos()).float(), 1),
+    "layer norm without weights": (
+        lambda x: F.layer_norm(x.permute(0, 2, 3, 1), (8,)).permute(0, 3, 1, 2),
+        1,
+    ),
+    "layer norm of the columns": (lambda x: F.layer_norm(x, [8]), 1),
+    "axes that move": (lambda x: x.movedim(1, -1).movedim((3, 1), (1, 2)).swapaxes(2, 3), 1),
+    "axes in place": (lambda x: (2 * x).unsqueeze_(1).abs().squeeze_(1), 1),
+    "zeros like it": (lambda x: x + torch.zeros_like(x) + x.new_zeros(1), 1),
+    "shape of its own": (lambda x: x.flatten(2).softmax(-1).view_as(x), 1),
+    "pixels of channels": (lambda x: F.pixel_unshuffle(F.pixel_shuffle(x, 2), 2), 4),
+    "softmax as a layer": (lambda x: nn.Softmax(dim=1)(x), 1),
+    "part written into": (partly_doubled, 1),
     "rolled and flipped picture": (lambda x: torch.roll(x, 1, dims=3).flip(2), 1),
 }
 
@@ -102,7 +135,13 @@ def test_operations_that_let_channels_go(operation: Operation, unit: int) -> Non
 HOLDING: dict[str, tuple[Operation, str]] = {
     "flip": (lambda x: x.flip(1), "channels change places by a number"),
     "roll": (lambda x: torch.roll(x, 1, dims=1), "channels change places by a number"),
-    "condition": (lambda x: torch.where(x > 0, x, -x), "is not in the layer table"),
+    "order of the channels": (lambda x: x.cumsum(1), "cumsum is not in the layer table"),
+    "part of other channels": (written_elsewhere, "whose channels lie elsewhere"),
+    "shape changed in place": (shaped_in_place, "its shape is changed in place"),
+    "norm of everything": (
+        lambda x: F.layer_norm(x, x.shape[1:]),
+        "a layer norm over more than the channels",
+    ),
     "list of channels": (lambda x: x[:, [7, 6, 5, 4, 3, 2, 1, 0]], "picks channels by number"),
     "every other channel": (lambda x: x[:, ::2].repeat(1, 2, 1, 1), "picks channels by number"),
     "one channel": (lambda x: x[:, 3, None].expand(-1, 8, -1, -1), "picks channels by number"),
