@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from torch import nn
+from torch import Tensor, nn
 
 from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.network.layer_rules import Shape
@@ -32,10 +32,10 @@ def misfit(model: nn.Module, input_shape: Shape, err: BaseException) -> DmcpErro
     return DmcpError(f"{said}, but it does on {name}: give --input {name}.")
 
 
-def runs(model: nn.Module, input_shape: Shape) -> bool:
-    """Returns whether a network runs on images [N, *input_shape]."""
+def runs(forward: Callable[[Tensor], object], input_shape: Shape) -> bool:
+    """Returns whether a forward pass runs on images [N, *input_shape]."""
     try:
-        run_without_data(model, input_shape)
+        run_without_data(forward, input_shape)
     except MISFITS:
         return False
     return True

@@ -16,7 +16,7 @@ from dmcp_deploy.data.types import ImageData
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.machine.state import usable_cores
 from dmcp_deploy.network.graph import Network
-from dmcp_deploy.network.misfit import describe
+from dmcp_deploy.network.misfit import describe, runs
 from dmcp_deploy.network.shape_pass import MISFITS, run_without_data
 from dmcp_deploy.network.supernet import Supernet
 from dmcp_deploy.network.trace import evaluating, restored
@@ -106,12 +106,8 @@ def _runs(model: nn.Module, network: Network, order: torch.memory_format) -> boo
     def run(images: Tensor) -> object:
         return model(images.contiguous(memory_format=order))
 
-    try:
-        with evaluating(model), restored(model):
-            run_without_data(run, network.spec.input_shape)
-    except MISFITS:
-        return False
-    return True
+    with evaluating(model), restored(model):
+        return runs(run, network.spec.input_shape)
 
 
 def _check_source(source: ImageSource, title: str, progress: Progress) -> None:

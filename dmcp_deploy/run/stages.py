@@ -77,7 +77,6 @@ def run_search(context: RunContext, problem: SearchProblem) -> None:
         context.run.begin(context.request)
         note_data(context.data, context.run)
     if problem.pretrained:
-        wait_for_all()
         keep_weights(context, problem.network)
     if note := context.data.workers_note():
         context.compute.progress.say(note)

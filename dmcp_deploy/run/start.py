@@ -9,6 +9,7 @@ from dmcp_deploy.network.importance import sort_channels
 from dmcp_deploy.network.models import build_network, unvaried_weights
 from dmcp_deploy.run.context import RunContext
 from dmcp_deploy.rundir.stages import SEARCH, WEIGHTS
+from dmcp_deploy.training.distributed import is_main, wait_for_all
 from dmcp_deploy.training.given_weights import load_given
 from dmcp_deploy.training.imagenet import imagenet_tensors
 from dmcp_deploy.training.weight_files import Stored, split_source, stored_weights
@@ -50,11 +51,14 @@ def weights_given(context: RunContext) -> bool:
 
 def keep_weights(context: RunContext, network: Network) -> None:
     """Writes a begun run's given weights into its directory, where they are not yet."""
-    if _is_kept(context):
+    kept = _is_kept(context)
+    wait_for_all()  # before the first process keeps them
+    if kept:
         return
     with context.stage(WEIGHTS, [], [WEIGHTS_FILE]) as figures:
         figures["source"] = context.request.weights or context.request.network.model
-        save_weights(network.model, context.run.file(WEIGHTS_FILE))
+        if is_main():
+            save_weights(network.model, context.run.file(WEIGHTS_FILE))
 
 
 def _is_kept(context: RunContext) -> bool:

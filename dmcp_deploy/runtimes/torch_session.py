@@ -76,10 +76,10 @@ class TorchSession:
         self.device = _device(device)
         self._type = _TYPES[choose("--precision", precision, _TYPES)]
         self._order = torch.channels_last
-        self._network: nn.Module | None = self._on_device(copy.deepcopy(network).eval())
+        self._network: nn.Module | None = self._on_device(network)
         if not self._takes_order():
             self._order = torch.contiguous_format
-            self._network = copy.deepcopy(network).eval().to(self.device, self._type)
+            self._network = self._on_device(network)
         self._threads_before = torch.get_num_threads()
 
     def __enter__(self) -> TorchSession:
@@ -141,8 +141,10 @@ class TorchSession:
         return Sampler(EVENTS, _by_events(lambda: self._logits(given)))
 
     def _on_device(self, network: nn.Module) -> nn.Module:
+        """Returns a copy of a network on the device, its filters in memory as passes want them."""
         try:
-            return in_channels_last(network.to(self.device, self._type))
+            placed = copy.deepcopy(network).eval().to(self.device, self._type)
+            return in_channels_last(placed) if self._order is torch.channels_last else placed
         except torch.OutOfMemoryError as err:
             raise DmcpError(f"{self.path} has no room on the GPU ({reason_of(err)}).") from err
 
