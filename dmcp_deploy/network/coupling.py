@@ -194,6 +194,8 @@ class _Walk:
         coupling = rule.couple(module, self.couplings.ids, x, x_shape, y_shape)
         if not source.meta["from_input"]:  # known before the first image
             coupling = replace(coupling, macs_per_pair=0)
+        elif coupling.outputs is not None and node.meta.get("macs"):
+            coupling = _as_counted(module, coupling, y_shape, node.meta["macs"])
         self._record(name, rule.kind, module, coupling, y_shape)
         if fits(coupling.result, y_shape):
             return coupling.result
@@ -299,6 +301,14 @@ def _extent(module: nn.Module, coupling: Coupling, y_shape: Shape) -> tuple[int,
     inputs = module.in_channels if hasattr(module, "in_channels") else module.in_features
     assert coupling.result is not None
     return int(inputs), len(coupling.outputs), places(y_shape, coupling.result.axis)  # type: ignore[arg-type]
+
+
+def _as_counted(module: nn.Module, coupling: Coupling, y_shape: Shape, macs: int) -> Coupling:
+    """Returns the coupling of a subclass that multiplies more, or less, than its base."""
+    inputs, outputs, _ = _extent(module, coupling, y_shape)
+    pairs = outputs * (1 if coupling.grouped else inputs)
+    per_pair, rest = divmod(macs * coupling.pair_share, pairs)
+    return coupling if rest else replace(coupling, macs_per_pair=per_pair)
 
 
 def _gates(

@@ -167,6 +167,13 @@ def couple_batch_norm(
     return _norm(module, x, inputs)
 
 
+def couple_frozen_norm(
+    module: nn.Module, ids: ChannelIds, x: Channels | None, x_shape: Shape, y_shape: Shape
+) -> Coupling:
+    """Returns the coupling of a batch norm whose numbers are all buffers."""
+    return _norm(module, x, _plain(x, 1, len(module.get_buffer("weight")), ids))
+
+
 def couple_layer_norm(
     module: nn.LayerNorm, ids: ChannelIds, x: Channels | None, x_shape: Shape, y_shape: Shape
 ) -> Coupling:

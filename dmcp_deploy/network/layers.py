@@ -19,6 +19,7 @@ from dmcp_deploy.network.layer_rules import (
     couple_blur,
     couple_conv,
     couple_flatten,
+    couple_frozen_norm,
     couple_group_norm,
     couple_layer_norm,
     couple_linear,
@@ -231,12 +232,18 @@ _PASSING_NAMES = frozenset(
 
 _BLUR = LayerRule("pass", couple_blur, resize_blur, frozenset({"filt"}))
 
+#: Scales and shifts by numbers that stay, so it does not cancel the scale of its input.
+_FROZEN_NORM = LayerRule(
+    "activation", couple_frozen_norm, keep_size, _RUNNING - {"num_batches_tracked"}
+)
+
 _BY_NAME: dict[str, LayerRule] = {
     **dict.fromkeys(_PASSING_NAMES, _PASSING),
     "timm.layers.blur_pool.BlurPool2d": _BLUR,
     "timm.layers.norm_act.BatchNormAct2d": _BATCH_NORM_RULE,
     "timm.layers.norm.LayerNorm": _LAYER_NORM_RULE,
     "timm.layers.norm.LayerNorm2d": replace(_LAYER_NORM_RULE, output_shape=passing_shape),
+    "torchvision.ops.misc.FrozenBatchNorm2d": _FROZEN_NORM,
     "timm.layers.std_conv.ScaledStdConv2d": _SCALED_CONV_RULE,
     "timm.layers.std_conv.ScaledStdConv2dSame": _SCALED_CONV_RULE,
 }

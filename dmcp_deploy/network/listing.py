@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.options.declare import merged
 from dmcp_deploy.options.network import NetworkOptions
 from dmcp_deploy.plan import ChannelPlan, NetworkSpec
@@ -146,3 +147,11 @@ def flops_table(counted: dict[str, Any]) -> str:
         f"{columns(rows, right=(2, 3, 4, 5, 6))}\n{format_macs(counted['macs'])} multiply-adds of"
         " convolution and linear layers for one image; params in all include normalisation"
     )
+
+
+def nothing_to_narrow(network: Network) -> DmcpError:
+    """Returns the error that every channel of a network is held, with the first reasons."""
+    reasons = [f"{group.name} ({group.reason})" for group in network.groups]
+    more = f" and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+    held = f"held are {', '.join(reasons[:3])}{more}" if reasons else "none of its layers is known"
+    return DmcpError(f"{network.spec.model} has no channel group that can be narrowed: {held}.")

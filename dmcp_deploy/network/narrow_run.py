@@ -160,7 +160,7 @@ class _Pass:
             return module
         inputs = None if layer.inputs is None else self.selection.count(layer.inputs)
         copy = narrowed(module, tensors, inputs)
-        if _moves_statistics(copy):
+        if layer.kind == "norm" and _moves_statistics(copy):
             # A batch norm goes by the flag, an instance norm by the buffers.
             copy.__dict__["track_running_stats"] = False
             copy.__dict__["_buffers"] = dict.fromkeys(copy._buffers)

@@ -18,6 +18,7 @@ from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.export.to_onnx import export_onnx
 from dmcp_deploy.network.graph import Layer, Network, Units
 from dmcp_deploy.network.layers import WEIGHTED
+from dmcp_deploy.network.listing import nothing_to_narrow
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.options.measure import FEWEST_PROBES, MOST_PROBES
@@ -56,7 +57,7 @@ def make_probes(
     _check(count, align)
     network = build_network(spec)
     if not network.prunable:
-        raise DmcpError(f"{spec.model} has no channel group that can be narrowed.")
+        raise nothing_to_narrow(network)
     probes = _describe(network, count, align, seed)
     _begin(probes, folder)
     made = {name for name in probes.widths if (folder / f"{name}.onnx").is_file()}

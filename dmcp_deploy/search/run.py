@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.cost import Cost
 from dmcp_deploy.network.graph import Network
+from dmcp_deploy.network.listing import nothing_to_narrow
 from dmcp_deploy.plan import ChannelPlan, Keep
 from dmcp_deploy.registry import METHODS, near_matches
 from dmcp_deploy.search.fit import WidthGrid, check_reachable, width_grid
@@ -44,7 +45,7 @@ def plan_problem(
     if align < 1:
         raise DmcpError(f"Widths cannot be multiples of {align}: --align is 1 or more.")
     if not network.prunable:
-        raise DmcpError(f"{network.spec.model} has no channel group that can be narrowed.")
+        raise nothing_to_narrow(network)
     cost = Cost(network)
     space = search_space(network, recipe.min_width, recipe.width_step)
     grid = width_grid(space, align)

@@ -8,9 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from closeness import difference
-from dynamic_nets import SHAPE, Between, TwoConvs, trace
+from dynamic_nets import MACS, SHAPE, Between, TwoConvs, trace
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
+from dmcp_deploy.network.cost import Cost
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.network.supernet import Supernet
@@ -159,3 +161,56 @@ def test_a_stored_matrix_narrows_with_the_features_that_it_reads() -> None:
     network = trace(Cosine())
     dense = check_widths(network, WIDTHS)
     assert dense.kinds.shape == (5, 6)
+
+
+class Doubled(nn.Conv2d):
+    """Convolves two times with the same filters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + F.conv2d(x, self.weight, None, self.stride, self.padding)
+
+
+def test_a_subclass_that_multiplies_more_than_its_base_counts_more() -> None:
+    net = TwoConvs()
+    net.second = Doubled(8, 12, 3, 2, 1)
+    network = trace(net)
+    check_widths(network, WIDTHS)
+    assert Cost(network).full_macs == MACS + 16 * 72 * 12
+    assert Cost(network).macs_at(WIDTHS) == 64 * 27 * 4 + 2 * 16 * 36 * 6 + 6 * 5
+
+
+def written_into_zeros(net: Any, x: Tensor) -> Tensor:
+    y = torch.zeros_like(x)
+    y[:, :, 1:] = x[:, :, :-1]
+    return y
+
+
+def test_layers_behind_zeros_that_are_written_into_count() -> None:
+    network = trace(Between(written_into_zeros))
+    check_widths(network, WIDTHS)
+    assert Cost(network).full_macs == MACS
+
+
+def scaled_by_buffers(net: Any, x: Tensor) -> Tensor:
+    return x * net.var.rsqrt().view(1, -1, 1, 1)
+
+
+def test_what_is_computed_of_buffers_follows_those_that_are_loaded_later() -> None:
+    network = trace(Between(scaled_by_buffers))
+    state = network.model.state_dict()
+    network.model.load_state_dict({**state, "var": 2 * state["var"]})
+    dense = check_widths(network, {"second": 6})
+    assert torch.equal(dense.var, 2 * torch.linspace(0.5, 1.5, 8))
+
+
+def test_a_frozen_batch_norm_narrows_and_keeps_its_numbers_in_training() -> None:
+    net = Between(lambda net, x: net.norm(x))
+    net.norm = FrozenBatchNorm2d(8)
+    net.norm.running_var.copy_(torch.linspace(0.5, 1.5, 8))
+    network = trace(net)
+    dense = check_widths(network, WIDTHS)
+    assert torch.equal(dense.norm.running_var, torch.linspace(0.5, 1.5, 8)[:4])
+    with torch.no_grad():
+        images = torch.randn(2, *SHAPE)
+        supernet, training = Supernet(network), dense.train()(images)
+        torch.testing.assert_close(supernet.train()(images, WIDTHS), training)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from dynamic_nets import Between, trace
 from tiny_pipeline_net import GROUPS
 from tiny_runs import MODEL, call, succeed
+from torch import Tensor
 
 import dmcp_deploy
+from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.plan import ChannelPlan
+from dmcp_deploy.search.run import plan_problem
+from dmcp_deploy.training.recipe import RECIPES
+from dmcp_deploy.units import parse_budget
 
 #: Multiply-adds of convolution and linear layers at 224 px and 1000 classes, as published.
 PUBLISHED = {
@@ -139,3 +147,15 @@ def test_groups_as_text_name_the_reason() -> None:
         assert ("yes" if group["prunable"] else f"no: {group['reason']}") in row
     prunable = sum(group["prunable"] for group in listed)
     assert rows[-1].startswith(f"{len(listed)} groups, {prunable} prunable; ")
+
+
+def test_a_network_that_holds_every_channel_says_which_and_why() -> None:
+    def ordered(net: Any, x: Tensor) -> Tensor:
+        return x.cumsum(1)
+
+    network = trace(Between(ordered))
+    (first,) = [group for group in network.groups if group.name == "first"]
+    held = replace(network, groups=(first,))
+    with pytest.raises(DmcpError, match="no channel group that can be narrowed") as told:
+        plan_problem(held, parse_budget("50%"), 1, RECIPES["small"])
+    assert "held are first (cumsum is not in the layer table)" in str(told.value)
