@@ -30,7 +30,8 @@ def folder_advice(path: Path, split: str) -> str:
         return f"it holds {other}/: rename that to {split}/, or link it: ln -s {other} {split}"
     inner = [name for name in folders if {"train", "val"} <= {*_content(path / name)[0]}]
     if inner:
-        return f"it holds {few([f'{name}/' for name in inner])} with train/ and val/: give {path / inner[0]}"
+        named_inner = few([f"{name}/" for name in inner])
+        return f"it holds {named_inner} with train/ and val/: give {path / inner[0]}"
     if classes and not named.keys() & {"train", "val"}:
         return (
             f"it holds the class folders {few([f'{name}/' for name in classes])}: move them into"
