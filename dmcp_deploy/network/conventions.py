@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from dmcp_deploy.data.conventions import PictureConventions
+from dmcp_deploy.data.preprocessing import PictureConventions
 
 #: The models whose published weights want pictures normalised again, which their builder then does.
 _TRANSFORM_INPUT = ("googlenet", "inception_v3")

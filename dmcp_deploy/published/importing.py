@@ -52,7 +52,7 @@ def check_place(out: Path, network: NetworkSpec) -> None:
         DmcpError: It is not, or the run.json there is damaged.
     """
     run = RunDir(out.parent)
-    if not run.file("run.json").exists():
+    if not run.is_begun():
         return
     theirs = run.request().network
     if theirs != network:

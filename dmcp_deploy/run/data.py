@@ -196,7 +196,7 @@ def open_run_data(
 
 def note_data(data: RunData, run: RunDir) -> None:
     """Records in a run that is begun where its data lies, and what its networks are fed with."""
-    if is_main() and run.file("run.json").exists():
+    if is_main() and run.is_begun():
         run.note(data.images.name, data.fed)
 
 
@@ -211,7 +211,7 @@ def images_for(images: ImageData, request: RunRequest) -> ImageData:
 
 def _unchanged_images(request: RunRequest, compute: Compute, run: RunDir) -> ImageData:
     """Returns the data set that a run was begun on, wherever it lies now."""
-    begun = run.file("run.json").exists()
+    begun = run.is_begun()
     place = compute.moved_data or (run.data_place() if begun else None) or request.data
     if begun and compute.moved_data is None:
         _check_there(str(place), run)

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from dmcp_deploy.artifact import digest_file
-from dmcp_deploy.data.conventions import PictureConventions
 from dmcp_deploy.data.datasets import open_data
+from dmcp_deploy.data.preprocessing import PictureConventions
 from dmcp_deploy.data.types import ImageData
 from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.network.conventions import Conventions, input_conventions

@@ -72,7 +72,7 @@ class RunDir:
             DmcpError: Another run lies here, or files that are no run.
         """
         try:
-            begun = self.file("run.json").exists()
+            begun = self.is_begun()
             foreign = not begun and self.path.is_dir() and any(map(_is_whole, self.path.iterdir()))
         except OSError as err:
             raise DmcpError(f"Cannot read {self.path}: {reason_of(err)}.") from err
@@ -205,7 +205,7 @@ class RunDir:
         return digest_file(path) if path.is_file() else None
 
     def _read(self) -> dict[str, Any]:
-        if not self.file("run.json").exists():
+        if not self.is_begun():
             raise DmcpError(self._absence())
         return read_artifact(self.file("run.json"), KIND)
 
@@ -230,7 +230,7 @@ class RunDir:
         notes: Mapping[str, Any] | None = None,
     ) -> None:
         if notes is None:
-            before = self._read() if self.file("run.json").exists() else {}
+            before = self._read() if self.is_begun() else {}
             notes = {name: value for name, value in before.items() if name in _NOTES}
         content = {
             "request": request.to_json(),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dmcp_deploy.artifact import MisstatedError, decode, encode
-from dmcp_deploy.data.conventions import PictureConventions
+from dmcp_deploy.data.preprocessing import PictureConventions
 from dmcp_deploy.options.declare import later_fields, option, recorded
 from dmcp_deploy.options.run import RunSettings
 from dmcp_deploy.plan import NetworkSpec

@@ -13,8 +13,7 @@ from torchvision import models
 
 from dmcp_deploy.artifact import decode, encode
 from dmcp_deploy.data.augment import normalise
-from dmcp_deploy.data.conventions import PictureConventions
-from dmcp_deploy.data.preprocessing import Preprocessing
+from dmcp_deploy.data.preprocessing import PictureConventions, Preprocessing
 from dmcp_deploy.data.sources import FileImages
 from dmcp_deploy.network.conventions import Conventions, input_conventions
 from dmcp_deploy.network.models import build_network
