@@ -93,6 +93,7 @@ def align(file: Path, asked: AlignOptions) -> None:
     click.echo(
         f"{plan.network.model} x{plan.network.width_mult:g}: {format_macs(plan.macs)} ->"
         f" {format_macs(aligned.macs)} multiply-adds ({aligned.macs:,}), multiples of {asked.align}"
+        " in groups of more channels"
     )
     if note := aligned.shortfall():
         click.echo(note)

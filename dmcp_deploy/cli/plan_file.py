@@ -32,11 +32,13 @@ def written_to(source: Path, asked: PlanOutput, suffix: str) -> Path:
     """Returns the file to write of a plan.
 
     Raises:
-        DmcpError: It is the plan itself.
+        DmcpError: It is the plan itself, or the file of weights.
     """
-    out = asked.out or source.with_suffix(suffix)
-    if out.resolve() == source.resolve():
-        raise DmcpError(f"The file cannot take the place of the plan {source}: give another --out.")
+    out, weights = asked.out or source.with_suffix(suffix), asked.weights or ""
+    files = (weights, weights.rpartition(":")[0])
+    for what, path in (("the plan", str(source)), *(("the weights", file) for file in files)):
+        if out.resolve() == Path(path).resolve():
+            raise DmcpError(f"The file cannot take the place of {what} {path}: give another --out.")
     return out
 
 

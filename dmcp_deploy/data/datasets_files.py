@@ -86,6 +86,11 @@ def _checked_classes(path: Path) -> tuple[str, ...]:
                 f"The image folder {path} has no {split}/ in it, {folder_advice(path, split)}."
             )
     train, val = _folders(path / "train"), _folders(path / "val")
+    if unreadable := [name for name in train if not name.isprintable()]:
+        raise DmcpError(
+            f"The class folder {unreadable[0]!r} in {path / 'train'} has a name that is not UTF-8,"
+            " or not printable: rename it there and in val/."
+        )
     if len(train) < 2:
         folders = f"only {train[0]!r}" if train else without_pictures(path / "train")
         raise DmcpError(

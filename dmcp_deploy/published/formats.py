@@ -36,7 +36,9 @@ FORMATS: dict[str, Callable[[bytes], PublishedPlan]] = {
 _STARTS = {
     npy.FORM: re.compile(re.escape(npy.MAGIC)),
     timm_shapes.FORM: re.compile(rb"(\xef\xbb\xbf)?\s*[\w.]+:\["),
-    layer_channels.FORM: re.compile(rb"(\xef\xbb\xbf)?\s*\{\s*\"[\w.]+\"\s*:\s*\d{1,9}\s*[,}]"),
+    layer_channels.FORM: re.compile(
+        rb"(\xef\xbb\xbf)?\s*\{\s*\"[\w.]+\"\s*:\s*-?\d{1,9}(\.\d+)?\s*[,}]"
+    ),
     mmrazor.FORM: re.compile(rb"(\xef\xbb\xbf)?(---\s|#.*\n|\s)*([\[{]|[\w.]+:\s*(#.*)?\n)"),
 }
 

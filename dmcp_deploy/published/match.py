@@ -38,10 +38,23 @@ def match_layers(published: PublishedPlan, network: Network) -> list[Match]:
         name = names.get(item.name, "" if published.order else item.name)
         if name not in known:
             raise _unknown(item.name, network, published)
+        if not published.complete:
+            _check_narrows(item, name, network, head)
         if name in network.layers:
             stated = LayerWidth(item.name, None, item.inputs) if name == head else item
             matches.append((stated, network.layers[name]))
     return matches
+
+
+def _check_narrows(item: LayerWidth, name: str, network: Network, head: str | None) -> None:
+    """Checks that what one wrote down of a single layer has an effect."""
+    if name not in network.layers:
+        raise DmcpError(f"{name!r} has no channels of its own: name the layer in front of it.")
+    classes = network.spec.num_classes
+    if name == head and item.outputs not in (None, classes):
+        raise DmcpError(
+            f"{name} keeps {item.outputs} channels, and these are the {classes} classes."
+        )
 
 
 def group_widths(matches: list[Match], network: Network, complete: bool) -> dict[str, int]:

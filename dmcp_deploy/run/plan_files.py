@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dmcp_deploy.artifact import atomic_path, digest_file
+from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.export.image_batches import image_batches
 from dmcp_deploy.export.precisions import (
     UNRUNNABLE,
@@ -126,7 +127,9 @@ def _networks(
     """Returns the full and the pruned network, and how far the latter is from the supernet."""
     network = build_network(plan.network, plan.seed)
     plan.check_fits(network.sizes(), plan.network.model)
-    if weights is not None:
+    if weights == "imagenet":
+        raise DmcpError("--weights imagenet goes with runs: give a plan file a file of weights.")
+    if weights not in (None, "none"):
         path, place = split_source(weights)
         stored = stored_weights(path)
         dense = slice_network(network, plan.groups)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
 from dmcp_deploy.artifact import digest_file
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.graph import Network
@@ -33,7 +38,9 @@ def starting_network(context: RunContext) -> tuple[Network, bool]:
         _load_kept(context, network)
         return network, True
     if context.request.weights is not None:
+        before = _frozen(network)
         said = _load_source(context, network, context.request.weights)
+        said += _frozen_anew(context, before, _frozen(network))
     else:
         said = _weights_of_builder(context)
         if not said:
@@ -88,6 +95,24 @@ def _load_source(context: RunContext, network: Network, source: str) -> list[str
             " choose another --out."
         )
     return load_given(network, stored_weights(path), str(path), place)
+
+
+def _frozen(network: Network) -> dict[str, Tensor]:
+    parameters = network.model.named_parameters()
+    return {name: p.detach().clone() for name, p in parameters if not p.requires_grad}
+
+
+def _frozen_anew(
+    context: RunContext, built: Mapping[str, Tensor], given: Mapping[str, Tensor]
+) -> list[str]:
+    """Returns that the pruned network will not have the frozen weights that were given."""
+    names = [name for name in built if not torch.equal(built[name], given[name])]
+    if context.request.init != "scratch" or not names:
+        return []
+    return [
+        f"The pruned network starts anew and never learns what the network freezes, {names[0]} and"
+        f" the like: --init sliced gives it the {len(names)} tensors that were given."
+    ]
 
 
 def _weights_of_builder(context: RunContext) -> list[str]:

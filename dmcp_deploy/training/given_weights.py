@@ -39,10 +39,8 @@ def load_given(
     matches = [match for one in stored for match in matcher.matches(one)]
     wanted = [m for m in matches if not place or f"{m.place}.".startswith(f"{place}.")]
     if not wanted:
-        raise DmcpError(
-            f"{source} has no weights under {place!r}: name one of"
-            f" {', '.join(match.place or 'none' for match in matches)}."
-        )
+        places = ", ".join(match.place or "its top (no place)" for match in matches)
+        raise DmcpError(f"{source} has no weights under {place!r}: they lie under {places}.")
     fitting = [match for match in wanted if not match.flaws]
     if not fitting:
         raise misfit_error(source, max(wanted, key=lambda match: match.agreeing).flaws)

@@ -95,6 +95,13 @@ def test_links_that_lead_in_circles_bring_no_picture_twice(tmp_path):
     assert len(open_data(str(tmp_path)).train) == 7
 
 
+def test_a_class_whose_name_no_record_can_hold_is_refused(tmp_path):
+    make_folder(tmp_path)
+    for split in ("train", "val"):
+        (tmp_path / split / "cat").rename(tmp_path / split / os.fsdecode(b"k\xe4tzchen"))
+    assert r"class folder 'k\udce4tzchen' in" in message(tmp_path)
+
+
 def test_view_is_the_centre_at_256_to_224(tmp_path):
     make_folder(tmp_path)
     ramp = np.tile(np.arange(256, dtype=np.uint8), (128, 1))

@@ -113,6 +113,14 @@ class Frozen(Plain):
         self.first_norm.requires_grad_(False)
 
 
+class FrozenStart(Plain):
+    """Freezes the random start of its first convolution, which weights are to be loaded into."""
+
+    def __init__(self, num_classes: int = 3) -> None:
+        super().__init__(num_classes)
+        self.first.requires_grad_(False)
+
+
 def fixed_filters() -> Tensor:
     """Returns edges in two directions at eight strengths, [16, 3, 3, 3]."""
     edge = torch.tensor([[1.0, 0.0, -1.0]] * 3)

@@ -285,3 +285,22 @@ def test_commands_under_plan_are_named_when_one_is_misspelt() -> None:
     )
     assert "did you mean import" in sentence
     assert "import" in call("plan", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("layers", "complaint"),
+    [
+        (
+            {"layer1.0.relu": 8},
+            "'layer1.0.relu' has no channels of its own: name the layer in front",
+        ),
+        ({"layer1.0.conv1": 8, "fc": 9}, "fc keeps 9 channels, and these are the 1000 classes"),
+        ({"layer1.0.conv1": 8.5}, "not a plan in the format json: layer1.0.conv1 is 8.5"),
+        ({"layer1.0.conv1": -8}, "not a plan in the format json: layer1.0.conv1 is -8"),
+    ],
+)
+def test_layers_and_channels_that_say_nothing_are_refused(tmp_path, layers, complaint):
+    path = text_file(tmp_path, json.dumps(layers))
+    out = tmp_path / "out" / "plan.json"
+    assert complaint in refused("plan", "import", path, "--model", "resnet18", "--out", out)
+    assert not out.exists()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import refused, succeed
+from tiny_runs import call, refused, succeed
 from torch import Tensor
 from weight_nets import Plain, with_weights
 
@@ -123,6 +123,23 @@ def test_a_place_in_a_file_can_be_named(weights: Path, tiny_folder: Path, tmp_pa
 
 def context(run: Path) -> RunContext:
     return RunContext.resume(run, Compute())
+
+
+@pytest.mark.parametrize(
+    ("model", "init", "told"),
+    [
+        ("FrozenStart", "scratch", True),
+        ("FrozenStart", "sliced", False),
+        ("plain", "scratch", False),
+    ],
+)
+def test_frozen_weights_that_the_pruned_network_will_not_have_are_told(
+    model: str, init: str, told: bool, weights: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    options = {"method": "l1", "init": init, "weights": weights}
+    result = call(*search(tiny_folder, tmp_path / "run", model, **options))
+    assert result.exit_code == 0
+    assert ("never learns what the network freezes, first.weight" in result.stderr) == told
 
 
 def test_weights_that_a_builder_has_loaded_are_given_ones(

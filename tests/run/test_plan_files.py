@@ -169,3 +169,24 @@ def test_what_only_a_plan_file_takes_is_refused_for_others(plan: Path, weights: 
         assert "--weights go with a plan file" in text
     assert "cannot take the place of the plan" in refused("slice", plan, "--out", plan)
     assert "There is no weights file" in refused("slice", plan, "--weights", folder / "none.pth")
+
+
+@pytest.mark.parametrize("place", ["", ":model"])
+def test_the_weights_that_are_read_are_not_written_over(
+    place: str, plan: Path, weights: Path
+) -> None:
+    before = weights.read_bytes()
+    for command in ("slice", "export"):
+        words = (command, plan, "--weights", f"{weights}{place}", "--out", weights)
+        assert f"cannot take the place of the weights {weights}: give" in refused(*words)
+    assert weights.read_bytes() == before
+
+
+def test_places_and_names_of_weights_are_minded(plan: Path, weights: Path) -> None:
+    pruned = plan.with_name("pruned.safetensors")
+    succeed("slice", plan, "--weights", "none", "--out", pruned)
+    out = plan.with_name("other.safetensors")
+    told = refused("slice", plan, "--weights", f"{pruned}:ema", "--out", out)
+    assert "has no weights under 'ema': they lie under its top" in told
+    assert "goes with runs" in refused("slice", plan, "--weights", "imagenet", "--out", out)
+    assert not out.exists()

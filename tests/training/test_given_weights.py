@@ -135,7 +135,7 @@ def test_of_averaged_and_raw_weights_the_averaged_are_taken_and_it_is_told(
     assert_taken(network.model, averaged)
     load_given(network, stored, "w.pth", names[0])
     assert_taken(network.model, raw)
-    with pytest.raises(DmcpError, match=f"no weights under 'nowhere': name one of {names[0]}"):
+    with pytest.raises(DmcpError, match=f"no weights under 'nowhere': they lie under {names[0]}"):
         load_given(network, stored, "w.pth", "nowhere")
 
 
