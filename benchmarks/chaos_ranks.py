@@ -82,7 +82,10 @@ def _run(folder: Path, run: Path, steps: int, kills: Sequence[dict[str, Any]]) -
     asked |= {"model": "chaos_runs:three_convolutions", "input-size": 32, "batch-size": 4}
     shared = ["--device", "cpu", "--checkpoint-seconds", "0"]
     search = [word for key, value in asked.items() for word in (f"--{key}", str(value))]
-    commands = {"search": ["search", *search, *shared], "train": ["train", str(run), *shared]}
+    commands = {
+        "search": ["search", "--no-rehearse", *search, *shared],
+        "train": ["train", str(run), *shared],
+    }
     for loop, words in commands.items():
         own = [kill for kill in kills if kill["loop"] == loop]
         process = subprocess.Popen(

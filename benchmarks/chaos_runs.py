@@ -121,7 +121,7 @@ class Site:
         }
         search = [word for key, value in asked.items() for word in (f"--{key}", str(value))]
         train = ["--device", "cpu", "--checkpoint-seconds", str(checkpoint_s)]
-        return [["search", *search], ["train", str(run), *train]]
+        return [["search", "--no-rehearse", *search], ["train", str(run), *train]]
 
 
 class Child:

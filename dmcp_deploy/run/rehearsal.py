@@ -231,8 +231,11 @@ def _foreign(name: str, request: RunRequest, err: Exception) -> str:
     frames = traceback.extract_tb(err.__traceback__)
     theirs = [f for f in frames if "site-packages" not in f.filename and _PACKAGE not in f.filename]
     place = f", at {Path(theirs[-1].filename).name}:{theirs[-1].lineno}" if theirs else ""
-    short = isinstance(err, torch.OutOfMemoryError)
-    remedy = "take a smaller --batch-size" if short else "mend the network before it is trained"
+    remedy = "mend the network before it is trained"
+    if isinstance(err, torch.OutOfMemoryError):
+        remedy = "take a smaller --batch-size"
+    elif not theirs:
+        remedy = "if the network is sound, report it; --no-rehearse goes on all the same"
     return (
         f"{request.network.model} fails in the first step of {name}"
         f" ({type(err).__name__}: {reason_of(err)}{place}): {remedy}."
