@@ -100,17 +100,23 @@ def convert(source: Path, path: Path, precision: str, evidence: Evidence | None)
     if precision == "fp32":
         return {}
     check_evidence(source, precision, evidence)
-    if precision in CALIBRATED and evidence is not None:
-        return _quantized(source, path, precision, evidence)
     figures: dict[str, Any] = {}
     if precision == "fp16" and evidence is not None:
         figures["overflow"] = _checked_range(source, evidence)
-    report = to_half(source, path, precision)
-    if precision not in UNRUNNABLE:
+    figures |= rewrite(source, path, precision, evidence)
+    if precision not in (*CALIBRATED, *UNRUNNABLE):
         _check_flat(source, path, precision)
+    return figures
+
+
+def rewrite(source: Path, path: Path, precision: str, evidence: Evidence | None) -> dict[str, Any]:
+    """Writes the network in a precision, unchecked; returns figures of it (see `convert`)."""
+    if precision in CALIBRATED:
+        assert evidence is not None
+        return _quantized(source, path, precision, evidence)
+    report = to_half(source, path, precision)
     kept = [asdict(node) for node in report.kept]
     return {
-        **figures,
         "converted": len(report.converted),
         "kept": kept,
         "flushed_weights": report.flushed_weights,

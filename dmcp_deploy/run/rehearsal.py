@@ -16,14 +16,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from dmcp_deploy.data.holdout import spread
 from dmcp_deploy.errors import DmcpError, reason_of
-from dmcp_deploy.export.precisions import UNRUNNABLE, Evidence, convert, precision_path, read_images
+from dmcp_deploy.export.precisions import UNRUNNABLE, Evidence, precision_path, rewrite
 from dmcp_deploy.export.quantize import FEWEST_IMAGES
-from dmcp_deploy.onnxgraph.file import inspect_onnx
 from dmcp_deploy.options.export import ExportOptions
 from dmcp_deploy.plan import ChannelPlan, Keep
 from dmcp_deploy.progress import NO_PROGRESS
@@ -49,7 +47,7 @@ _VALIDATION_IMAGES = 8
 
 
 #: What is done with a small run once its network is exported.
-Branch = Callable[[RunContext], None]
+Branch = Callable[[RunContext], object]
 
 
 @dataclass(frozen=True)
@@ -123,25 +121,27 @@ def phases_of(
 
 
 def build(engines: EngineRequest, small: RunContext) -> None:
-    """Converts and builds what is asked for, quickly; how far a precision is off is not judged."""
-    source, images = small.run.file("model.onnx"), small.run.file("images.npy")
-    np.save(images, small.data.calibration_images(FEWEST_IMAGES).numpy())
-    quick = replace(engines, builds=tuple(replace(b, optimization_level=0) for b in engines.builds))
-    folder = small.run.file("engines")
-    engines_of_file(source, folder, quick, read_images(images), NO_PROGRESS)
-    for converted in folder.glob("*.onnx"):
-        if inspect_onnx(converted).precision not in UNRUNNABLE:
-            _run(converted, np.load(images))
+    """Converts the exported network to what is asked for, and builds the engines, quickly."""
+    builds = tuple(replace(build, optimization_level=0) for build in engines.builds)
+    for precision in engines.precisions:
+        request = EngineRequest((precision,), builds)
+        engines_of_file(convert_to(precision, small), None, request, None, NO_PROGRESS)
 
 
-def convert_to(precision: str, small: RunContext) -> None:
-    """Converts the exported network to a precision and runs it where ONNX Runtime can."""
+def convert_to(precision: str, small: RunContext) -> Path:
+    """Converts the exported network to a precision, and runs it where ONNX Runtime can.
+
+    Its logits are not judged: those of an untrained network overflow where a trained one's do not.
+    """
     source = small.run.file("model.onnx")
     path = precision_path(source, small.run.path, precision)
     evidence = Evidence(small.data.calibration_images(FEWEST_IMAGES).numpy())
-    convert(source, path, precision, evidence)
+    if path != source:
+        rewrite(source, path, precision, evidence)
     if precision not in UNRUNNABLE:
-        _run(path, evidence.calibration)
+        with OnnxSession(path) as session:
+            session.run(evidence.calibration)
+    return path
 
 
 def _small(context: RunContext, folder: Path) -> RunContext:
@@ -176,12 +176,6 @@ def _slowed(schedule: Schedule) -> Schedule:
     """Returns a schedule whose one step does not throw a network that no norm has followed yet."""
     rates = {name: getattr(schedule, name) * _SLOWED for name in ("lr_start", "lr", "lr_end")}
     return replace(schedule, **rates)
-
-
-def _run(path: Path, images: npt.NDArray[np.float32]) -> None:
-    with OnnxSession(path) as session:
-        if not np.isfinite(session.run(images)).all():
-            raise DmcpError(f"{path} returns logits that are not finite on real pictures.")
 
 
 def _search(problem: SearchProblem, small: RunContext) -> None:
