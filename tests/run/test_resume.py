@@ -32,7 +32,8 @@ _PATIENCE_S = 240
 
 UNDISTURBED = """
 import dmcp_deploy
-run = dmcp_deploy.run.search(**{options!r})
+compute = dmcp_deploy.Compute(rehearse=False)
+run = dmcp_deploy.run.search(**{options!r}, compute=compute)
 dmcp_deploy.train(run.path)
 """
 
@@ -41,8 +42,9 @@ dmcp_deploy.train(run.path)
 def undisturbed(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was searched and trained without a stop, in a process of its own."""
     out = tmp_path_factory.mktemp("runs") / "undisturbed"
-    options = library(tiny_folder, out, max_steps=STEPS)
-    script = UNDISTURBED.format(options={**options, "out": str(out)})
+    options = {**library(tiny_folder, out, max_steps=STEPS), "out": str(out)}
+    del options["compute"]  # it is no literal
+    script = UNDISTURBED.format(options=options)
     done = warm.run([sys.executable, "-c", script], ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     return out
