@@ -90,6 +90,8 @@ def split_source(source: str) -> tuple[Path, str]:
 
 def _beginning(path: Path) -> bytes:
     """Returns the first bytes of a file, which tell its format whatever it is called."""
+    if not path.is_file():
+        raise DmcpError(f"There is no weights file {path}.")
     try:
         with open(path, "rb") as file:
             return file.read(64)

@@ -57,7 +57,7 @@ from dmcp_deploy.training.weights import save_weights
         ({"width-mult": "nan"}, r"width multiplier nan must be above zero"),
         ({"width-mult": 2}, r"--width-mult must be at most 1, not 2"),
         ({"input-size": 8}, r"--input-size 8 is too small: it must be at least 16"),
-        ({"train-size": 8}, r"--train-size 8 is too small: it must be at least 16"),
+        ({"train-size": 8}, r"--train-size 8 must lie in 16"),
         ({"model": "inception_v3", "input-size": 64}, r"does not run on a 3x64x64 input"),
         ({"model": "alexnet", "input-size": 64, "train-size": 32}, r"does not train on batches"),
         ({"weights": "no/such.safetensors"}, r"There is no weights file .*no/such.safetensors"),

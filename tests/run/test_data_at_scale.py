@@ -61,6 +61,8 @@ def test_a_run_on_shards_saves_the_average_of_its_weights(shards: str, tmp_path:
     saved = load_file(run.file("dense.safetensors"))
     state = load_file(run.file("checkpoints/train.safetensors"))
     average = {name.removeprefix(AVERAGE): t for name, t in state.items() if AVERAGE in name}
+    # So few steps leave running statistics behind, which are then computed anew.
+    average = {name: t for name, t in average.items() if ".running_" not in name}
     assert len(average) > 4
     assert all(torch.equal(saved[name], tensor) for name, tensor in average.items())
     assert any(not torch.equal(saved[name], state[f"model.{name}"]) for name in average)

@@ -222,7 +222,7 @@ def test_damaged_stages_are_refused(stages: object, run: RunDir) -> None:
         ({"align": 0}, "--align 0 is too small: it must be at least 1"),
         ({"max_steps": 0}, "--max-steps 0 is too small"),
         ({"input_size": 8}, "--input-size 8 is too small: it must be at least 16"),
-        ({"train_size": 8}, "--train-size 8 is too small"),
+        ({"train_size": 8}, "--train-size 8 must lie in"),
         ({"seed": -1}, "--seed -1 must lie in"),
         ({"seed": 2**64}, "--seed 18446744073709551616 must lie in"),
     ],
