@@ -27,7 +27,7 @@ from dmcp_deploy.network.models import model_names
 from dmcp_deploy.options.run import RunOptions
 from dmcp_deploy.run.check import check
 
-SIDE = 128
+SIDE = 96
 
 
 def main() -> None:
