@@ -35,6 +35,7 @@ def export_proven(
     batch: int | None,
     opset: int,
     metadata: Mapping[str, str],
+    tolerance: float = ONNX_TOLERANCE,
 ) -> dict[str, Any]:
     """Returns figures of a network's ONNX file, written once ONNX Runtime computes the same.
 
@@ -46,6 +47,7 @@ def export_proven(
         batch: A fixed batch size; None leaves it open.
         opset: Version of the standard operators.
         metadata: Pairs to write into the file, beside the multiply-adds.
+        tolerance: How far logits may differ, of the largest.
 
     Raises:
         DmcpError: The network cannot be exported, or the file computes or costs something else.
@@ -61,7 +63,7 @@ def export_proven(
             opset=opset,
             metadata={"macs": str(macs), **metadata},
         )
-        parity = _proof(model, part, path.name, _repeated(images, batch))
+        parity = _proof(model, part, path.name, _repeated(images, batch), tolerance)
         onnx_macs = onnx_cost(part).macs
         if onnx_macs != macs:
             raise DmcpError(f"{path} has {onnx_macs} multiply-adds where the plan has {macs}.")
@@ -74,12 +76,14 @@ def export_proven(
     }
 
 
-def _proof(model: nn.Module, part: Path, name: str, images: Tensor) -> dict[str, float]:
+def _proof(
+    model: nn.Module, part: Path, name: str, images: Tensor, tolerance: float
+) -> dict[str, float]:
     """Returns the parity on images, once flat ones are seen to stay finite."""
     what = f"ONNX Runtime and torch on {name}"
     with torch.no_grad(), OnnxSession(part) as session:
         parity = compare_outputs(model(images).numpy(), session.run(images.numpy()))
-        require_parity(parity, ONNX_TOLERANCE, what)
+        require_parity(parity, tolerance, what)
         for flat in flat_images(images.shape):
             require_finite(model(torch.from_numpy(flat)).numpy(), session.run(flat), what)
     return parity.to_json()

@@ -82,6 +82,7 @@ def check(
     options, compute = options or RunOptions(), compute or Compute()
     if options.data is None:
         images = noise(classes, NetworkSpec.asked(model, options, classes).input_shape[0])
+        options = replace(options, recipe=options.recipe or "small")  # trains at the asked size
     else:
         images = open_data(options.data, progress=compute.progress)
     request = make_request(model, "100%", options, compute, images=images)

@@ -12,6 +12,7 @@ from typing import Any
 from dmcp_deploy.data.seeds import step_seed
 from dmcp_deploy.data.types import ImageData
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.export.proven import ONNX_TOLERANCE
 from dmcp_deploy.options.run import Compute
 from dmcp_deploy.plan import ChannelPlan, NetworkSpec
 from dmcp_deploy.run.data import RunData, note_data, open_run_data
@@ -36,12 +37,14 @@ class RunContext:
         request: What is asked of the run.
         compute: How it is computed.
         images: Its pictures where they are open already; None opens what the request names.
+        onnx_tolerance: How far the logits of an ONNX file may differ, of the largest.
     """
 
     run: RunDir
     request: RunRequest
     compute: Compute
     images: ImageData | None = None
+    onnx_tolerance: float = ONNX_TOLERANCE
 
     @classmethod
     def resume(cls, folder: Path, compute: Compute) -> RunContext:

@@ -292,6 +292,7 @@ def _export(
         batch=batch,
         opset=opset,
         metadata={"model": context.request.network.model, **context.data.fed.to_onnx()},
+        tolerance=context.onnx_tolerance,
     )
 
 
