@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from dmcp_deploy.artifact import write_text
-from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.search.architecture import Architecture
@@ -60,7 +60,7 @@ def main() -> None:
 
 def _ends(spec: NetworkSpec, budgets: tuple[str, ...]) -> list[tuple[str, int, dict[str, float]]]:
     network = build_network(spec)
-    cost, space = Cost(network), search_space(network)
+    cost, space = NetworkCost(network), search_space(network)
     found = []
     for flops in budgets:
         macs = parse_budget(flops).resolve(cost.full_macs)

@@ -18,7 +18,7 @@ from duo100_steps import DenseLane, DmcpSearch, blind_widths
 from torch import Tensor, nn
 
 from dmcp_deploy.data.seeds import step_seed
-from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.derive import trace_network
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.slicing import slice_network
@@ -73,7 +73,7 @@ class Bench:
     @cached_property
     def base_macs(self) -> int:
         """Multiply-adds of the network that budgets are shares of."""
-        return Cost(_network(self.options.base_width, 0)).full_macs
+        return NetworkCost(_network(self.options.base_width, 0)).full_macs
 
     @cached_property
     def supernet(self) -> Network:
@@ -96,7 +96,7 @@ class Bench:
         space = search_space(network)
         return SearchProblem(
             network=network,
-            cost=Cost(network),
+            cost=NetworkCost(network),
             space=space,
             grid=width_grid(space, ALIGN),
             budget_macs=int(budget * self.base_macs),
@@ -180,7 +180,7 @@ def run_wave(bench: Bench, files: Files, wave: Wave) -> None:
     if not _train(bench, [lane for _, _, lane in lanes.values()], options.dense_steps):
         files.add({"kind": "left out", "what": wave.name, "why": "it would not have ended in time"})
         return
-    trained_s, cost = time.time() - began, Cost(bench.supernet)
+    trained_s, cost = time.time() - began, NetworkCost(bench.supernet)
     torch.backends.cudnn.benchmark = False
     for seed, (search, widths, lane) in lanes.items():
         found = evaluate(lane.finish(), batches(*bench.test, 1000), bench.precision)

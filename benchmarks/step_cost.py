@@ -30,7 +30,7 @@ from release_way import ReleaseWay
 from dmcp_deploy.artifact import read_artifact, write_artifact
 from dmcp_deploy.data.types import Batch
 from dmcp_deploy.machine.environment import read_environment
-from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.options.run import Compute
 from dmcp_deploy.plan import NetworkSpec
@@ -231,7 +231,7 @@ def _narrow(problem: SearchProblem) -> Callable[[int], tuple[list[dict[str, int]
 def _problem(options: argparse.Namespace, align: int) -> SearchProblem:
     spec = NetworkSpec(options.model, options.width_mult, CLASSES, (3, options.side, options.side))
     network = build_network(spec)
-    cost, space = Cost(network), search_space(network)
+    cost, space = NetworkCost(network), search_space(network)
     recipe = "imagenet-resnet" if "resnet" in options.model else "imagenet-mobilenet"
     return SearchProblem(
         network=network,

@@ -28,7 +28,7 @@ from dmcp_deploy.bench.tables.table import LatencyTable
 from dmcp_deploy.export.to_onnx import export_onnx
 from dmcp_deploy.machine.affinity import pinned
 from dmcp_deploy.machine.environment import read_environment
-from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.options.run import Compute
@@ -126,7 +126,7 @@ def _tables(model: str, work: Path, options: argparse.Namespace) -> list[dict[st
 def _plans(model: str, folder: Path, count: int) -> list[Planned]:
     """Returns random plans of rising budgets, each with its network as an ONNX file."""
     network = build_network(NetworkSpec(model, 1.0, 1000, (3, SIDE, SIDE)))
-    space, cost = search_space(network), Cost(network)
+    space, cost = search_space(network), NetworkCost(network)
     grid, generator = width_grid(space, ALIGN), torch.Generator().manual_seed(SEED)
     planned = []
     for number, share in enumerate(np.linspace(*SHARES, count)):

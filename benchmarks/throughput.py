@@ -29,7 +29,7 @@ from dmcp_deploy.bench.layers.roofline import bound_ms
 from dmcp_deploy.bench.measure import measure_artifacts
 from dmcp_deploy.bench.record import BenchRecord, compare
 from dmcp_deploy.export.to_onnx import export_onnx
-from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.options.measure import BenchOptions
@@ -182,7 +182,7 @@ def layers_table(record: LayersRecord) -> str:
 def _networks(case: Case, folder: Path) -> dict[str, Path]:
     """Returns name -> ONNX file of the original and of every plan."""
     network = build_network(NetworkSpec(case.model, 1.0, 1000, (3, SIDE, SIDE)), seed=0)
-    cost, space = Cost(network), search_space(network)
+    cost, space = NetworkCost(network), search_space(network)
     files = {"original": folder / "original.onnx"}
     if not files["original"].exists():
         export_onnx(network.model.eval(), files["original"], input_shape=(3, SIDE, SIDE))
@@ -196,7 +196,7 @@ def _networks(case: Case, folder: Path) -> dict[str, Path]:
 
 
 def _plans(
-    case: Case, folder: Path, space: SearchSpace, cost: Cost, budget_macs: int
+    case: Case, folder: Path, space: SearchSpace, cost: NetworkCost, budget_macs: int
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yields the name and the units of every plan."""
     full = space.full.astype(np.float64)

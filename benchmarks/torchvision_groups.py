@@ -25,7 +25,7 @@ from torchvision import models
 
 from dmcp_deploy import __version__
 from dmcp_deploy.artifact import write_text
-from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.models import build_network, model_names
 from dmcp_deploy.network.slicing import slice_network
@@ -117,7 +117,7 @@ def _timed_row(name: str) -> Row:
 def _row(name: str) -> Row:
     side = SIDES.get(name, 224)
     network = build_network(NetworkSpec(name, input_shape=(3, side, side)))
-    cost, space = Cost(network), search_space(network)
+    cost, space = NetworkCost(network), search_space(network)
     grid = width_grid(space, ALIGN)
     units = fit_widths(cost, grid, space.full.astype(np.float64), cost.full_macs // 2)
     widths = space.widths(units)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.plan import NetworkSpec
@@ -18,7 +18,7 @@ def whole_and_half(model: str, side: int) -> dict[str, nn.Module]:
     Widths are multiples of 8; weights are random, the same at every call.
     """
     network = build_network(NetworkSpec(model, 1.0, 1000, (3, side, side)), seed=0)
-    space, cost = search_space(network), Cost(network)
+    space, cost = search_space(network), NetworkCost(network)
     grid = width_grid(space, 8)
     units = fit_widths(cost, grid, space.full.astype(float), cost.full_macs // 2)
     half = slice_network(network, space.widths(units))

@@ -79,6 +79,23 @@ class Keep:
 
 
 @dataclass(frozen=True)
+class PlanLimit:
+    """A budget other than multiply-adds that a plan answers to.
+
+    Attributes:
+        quantity: What is limited: "parameters", "milliseconds".
+        asked: The budget as the user wrote it.
+        most: The most there may be of it.
+        value: What the plan has of it.
+    """
+
+    quantity: str
+    asked: str
+    most: float
+    value: float
+
+
+@dataclass(frozen=True)
 class ChannelPlan:
     """The result of a search: what every channel group of a network keeps.
 
@@ -88,10 +105,11 @@ class ChannelPlan:
         macs: Multiply-adds of the pruned network for one image.
         full_macs: Multiply-adds of the full network for one image.
         params: Parameters of the pruned network.
-        budget_macs: The budget the plan answers to; None if there was none.
+        budget_macs: The FLOPs budget the plan answers to; None if there was none.
         method: The search method's name.
         align: Widths are multiples of this, or the full ones, where the group is larger.
         seed: The seed of the search.
+        limits: The other budgets.
     """
 
     network: NetworkSpec = field(metadata={"json": "model"})
@@ -103,6 +121,7 @@ class ChannelPlan:
     method: str
     align: int
     seed: int
+    limits: tuple[PlanLimit, ...] = field(default=(), metadata=LATER_IF_SET)
 
     def widths(self) -> dict[str, int]:
         """Returns the channels kept by each group."""
@@ -147,7 +166,7 @@ class ChannelPlan:
     def to_json(self) -> dict[str, Any]:
         """Returns the plan as JSON values."""
         content = encode(self)
-        return {name: content[name] for name in _ORDER}
+        return {name: content[name] for name in _ORDER if name in content}
 
     @classmethod
     def load(cls, path: Path) -> ChannelPlan:
@@ -169,5 +188,6 @@ _ORDER = (
     "macs",
     "full_macs",
     "params",
+    "limits",
     "groups",
 )

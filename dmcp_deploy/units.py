@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dmcp_deploy.errors import DmcpError
 
@@ -17,47 +17,70 @@ _FEWEST = 1000  # multiply-adds of a network: fewer lack their unit
 
 @dataclass(frozen=True)
 class Budget:
-    """A compute budget: an absolute number of multiply-adds, or a share of the full network.
+    """A budget: an absolute number of what is counted, or a share of the full network's.
 
     Attributes:
         text: The budget as the user wrote it.
-        macs: Multiply-adds for one image; None if the budget is a share.
+        amount: Multiply-adds for one image, parameters or bytes; None if the budget is a share.
         share: In (0, 1]; None if the budget is absolute.
     """
 
     text: str
-    macs: int | None
+    amount: int | None
     share: float | None
 
-    def resolve(self, full_macs: int) -> int:
-        """Returns the budget in multiply-adds, given those of the full network."""
-        if self.macs is not None:
-            return self.macs
+    def resolve(self, full: int) -> int:
+        """Returns the budget as a number, given what the full network has."""
+        if self.amount is not None:
+            return self.amount
         assert self.share is not None
-        return math.floor(self.share * full_macs)
+        return math.floor(self.share * full)
 
 
 def parse_budget(text: str) -> Budget:
-    """Returns the budget that a text such as "211M", "1.04G", "50%" or "300774272" names.
+    """Returns the FLOPs budget of a text such as "211M", "1.04G", "50%" or "300774272".
 
     Raises:
         DmcpError: The text is no number, not above zero, or a share above 100%.
     """
-    match = _BUDGET.fullmatch(text.strip())
-    hint = "write it as 211M, 1.04G or 50%"
+    return _parse_count(text, "FLOPs", "multiply-add", "211M, 1.04G or 50%")
+
+
+def parse_params(text: str) -> Budget:
+    """Returns the budget of parameters of a text such as "2M", "350k" or "50%".
+
+    Raises:
+        DmcpError: The text is no number, not above zero, or a share above 100%.
+    """
+    return _parse_count(text, "parameter", "parameter", "2M, 350k or 50%")
+
+
+def parse_bytes(text: str) -> Budget:
+    """Returns the budget of bytes of a text such as "8MB", "350kB" or "50%".
+
+    Raises:
+        DmcpError: The text is no number, not above zero, or a share above 100%.
+    """
+    count = re.sub(r"(?<=[\dkmgt\s.])b\s*$", "", text.strip(), flags=re.IGNORECASE)
+    return replace(_parse_count(count, "weight", "byte", "8MB, 350kB or 50%", text), text=text)
+
+
+def _parse_count(text: str, kind: str, one: str, examples: str, asked: str | None = None) -> Budget:
+    match, hint = _BUDGET.fullmatch(text.strip()), f"write it as {examples}"
+    said = f"The {kind} budget {asked or text!r}"
     if match is None:
-        raise DmcpError(f"The FLOPs budget {text!r} is not understood: {hint}{_meant(text)}")
+        raise DmcpError(f"{said} is not understood: {hint}{_meant(text)}")
     number = float(match["number"])
     if number <= 0:
-        raise DmcpError(f"The FLOPs budget {text!r} must be above zero: {hint}.")
+        raise DmcpError(f"{said} must be above zero: {hint}.")
     if match["unit"] == "%":
         if number > 100:
-            raise DmcpError(f"The FLOPs budget {text!r} is above 100% of the network: {hint}.")
+            raise DmcpError(f"{said} is above 100% of the network: {hint}.")
         return Budget(text, None, number / 100)
-    macs = round(number * _SCALE[match["unit"].lower()])
-    if macs < 1:
-        raise DmcpError(f"The FLOPs budget {text!r} is below one multiply-add: {hint}.")
-    return Budget(text, macs, None)
+    amount = round(number * _SCALE[match["unit"].lower()])
+    if amount < 1:
+        raise DmcpError(f"{said} is below one {one}: {hint}.")
+    return Budget(text, amount, None)
 
 
 def check_unit(text: str) -> None:

@@ -21,7 +21,7 @@ from dmcp_deploy.units import format_bytes, format_macs, parse_budget
 )
 def test_absolute_budget_is_macs_whatever_the_network(text: str, macs: int) -> None:
     budget = parse_budget(text)
-    assert (budget.macs, budget.share) == (macs, None)
+    assert (budget.amount, budget.share) == (macs, None)
     assert budget.resolve(full_macs=7) == macs
 
 
@@ -33,7 +33,7 @@ def test_share_is_taken_of_the_full_network_and_rounded_down(
     text: str, full_macs: int, macs: int
 ) -> None:
     budget = parse_budget(text)
-    assert budget.macs is None
+    assert budget.amount is None
     assert budget.resolve(full_macs) == macs
 
 
@@ -79,7 +79,7 @@ def test_macs_are_written_as_people_write_them(macs: float, text: str) -> None:
 
 @pytest.mark.parametrize("text", ["211.0M", "1.04G", "43.2K"])
 def test_formatted_macs_parse_back(text: str) -> None:
-    macs = parse_budget(text).macs
+    macs = parse_budget(text).amount
     assert macs is not None
     assert format_macs(macs) == text
 

@@ -103,7 +103,7 @@ def flops(
     Raises:
         DmcpError: The model is unknown, or the plan is damaged or of another network.
     """
-    from dmcp_deploy.network.cost import Cost
+    from dmcp_deploy.network.cost import NetworkCost
     from dmcp_deploy.network.models import build_network
 
     widths: dict[str, int] = {}
@@ -117,7 +117,7 @@ def flops(
         net = build_network(spec)
         chosen.check_fits(net.sizes(), model)
         widths = chosen.widths()
-    cost = Cost(net)
+    cost = NetworkCost(net)
     layers = cost.layer_costs(widths)
     return {
         "model": model,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.plan import ChannelPlan, Keep, NetworkSpec
@@ -83,7 +83,7 @@ def _check_sizes(matches: list[Match], net: Network) -> None:
 
 
 def _plan(net: Network, widths: dict[str, int], form: str) -> ChannelPlan:
-    cost = Cost(net)
+    cost = NetworkCost(net)
     groups = {g.name: Keep(g.size, widths.get(g.name, g.size)) for g in net.groups}
     return ChannelPlan(
         network=net.spec,

@@ -99,6 +99,7 @@ def check_budgets(
     """
     from dmcp_deploy.network.models import build_network
     from dmcp_deploy.run.resolve import make_request
+    from dmcp_deploy.search.costs.asked import asked_budgets
     from dmcp_deploy.search.run import plan_problem
     from dmcp_deploy.training.recipe import recipe_from_json
 
@@ -106,4 +107,4 @@ def check_budgets(
     network = build_network(request.network, request.seed)
     recipe = recipe_from_json(dict(request.recipe))
     for budget in budgets:
-        plan_problem(network, parse_budget(budget), request.align, recipe)
+        plan_problem(network, asked_budgets(flops=budget), request.align, recipe)

@@ -12,7 +12,7 @@ from pathlib import Path
 from dmcp_deploy.data.datasets import open_data
 from dmcp_deploy.data.noise import noise
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.graph import Group, Network
 from dmcp_deploy.network.listing import notes
 from dmcp_deploy.options.export import BuildOptions
@@ -93,7 +93,7 @@ def check(
 def check_text(result: Check) -> str:
     """Returns what a check has found, as text."""
     network, spec = result.network, result.network.spec
-    params = Cost(network).params({})
+    params = NetworkCost(network).params({})
     rows: list[tuple[str, ...]] = [("tried", "seconds", "")]
     rows += [(p.name, f"{p.seconds:.1f}", p.fault or "works") for p in result.phases]
     rows += [(name, "", reason) for name, reason in result.absent.items()]

@@ -19,11 +19,12 @@ from dmcp_deploy.run.data import RunData, note_data, open_run_data
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.rundir.stages import Stage
+from dmcp_deploy.search.costs.asked import AskedBudget, asked_budgets
 from dmcp_deploy.training.distributed import is_main, wait_for_all
 from dmcp_deploy.training.loop import LoopSettings
 from dmcp_deploy.training.precision import Precision, choose_precision
 from dmcp_deploy.training.recipe import Recipe, recipe_from_json
-from dmcp_deploy.units import Budget, format_input, parse_budget
+from dmcp_deploy.units import format_input
 
 SUPERNET = "supernet.safetensors"
 
@@ -86,9 +87,9 @@ class RunContext:
         return recipe_from_json(dict(self.request.recipe))
 
     @cached_property
-    def budget(self) -> Budget:
-        """The FLOPs budget."""
-        return parse_budget(self.request.budget)
+    def budgets(self) -> tuple[AskedBudget, ...]:
+        """The budgets that are asked for."""
+        return asked_budgets(flops=self.request.budget)
 
     @cached_property
     def data(self) -> RunData:

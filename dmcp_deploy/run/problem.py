@@ -15,15 +15,15 @@ def search_problem(context: RunContext) -> SearchProblem:
         DmcpError: Given weights cannot be had, or the budget cannot be reached.
     """
     network, given = starting_network(context)
-    cost, space, grid, budget_macs = plan_problem(
-        network, context.budget, context.request.align, context.recipe
+    accounting, space, grid, limits = plan_problem(
+        network, context.budgets, context.request.align, context.recipe
     )
     return SearchProblem(
         network=network,
-        cost=cost,
+        accounting=accounting,
         space=space,
         grid=grid,
-        budget_macs=budget_macs,
+        limits=limits,
         data=context.data.images,
         recipe=context.recipe,
         request=context.request,

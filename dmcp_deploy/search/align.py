@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.plan import ChannelPlan, Keep
 from dmcp_deploy.search.fit import check_reachable, fit_widths, width_grid
@@ -35,7 +35,7 @@ def align_plan(plan: ChannelPlan, align: int, budget: Budget | None = None) -> C
                 f"The plan keeps channels of {name} by their index, and of other widths nobody can"
                 " tell which: search with --align, or by a method that keeps the first ones."
             )
-    cost = Cost(network)
+    cost = NetworkCost(network)
     grid = width_grid(space := search_space(network), align)
     budget_macs = plan.macs if budget is None else budget.resolve(cost.full_macs)
     check_reachable(cost, grid, budget_macs)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.search import markov
 from dmcp_deploy.search.budget_loss import largest_move
 from dmcp_deploy.search.space import SearchSpace
@@ -27,7 +27,7 @@ class Architecture:
     def __init__(
         self,
         space: SearchSpace,
-        cost: Cost,
+        cost: NetworkCost,
         budget_macs: int,
         transition: str,
         device: torch.device,

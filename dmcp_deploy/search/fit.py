@@ -1,4 +1,4 @@
-"""From wanted widths to a plan that meets the budget on a grid of aligned widths."""
+"""From wanted widths to a plan that meets the budgets on a grid of aligned widths."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.network.cost import Cost
 from dmcp_deploy.plan import LOWEST_SHARE
+from dmcp_deploy.search.costs.limits import Limits
+from dmcp_deploy.search.costs.protocol import Cost
 from dmcp_deploy.search.space import SearchSpace
-from dmcp_deploy.units import format_macs
 
-_NEAR_ENOUGH = 0.995  # of the budget: where filling up stops
+_NEAR_ENOUGH = 0.995  # of a budget: where filling up stops
 _REACH = 4  # steps by which an exchange raises a group at most
 _FEW = 20_000  # plans: a grid with no more of them is tried out whole where all else fails
 
@@ -79,48 +79,58 @@ def width_grid(space: SearchSpace, align: int) -> WidthGrid:
     return WidthGrid(low, full, step)
 
 
-def check_reachable(cost: Cost, grid: WidthGrid, budget_macs: int) -> None:
-    """Checks that some plan of the grid meets a budget.
+def check_reachable(limits: Limits, grid: WidthGrid) -> None:
+    """Checks that some plan of the grid meets all budgets.
 
     Raises:
-        DmcpError: The budget is below the narrowest network or above the full one; the message
-            names the reachable range in multiply-adds and in percent.
+        DmcpError: A budget is below the narrowest network or above the full one; the message
+            names the reachable range in its own unit and in percent.
     """
-    lowest, highest = cost.macs(grid.low), cost.full_macs
-    if lowest <= budget_macs <= highest:
-        return
-    side = "below the narrowest" if budget_macs < lowest else "above the full"
-    percent = math.ceil(1000 * lowest / highest) / 10  # rounded down, it could not be reached
-    raise DmcpError(
-        f"The FLOPs budget {format_macs(budget_macs)} ({budget_macs / highest:.1%}) is {side}"
-        f" network: choose one from {format_macs(lowest)} to {format_macs(highest)} ({lowest} to"
-        f" {highest}), which is {percent:g}% to 100% of the network."
-    )
+    for limit in limits.limits:
+        cost, lowest, highest = limit.cost, limit.cost.at(grid.low), limit.cost.at(grid.high)
+        if lowest <= limit.most <= highest:
+            continue
+        side = "below the narrowest" if limit.most < lowest else "above the full"
+        percent = math.ceil(1000 * lowest / highest) / 10  # rounded down, it could not be reached
+        raise DmcpError(
+            f"The budget of {cost.text(limit.most)} ({limit.most / highest:.1%}) is {side}"
+            f" network: choose one from {_span(cost, lowest, highest)}, which is {percent:g}% to"
+            " 100% of the network."
+        )
 
 
-def fit_widths(cost: Cost, grid: WidthGrid, wanted: np.ndarray, budget_macs: int) -> np.ndarray:
-    """Returns the widths near `wanted` whose MACs end just below a budget, shape [groups].
+def fit_widths(limits: Limits, grid: WidthGrid, wanted: np.ndarray) -> np.ndarray:
+    """Returns the widths near `wanted` that end just below the budgets, shape [groups].
 
-    The wanted widths are scaled by one factor so that their rounding fits the budget, then the
+    The wanted widths are scaled by one factor so that their rounding fits the budgets, then the
     room that is left is filled step by step where the width lags most behind. Where that ends
-    below 0.98 of the budget, some steps of one group are exchanged for steps of others as long
+    below 0.98 of all budgets, some steps of one group are exchanged for steps of others as long
     as that brings the plan nearer; small grids are searched whole then.
 
     Args:
-        cost: The cost of the network.
+        limits: The budgets; must be reachable (see `check_reachable`).
         grid: The allowed widths.
         wanted: Wanted units, real numbers, shape [groups].
-        budget_macs: The budget; must be reachable (see `check_reachable`).
     """
-    scale = _largest_scale(cost, grid, wanted, budget_macs)
-    return _Fit(cost, grid, budget_macs, wanted * scale).plan()
+    scale = _largest_scale(limits, grid, wanted)
+    return _Fit(limits, grid, wanted * scale).plan()
 
 
-def _largest_scale(cost: Cost, grid: WidthGrid, wanted: np.ndarray, budget_macs: int) -> float:
+def _span(cost: Cost, lowest: float, highest: float) -> str:
+    """Returns a range: "10.4M to 300.8M multiply-adds (10435312 to 300774272)"."""
+    first, last = cost.text(lowest).split(), cost.text(highest).split()
+    pairs = zip(reversed(first[1:]), reversed(last), strict=False)
+    shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    span = f"{' '.join(first[: len(first) - shared])} to {' '.join(last)}"
+    counted = lowest.is_integer() and highest.is_integer()
+    return f"{span} ({lowest:.0f} to {highest:.0f})" if counted else span
+
+
+def _largest_scale(limits: Limits, grid: WidthGrid, wanted: np.ndarray) -> float:
     low, high = 0.0, float(np.max(grid.high / wanted)) + 1.0
     for _ in range(60):
         middle = (low + high) / 2
-        if cost.macs(grid.nearest(middle * wanted)) <= budget_macs:
+        if limits.is_met(grid.nearest(middle * wanted)):
             low = middle
         else:
             high = middle
@@ -129,11 +139,10 @@ def _largest_scale(cost: Cost, grid: WidthGrid, wanted: np.ndarray, budget_macs:
 
 @dataclass(frozen=True)
 class _Fit:
-    """Plans near a target that meet a budget; plans and target are units, shape [groups]."""
+    """Plans near a target that meet budgets; plans and target are units, shape [groups]."""
 
-    cost: Cost
+    limits: Limits
     grid: WidthGrid
-    budget_macs: int
     target: np.ndarray
 
     def plan(self) -> np.ndarray:
@@ -146,51 +155,50 @@ class _Fit:
         return units
 
     def is_low(self, units: np.ndarray) -> bool:
-        return self.cost.macs(units) < LOWEST_SHARE * self.budget_macs
+        return self.limits.share(units) < LOWEST_SHARE
 
     def fill(self, units: np.ndarray) -> np.ndarray:
         """Returns the plan raised step by step, where it lags most behind, as far as steps fit."""
-        while self.cost.macs(units) < _NEAR_ENOUGH * self.budget_macs:
+        while self.limits.share(units) < _NEAR_ENOUGH:
             lag = (self.target - units) / np.maximum(self.target, 1)
             plans = (self.grid.moved(units, int(g), 1) for g in np.argsort(-lag, kind="stable"))
-            fitting = (p for p in plans if p is not None and self.cost.macs(p) <= self.budget_macs)
+            fitting = (p for p in plans if p is not None and self.limits.is_met(p))
             if (better := next(fitting, None)) is None:
                 break
             units = better
         return units
 
     def exchange(self, units: np.ndarray, steps: int) -> np.ndarray | None:
-        """Returns a plan with more MACs that raises one group by some steps and lowers another.
+        """Returns a plan nearer to a budget that raises one group by some steps and lowers another.
 
         What that leaves free is filled. The first plan near enough to the budget is taken, else
         the best; None if no exchange is any better.
         """
-        best, best_macs = None, self.cost.macs(units)
+        best, best_share = None, self.limits.share(units)
         for up, down in itertools.permutations(range(len(units)), 2):
             raised = self.grid.moved(units, up, steps)
             lowered = None if raised is None else self.lowered(raised, down)
             if lowered is None:
                 continue
             filled = self.fill(lowered)
-            if (macs := self.cost.macs(filled)) > best_macs:
-                best, best_macs = filled, macs
-            if best_macs >= LOWEST_SHARE * self.budget_macs:
+            if (share := self.limits.share(filled)) > best_share:
+                best, best_share = filled, share
+            if best_share >= LOWEST_SHARE:
                 break
         return best
 
     def worth(self, plan: np.ndarray) -> tuple[float, float]:
-        """Returns what the best plan has most of: MACs up to the band, then nearness to target."""
-        macs = self.cost.macs(plan)
-        fits = macs <= self.budget_macs
-        reached = min(macs, LOWEST_SHARE * self.budget_macs) if fits else -1.0
+        """Returns what the best plan has most of: cost up to the band, then nearness to target."""
+        share = self.limits.share(plan)
+        reached = min(share, LOWEST_SHARE) if share <= 1.0 else -1.0
         return reached, -float(np.abs(plan - self.target).sum())
 
     def lowered(self, units: np.ndarray, group: int) -> np.ndarray | None:
-        """Returns the plan with one group lowered by as few steps as meet the budget, or None."""
+        """Returns the plan with one group lowered by as few steps as meet the budgets, or None."""
 
         def is_met(steps: int) -> bool:
             plan = self.grid.moved(units, group, -steps)
-            return plan is not None and self.cost.macs(plan) <= self.budget_macs
+            return plan is not None and self.limits.is_met(plan)
 
         most = -(-int(units[group] - self.grid.low[group]) // int(self.grid.step[group]))
         fewest = bisect_left(range(most + 1), True, key=is_met)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.plan import LOWEST_SHARE
 from dmcp_deploy.search.fit import WidthGrid, fit_widths
 from dmcp_deploy.search.space import SearchSpace
@@ -90,7 +90,7 @@ def plans_on_the_way(units: np.ndarray, turns: Iterable[Turn]) -> list[np.ndarra
 
 
 def plan_within(
-    cost: Cost, grid: WidthGrid, plans: Sequence[np.ndarray], budget_macs: int
+    cost: NetworkCost, grid: WidthGrid, plans: Sequence[np.ndarray], budget_macs: int
 ) -> np.ndarray:
     """Returns the plan for one budget on the way of greedy slimming, units [groups].
 
@@ -114,7 +114,7 @@ def plan_within(
 
 
 def path_report(
-    space: SearchSpace, cost: Cost, plans: Sequence[np.ndarray], turns: Sequence[Turn]
+    space: SearchSpace, cost: NetworkCost, plans: Sequence[np.ndarray], turns: Sequence[Turn]
 ) -> list[Mapping[str, object]]:
     """Returns what each turn took: group, channels it keeps, multiply-adds and loss after it."""
     return [
@@ -129,7 +129,7 @@ def path_report(
 
 
 def _shortened(
-    cost: Cost, grid: WidthGrid, before: np.ndarray, after: np.ndarray, budget_macs: int
+    cost: NetworkCost, grid: WidthGrid, before: np.ndarray, after: np.ndarray, budget_macs: int
 ) -> np.ndarray:
     """Returns the widest plan between two on the grid that meets the budget, as `after` does."""
     group = int(np.flatnonzero(before != after)[0])

@@ -47,16 +47,15 @@ def width_probabilities(m: Tensor) -> Tensor:
     return torch.cat([one, m], dim=1) - torch.cat([m, zero], dim=1)
 
 
-def width_moments(m: Tensor, minimum: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+def width_moments(probabilities: Tensor, minimum: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the mean and the variance of every group's width in units, shape [groups] each.
 
     Args:
-        m: Marginal probabilities, shape [groups, K].
+        probabilities: Of keeping 0..K steps, shape [groups, K + 1] (see `width_probabilities`).
         minimum: Units that are always kept, shape [groups].
         step: Units per step, shape [groups].
     """
-    counts = torch.arange(m.shape[1] + 1, dtype=m.dtype, device=m.device)
-    probabilities = width_probabilities(m)
+    counts = torch.arange(probabilities.shape[1]).to(probabilities)
     mean = probabilities @ counts
     square = probabilities @ counts**2
     return minimum + step * mean, step**2 * (square - mean**2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,12 +11,13 @@ import numpy as np
 
 from dmcp_deploy.data.size import Size, scaled_size
 from dmcp_deploy.data.types import ImageData
-from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.options.run import Compute
 from dmcp_deploy.plan import Keep
 from dmcp_deploy.rundir.directory import SHARED
 from dmcp_deploy.rundir.request import RunRequest
+from dmcp_deploy.search.costs.limits import Limits
 from dmcp_deploy.search.fit import WidthGrid, fit_widths
 from dmcp_deploy.search.space import SearchSpace
 from dmcp_deploy.training.loop import LoopSettings, SharedPart
@@ -30,14 +31,14 @@ _STEPS_PER_BATCH = 10
 
 @dataclass(frozen=True)
 class SearchProblem:
-    """One search: a network, its cost, a budget, data and what was asked of the run.
+    """One search: a network, its budgets, data and what was asked of the run.
 
     Attributes:
         network: The full network; a method trains its weights in place.
-        cost: Its cost as a function of group widths.
+        accounting: What is recorded of plans: multiply-adds, parameters, costs of layers.
         space: The widths on offer.
         grid: The widths a plan may take.
-        budget_macs: The budget in multiply-adds for one image.
+        limits: The budgets, all of which a plan must meet.
         data: Images; None for methods that look at none.
         recipe: Steps, learning rates, batch size.
         request: What was asked for: the seed of all randomness, `max_steps`, `sampling`.
@@ -48,10 +49,10 @@ class SearchProblem:
     """
 
     network: Network
-    cost: Cost
+    accounting: NetworkCost
     space: SearchSpace
     grid: WidthGrid
-    budget_macs: int
+    limits: Limits
     data: ImageData | None
     recipe: Recipe
     request: RunRequest
@@ -76,10 +77,9 @@ class SearchProblem:
         """
         return max(1, self.cap(_STEPS_PER_BATCH * batches) // _STEPS_PER_BATCH)
 
-    def uniform_units(self) -> np.ndarray:
-        """Returns the units of the one width multiplier that meets the budget, shape [groups]."""
-        wanted = self.space.full.astype(np.float64)
-        return fit_widths(self.cost, self.grid, wanted, self.budget_macs)
+    def uniform_units(self, limits: Limits) -> np.ndarray:
+        """Returns the units of the one width multiplier that meets budgets, shape [groups]."""
+        return fit_widths(limits, self.grid, self.space.full.astype(np.float64))
 
     def loop_settings(self, name: str, steps: int, shared: int = 0) -> LoopSettings:
         """Returns how a loop of this search runs; its files are named after it.
@@ -116,6 +116,10 @@ class SearchProblem:
                 bar.advance()
 
 
+#: Limits -> prunable group -> channels kept from the front, or a Keep.
+Decode = Callable[[Limits], Mapping[str, int | Keep]]
+
+
 @dataclass(frozen=True)
 class SearchResult:
     """What a method found.
@@ -124,11 +128,14 @@ class SearchResult:
         widths: Prunable group -> channels kept from the front, or a Keep.
         figures: Numbers worth keeping in the run's record (expected MACs, candidates, ...).
         trained: Whether the network's weights were trained on the way.
+        decode: Returns the widths again, for other limits, from what was learned: nothing is
+            trained. Methods that leave the plan's own weights in the network leave the new ones.
     """
 
     widths: Mapping[str, int | Keep]
     figures: Mapping[str, object]
     trained: bool
+    decode: Decode = field(compare=False)
 
     def channels(self) -> dict[str, int]:
         """Returns the number of channels that each group keeps."""

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.listing import nothing_to_narrow
-from dmcp_deploy.plan import ChannelPlan, Keep
+from dmcp_deploy.plan import ChannelPlan, Keep, PlanLimit
 from dmcp_deploy.registry import METHODS, near_matches
+from dmcp_deploy.search.costs.asked import AskedBudget
+from dmcp_deploy.search.costs.limits import Limits
+from dmcp_deploy.search.costs.macs import MacsCost
 from dmcp_deploy.search.fit import WidthGrid, check_reachable, width_grid
 from dmcp_deploy.search.problem import Method, SearchProblem, SearchResult, channel_counts
 from dmcp_deploy.search.space import SearchSpace, search_space
 from dmcp_deploy.training.recipe import Recipe
-from dmcp_deploy.units import Budget
 
 
 def find_method(name: str) -> Method:
@@ -35,23 +37,23 @@ def find_method(name: str) -> Method:
 
 
 def plan_problem(
-    network: Network, budget: Budget, align: int, recipe: Recipe
-) -> tuple[Cost, SearchSpace, WidthGrid, int]:
-    """Returns cost, space, grid and budget in MACs of a search, checked before any training.
+    network: Network, budgets: Sequence[AskedBudget], align: int, recipe: Recipe
+) -> tuple[NetworkCost, SearchSpace, WidthGrid, Limits]:
+    """Returns accounting, space, grid and limits of a search, checked before any training.
 
     Raises:
-        DmcpError: The network has nothing to narrow, or the budget cannot be reached.
+        DmcpError: The network has nothing to narrow, or a budget cannot be reached.
     """
     if align < 1:
         raise DmcpError(f"Widths cannot be multiples of {align}: --align is 1 or more.")
     if not network.prunable:
         raise nothing_to_narrow(network)
-    cost = Cost(network)
+    accounting = NetworkCost(network)
     space = search_space(network, recipe.min_width, recipe.width_step)
     grid = width_grid(space, align)
-    budget_macs = budget.resolve(cost.full_macs)
-    check_reachable(cost, grid, budget_macs)
-    return cost, space, grid, budget_macs
+    limits = Limits(tuple(budget(accounting, space) for budget in budgets))
+    check_reachable(limits, grid)
+    return accounting, space, grid, limits
 
 
 def search_plan(
@@ -60,7 +62,7 @@ def search_plan(
     """Returns the plan a method finds, and what else it reports."""
     result = find_method(method)(problem)
     plan = make_plan(problem, result.widths, method, align)
-    assert plan.macs <= problem.budget_macs
+    assert problem.limits.is_met(problem.accounting.units(plan.widths()))
     return plan, result
 
 
@@ -71,14 +73,21 @@ def make_plan(
     counts = channel_counts(widths)
     groups = {g.name: Keep(g.size, counts.get(g.name, g.size)) for g in problem.network.groups}
     groups |= {name: keep for name, keep in widths.items() if isinstance(keep, Keep)}
+    units = problem.accounting.units(counts)
+    macs = next((li for li in problem.limits.limits if isinstance(li.cost, MacsCost)), None)
     return ChannelPlan(
         network=problem.network.spec,
         groups=groups,
-        macs=problem.cost.macs_at(counts),
-        full_macs=problem.cost.full_macs,
-        params=problem.cost.params(counts),
-        budget_macs=problem.budget_macs,
+        macs=problem.accounting.macs(units),
+        full_macs=problem.accounting.full_macs,
+        params=problem.accounting.params(counts),
+        budget_macs=None if macs is None else int(macs.most),
         method=method,
         align=align,
         seed=problem.request.seed,
+        limits=tuple(
+            PlanLimit(limit.cost.name, limit.asked, limit.most, limit.cost.at(units))
+            for limit in problem.limits.limits
+            if limit is not macs
+        ),
     )

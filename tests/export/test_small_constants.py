@@ -17,7 +17,7 @@ from dmcp_deploy.export.precisions import convert
 from dmcp_deploy.export.proven import export_proven
 from dmcp_deploy.export.to_onnx import export_onnx
 from dmcp_deploy.export.verify import compare_outputs, flat_images, require_finite
-from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.derive import trace_network
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.runtimes.onnxruntime import OnnxSession
@@ -70,7 +70,7 @@ def test_flat_images_have_finite_logits_in_fp32_and_fp16(norm, batch, tmp_path: 
     images = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(1))
     spec = NetworkSpec("hand-made", 1.0, 4, SHAPE)
     full, half = tmp_path / "net.onnx", tmp_path / "net.fp16.onnx"
-    macs = Cost(trace_network(net, spec)).full_macs
+    macs = NetworkCost(trace_network(net, spec)).full_macs
     export_proven(net, full, images=images, macs=macs, batch=batch, opset=20, metadata={})
     raised = convert(full, half, "fp16", None)["raised"]
     assert list(raised.values()) == [2.0**-14]

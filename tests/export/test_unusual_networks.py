@@ -13,7 +13,7 @@ from tiny_nets import random_keeps, randomise_norms, traced
 from dmcp_deploy.export.proven import ONNX_TOLERANCE
 from dmcp_deploy.export.to_onnx import export_onnx
 from dmcp_deploy.export.verify import compare_outputs
-from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.network.slicing import slice_network
@@ -57,4 +57,4 @@ def check_onnx(network: Network, folder: Path) -> None:
     with OnnxSession(path, threads=1) as session:
         assert compare_outputs(logits, session.run(images.numpy())).max_rel < ONNX_TOLERANCE
     widths = {name: len(keep.kept) for name, keep in keeps.items()}
-    assert onnx_cost(path).macs == Cost(network).macs_at(widths)
+    assert onnx_cost(path).macs == NetworkCost(network).macs_at(widths)

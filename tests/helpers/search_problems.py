@@ -19,13 +19,15 @@ from dmcp_deploy.data.datasets import open_data
 from dmcp_deploy.data.loader import train_batches
 from dmcp_deploy.data.sources import ArrayImages
 from dmcp_deploy.data.types import Batch, ImageData
-from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.derive import trace_network
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.options.run import Compute
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.rundir.request import RunRequest
+from dmcp_deploy.search.costs.limits import Limit, Limits
+from dmcp_deploy.search.costs.macs import MacsCost
 from dmcp_deploy.search.fit import width_grid
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.space import search_space
@@ -92,7 +94,13 @@ def small_network(seed: int = 0) -> Network:
 
 
 def make_problem(
-    network: Network, folder: Path, *, share: float = 0.25, align: int = 1, **changes: Any
+    network: Network,
+    folder: Path,
+    *,
+    share: float = 0.25,
+    budget_macs: int | None = None,
+    align: int = 1,
+    **changes: Any,
 ) -> SearchProblem:
     """Returns a search for a share of a network's MACs.
 
@@ -100,17 +108,19 @@ def make_problem(
         network: The network.
         folder: Where its files go.
         share: The budget as a share of the full network's MACs.
+        budget_macs: The budget in MACs; None for the share.
         align: Of the grid of widths.
         **changes: Fields of `SearchProblem`, `RunRequest`, `Compute` or `Recipe` that differ from
             the defaults.
     """
-    cost, space = Cost(network), search_space(network)
+    accounting, space = NetworkCost(network), search_space(network)
+    macs = int(share * accounting.full_macs) if budget_macs is None else budget_macs
     problem = SearchProblem(
         network=network,
-        cost=cost,
+        accounting=accounting,
         space=space,
         grid=width_grid(space, align),
-        budget_macs=int(share * cost.full_macs),
+        limits=macs_limits(network, macs),
         data=None,
         recipe=RECIPE,
         request=asked_of(network.spec),
@@ -119,6 +129,17 @@ def make_problem(
         folder=folder,
     )
     return changed(problem, **changes)
+
+
+def macs_limits(network: Network, macs: int) -> Limits:
+    """Returns a FLOPs budget alone, as the limits of a search."""
+    return Limits((Limit(MacsCost(NetworkCost(network), search_space(network)), macs, str(macs)),))
+
+
+def budget_macs(problem: SearchProblem) -> int:
+    """Returns the FLOPs budget of a search."""
+    (macs,) = (limit.most for limit in problem.limits.limits if limit.cost.name == MacsCost.name)
+    return int(macs)
 
 
 def asked_of(spec: NetworkSpec, **settings: Any) -> RunRequest:

@@ -12,7 +12,7 @@ from weight_nets import Aliased
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network import importance
 from dmcp_deploy.network.aliases import names_of_tensors
-from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.derive import trace_network
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.importance import sort_channels, sorted_tensors
@@ -68,7 +68,7 @@ def test_a_sliced_network_holds_each_tensor_once(tmp_path) -> None:
     dense = slice_network(network, keeps).eval()
     assert dense.stem[0] is dense.backbone.first
     assert dense.backbone.scale is dense.scale
-    assert sum(p.numel() for p in dense.parameters()) == Cost(network).params(keeps)
+    assert sum(p.numel() for p in dense.parameters()) == NetworkCost(network).params(keeps)
     with torch.no_grad():
         masked = Supernet(network).eval()(IMAGES, keeps)
     assert torch.allclose(logits(dense), masked, atol=1e-6)

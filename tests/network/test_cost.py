@@ -16,7 +16,7 @@ from tiny_nets import INPUT, Chain, Grouped, Residual, TinyNet, random_widths, t
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from dmcp_deploy.network.cost import Cost, LayerCost
+from dmcp_deploy.network.cost import NetworkCost, LayerCost
 from dmcp_deploy.network.derive import trace_network
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.slicing import slice_network
@@ -43,12 +43,12 @@ ALL_NETS = pytest.mark.parametrize("net", ALL, ids=lambda net: net.__name__)
     ],
 )
 def test_macs_are_those_of_the_papers_table(model: str, width_mult: float, macs: int) -> None:
-    assert Cost(paper_network(model, width_mult)).full_macs == macs
+    assert NetworkCost(paper_network(model, width_mult)).full_macs == macs
 
 
 @ALL_NETS
 def test_macs_of_tiny_networks(net: type[TinyNet]) -> None:
-    cost = Cost(traced(net))
+    cost = NetworkCost(traced(net))
     assert cost.full_macs == sum(net.truth.macs)
     assert sorted(layer.macs for layer in cost.layer_costs({})) == sorted(net.truth.macs)
 
@@ -64,35 +64,35 @@ def test_macs_fall_as_the_work_that_torch_counts(net: type[TinyNet]) -> None:
     widths = random_widths(network, seed=1)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         Supernet(network)(torch.randn(3, *INPUT), widths)
-    assert counter.get_total_flops() == 2 * 3 * Cost(network).macs_at(widths)
+    assert counter.get_total_flops() == 2 * 3 * NetworkCost(network).macs_at(widths)
 
 
 @ALL_NETS
 def test_cost_at_widths_is_the_cost_of_the_sliced_network(net: type[TinyNet]) -> None:
     network = traced(net)
-    cost, widths = Cost(network), random_widths(network, seed=2)
+    cost, widths = NetworkCost(network), random_widths(network, seed=2)
     dense = slice_network(network, widths)
     assert cost.params(widths) == sum(p.numel() for p in dense.parameters())
-    again = Cost(trace_network(dense, network.spec))
+    again = NetworkCost(trace_network(dense, network.spec))
     assert again.full_macs == cost.macs_at(widths)
     assert again.layer_costs({}) == cost.layer_costs(widths)
     assert sum(layer.macs for layer in cost.layer_costs(widths)) == cost.macs_at(widths)
 
 
 def test_what_a_layer_costs() -> None:
-    conv1, conv2, classifier = Cost(traced(Chain)).layer_costs({"conv1": 4, "conv2": 3})
+    conv1, conv2, classifier = NetworkCost(traced(Chain)).layer_costs({"conv1": 4, "conv2": 3})
     assert conv1 == LayerCost("conv1", "conv", 3, 4, 64 * 9 * 3 * 4, 9 * 3 * 4, 64 * 4 * 4)
     assert conv2 == LayerCost("conv2", "conv", 4, 3, 16 * 9 * 4 * 3, 9 * 4 * 3, 16 * 3 * 4)
     assert classifier == LayerCost("classifier", "linear", 3, 5, 15, 15 + 5, 5 * 4)
 
 
 def test_what_is_multiplied_outside_the_layer_table_counts_too() -> None:
-    other = [la for la in Cost(traced(FunctionalConv)).layer_costs({}) if la.kind == "other"]
+    other = [la for la in NetworkCost(traced(FunctionalConv)).layer_costs({}) if la.kind == "other"]
     assert other == [LayerCost("odd", "other", 0, 0, 64 * 8 * 8, 8 * 8, 0)]
 
 
 def test_units_of_widths() -> None:
-    cost = Cost(traced(Grouped))
+    cost = NetworkCost(traced(Grouped))
     assert cost.units({}).tolist() == [3]
     assert cost.units({"conv1": 8}).tolist() == [2]
 
@@ -100,7 +100,7 @@ def test_units_of_widths() -> None:
 @pytest.mark.parametrize("net", NARROWING_NETS, ids=lambda net: net.__name__)
 def test_expected_macs_are_the_mean_over_all_networks(net: type[TinyNet]) -> None:
     network = traced(net)
-    cost = Cost(network)
+    cost = NetworkCost(network)
     widths, chances = _distributions(network)
     choices = itertools.product(*(range(len(w)) for w in widths))
     brute = 0.0
@@ -115,8 +115,8 @@ def test_a_layer_inside_one_group_needs_the_second_moment() -> None:
     network = traced(Residual)
     widths, chances = _distributions(network)
     mean, variance = _moments(widths, chances)
-    exact = Cost(network).expected_macs(mean, variance)
-    naive = Cost(network).expected_macs(mean, torch.zeros_like(variance))
+    exact = NetworkCost(network).expected_macs(mean, variance)
+    naive = NetworkCost(network).expected_macs(mean, torch.zeros_like(variance))
     inside = 576  # positions x kernel of the one convolution from the stream to the stream
     assert float(exact - naive) == pytest.approx(inside * float(variance[0]), rel=1e-9)
     assert float(naive) < 0.98 * float(exact)
@@ -124,13 +124,13 @@ def test_a_layer_inside_one_group_needs_the_second_moment() -> None:
 
 def test_expected_macs_of_certain_widths_are_the_macs() -> None:
     network = traced(Residual)
-    cost, widths = Cost(network), {"stem": 5, "reduce": 2}
+    cost, widths = NetworkCost(network), {"stem": 5, "reduce": 2}
     mean = torch.from_numpy(cost.units(widths)).double()
     assert float(cost.expected_macs(mean, torch.zeros(2).double())) == cost.macs_at(widths)
 
 
 def test_gradient_of_the_expected_macs() -> None:
-    cost = Cost(traced(Residual))
+    cost = NetworkCost(traced(Residual))
     mean = torch.tensor([4.5, 2.5], dtype=torch.float64, requires_grad=True)
     variance = torch.tensor([1.5, 0.5], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(cost.expected_macs, (mean, variance))

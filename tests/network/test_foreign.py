@@ -12,7 +12,7 @@ from dynamic_nets import MACS, SHAPE, Between, TwoConvs, trace
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.network.supernet import Supernet
@@ -175,8 +175,8 @@ def test_a_subclass_that_multiplies_more_than_its_base_counts_more() -> None:
     net.second = Doubled(8, 12, 3, 2, 1)
     network = trace(net)
     check_widths(network, WIDTHS)
-    assert Cost(network).full_macs == MACS + 16 * 72 * 12
-    assert Cost(network).macs_at(WIDTHS) == 64 * 27 * 4 + 2 * 16 * 36 * 6 + 6 * 5
+    assert NetworkCost(network).full_macs == MACS + 16 * 72 * 12
+    assert NetworkCost(network).macs_at(WIDTHS) == 64 * 27 * 4 + 2 * 16 * 36 * 6 + 6 * 5
 
 
 def written_into_zeros(net: Any, x: Tensor) -> Tensor:
@@ -188,7 +188,7 @@ def written_into_zeros(net: Any, x: Tensor) -> Tensor:
 def test_layers_behind_zeros_that_are_written_into_count() -> None:
     network = trace(Between(written_into_zeros))
     check_widths(network, WIDTHS)
-    assert Cost(network).full_macs == MACS
+    assert NetworkCost(network).full_macs == MACS
 
 
 def scaled_by_buffers(net: Any, x: Tensor) -> Tensor:

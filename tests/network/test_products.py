@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
 from dmcp_deploy.export.to_onnx import export_onnx
-from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.derive import trace_network
 from dmcp_deploy.network.models import build_network, model_names
 from dmcp_deploy.onnxgraph.cost import onnx_cost
@@ -22,7 +22,7 @@ ALL = pytest.mark.parametrize("name", WRITTEN)
 
 
 def count(model: nn.Module) -> int:
-    return Cost(trace_network(model, NetworkSpec("product", 1.0, 5, INPUT))).full_macs
+    return NetworkCost(trace_network(model, NetworkSpec("product", 1.0, 5, INPUT))).full_macs
 
 
 def product(name: str) -> nn.Module:
@@ -56,7 +56,7 @@ class Mixed(nn.Module):
 
 
 def test_a_module_that_is_called_twice_is_one_line() -> None:
-    cost = Cost(trace_network(Mixed().eval(), NetworkSpec("mixed", 1.0, 5, INPUT)))
+    cost = NetworkCost(trace_network(Mixed().eval(), NetworkSpec("mixed", 1.0, 5, INPUT)))
     (mixed,) = (layer for layer in cost.layer_costs({}) if layer.kind == "other")
     assert (mixed.name, mixed.macs, mixed.params) == ("mix", 2 * 8 * 8, 8 * 8)
 
@@ -134,7 +134,7 @@ def test_stock_networks_count_as_torch_does(model: str) -> None:
         net(torch.empty(2, *shape))
     kinds = {str(kind): flops for kind, flops in counter.get_flop_counts()["Global"].items()}
     layers = sum(kinds.get(f"aten.{name}", 0) for name in ("convolution", "mm", "addmm"))
-    counted = Cost(trace_network(net, NetworkSpec(model, 1.0, 10, shape))).full_macs
+    counted = NetworkCost(trace_network(net, NetworkSpec(model, 1.0, 10, shape))).full_macs
     assert 2 * 2 * counted == layers
 
 
@@ -148,7 +148,7 @@ def test_a_branch_that_the_exporter_folds_counts_nowhere(batch: int | None, tmp_
     code = network.layers["stages.1.blocks.1.pos_embd.token_projection"]
     assert (code.kind, code.macs_per_pair) == ("conv", 0)
     export_onnx(network.model, tmp_path / "net.onnx", input_shape=spec.input_shape, batch=batch)
-    assert onnx_cost(tmp_path / "net.onnx").macs == Cost(network).full_macs
+    assert onnx_cost(tmp_path / "net.onnx").macs == NetworkCost(network).full_macs
 
 
 @pytest.mark.parametrize(("name", "batch"), EXPORTED)

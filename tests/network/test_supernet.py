@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.export.slice import TOLERANCE
-from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.network.slicing import slice_network
@@ -92,8 +92,8 @@ def test_half_the_width_is_a_quarter_of_the_work() -> None:
     widths = {group.name: group.size // 2 for group in network.prunable}
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         Supernet(network)(pictures(network, 3), widths)
-    assert counter.get_total_flops() == 2 * 3 * Cost(network).macs_at(widths)
-    assert 0.25 < Cost(network).macs_at(widths) / Cost(network).full_macs < 0.3
+    assert counter.get_total_flops() == 2 * 3 * NetworkCost(network).macs_at(widths)
+    assert 0.25 < NetworkCost(network).macs_at(widths) / NetworkCost(network).full_macs < 0.3
 
 
 def test_widths_matter() -> None:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.network.supernet import Supernet
@@ -46,8 +46,8 @@ def check_chain(network: Network, widths: dict[str, int]) -> nn.Module:
     with torch.no_grad():
         assert torch.equal(Supernet(network)(images), model(images))
         assert difference(dense(images), Supernet(network)(images, widths)) < 1e-5
-    assert Cost(network).full_macs == MACS
-    assert Cost(network).params(widths) == sum(p.numel() for p in dense.parameters())
+    assert NetworkCost(network).full_macs == MACS
+    assert NetworkCost(network).params(widths) == sum(p.numel() for p in dense.parameters())
     return dense
 
 
@@ -295,7 +295,7 @@ def test_a_layer_with_a_hook_is_opaque_and_says_so(layer: str) -> None:
     net.get_submodule(layer).register_forward_hook(flip)
     network = trace(net)
     images = pictures()
-    assert Cost(network).full_macs == MACS
+    assert NetworkCost(network).full_macs == MACS
     with torch.no_grad():
         assert torch.equal(Supernet(network)(images), network.model(images))
     pinned = {group.name: group.reason for group in network.groups if not group.prunable}

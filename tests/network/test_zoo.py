@@ -19,7 +19,7 @@ from torch.nn import init
 from torchvision import models
 
 from dmcp_deploy.export.slice import TOLERANCE
-from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.models import build_network, model_names
 from dmcp_deploy.network.slicing import slice_network
@@ -129,10 +129,10 @@ def published_network(name: str) -> Network:
     assert not network.opaque
     assert not network.fixed_macs
     assert all(group.layers for group in network.groups)
-    assert round(Cost(network).full_macs / 1e9, 3) == published.meta["_ops"]
+    assert round(NetworkCost(network).full_macs / 1e9, 3) == published.meta["_ops"]
     # The published parameters of inception_v3 include a head that exists in training alone.
     if name != "inception_v3":
-        assert Cost(network).params({}) == published.meta["num_params"]
+        assert NetworkCost(network).params({}) == published.meta["num_params"]
     return network
 
 
@@ -143,13 +143,13 @@ def test_timm_networks(name: str) -> None:
     network = build_network(spec)
     assert {group.name: group.reason for group in network.groups if group.reason} == {}
     assert len(network.groups) == groups
-    assert Cost(network).full_macs > 10**6
+    assert NetworkCost(network).full_macs > 10**6
     check_equal(network, half_widths(network), size)
 
 
 def half_widths(network: Network) -> dict[str, int]:
     """Returns the uniform plan of half the MACs, or of the fewest where not all can be narrowed."""
-    cost, space = Cost(network), search_space(network)
+    cost, space = NetworkCost(network), search_space(network)
     grid = width_grid(space, 1)
     budget = cost.full_macs // 2
     if cost.macs(grid.low) >= budget:
@@ -182,5 +182,5 @@ def both(
     """Returns the logits of the supernet and of the sliced network; counts its parameters."""
     with torch.no_grad():
         dense = slice_network(network, widths)
-        assert sum(p.numel() for p in dense.parameters()) == Cost(network).params(widths)
+        assert sum(p.numel() for p in dense.parameters()) == NetworkCost(network).params(widths)
         return Supernet(network)(images, widths), dense(images)

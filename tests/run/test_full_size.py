@@ -43,7 +43,7 @@ def test_a_trial_of_every_stage_ends_in_the_band_with_equal_outputs(
     run, plan = RunDir(out), ChannelPlan.load(out / "plan.json")
     assert plan.network.input_shape == (3, 224, 224)
     assert len(plan.groups) == groups
-    assert plan.budget_macs == parse_budget(budget).macs
+    assert plan.budget_macs == parse_budget(budget).amount
     assert 0.98 <= plan.macs / plan.budget_macs <= 1.0
     assert all(keep.width % 8 == 0 for keep in plan.groups.values())
     assert run.figures("slice")["parity"]["max_rel"] <= TOLERANCE

@@ -14,7 +14,7 @@ from tiny_runs import MODEL, refused, succeed
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.export.proven import ONNX_TOLERANCE
-from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.importance import sort_channels
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.network.slicing import slice_network
@@ -31,7 +31,7 @@ SPEC = NetworkSpec(MODEL, 1.0, 3, (3, 32, 32))
 def make_plan(share: float) -> ChannelPlan:
     """Returns a plan of the tiny network whose groups keep a share of their channels."""
     network = build_network(SPEC)
-    cost = Cost(network)
+    cost = NetworkCost(network)
     kept = {
         g.name: max(1, round(share * g.units)) * g.unit if g.prunable else g.size
         for g in network.groups

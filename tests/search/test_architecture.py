@@ -9,7 +9,7 @@ import torch
 from search_problems import PAPER_ROWS, chain_network, paper_network, small_network
 from torch import Tensor
 
-from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.search.architecture import Architecture
 from dmcp_deploy.search.budget_loss import BAND, budget_loss
@@ -21,7 +21,7 @@ LR, WEIGHT = 0.5, 0.1  # of every recipe
 
 
 def architecture(network: Network, budget_macs: int, transition: str = "exp") -> Architecture:
-    return Architecture(search_space(network), Cost(network), budget_macs, transition, CPU)
+    return Architecture(search_space(network), NetworkCost(network), budget_macs, transition, CPU)
 
 
 def follow_budget(arch: Architecture, budget_macs: int, steps: int = STEPS) -> list[float]:
@@ -45,7 +45,7 @@ def test_expected_macs_end_in_the_band_for_every_budget_of_the_paper(
     network = paper_network(model, width_mult)
     arch = architecture(network, budget_macs)
     shares = follow_budget(arch, budget_macs)
-    assert shares[0] == pytest.approx(Cost(network).full_macs / budget_macs)
+    assert shares[0] == pytest.approx(NetworkCost(network).full_macs / budget_macs)
     assert BAND[0] <= final_share(arch, budget_macs) <= BAND[1]
     assert min(shares) > 0.9, "it shot below the band on its way"
 
@@ -65,7 +65,7 @@ def test_it_arrives_at_a_budget_of_four_billion():
     assert BAND[0] <= final_share(arch, budget_macs) <= BAND[1]
 
 
-class LargerCost(Cost):
+class LargerCost(NetworkCost):
     """The same network where every multiply-add counts 1024 times."""
 
     def expected_macs(self, mean: Tensor, variance: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ def test_the_scale_of_the_macs_makes_no_difference():
 
 def test_budgets_that_nothing_reaches_leave_the_narrowest_network():
     network = small_network()
-    cost, space = Cost(network), search_space(network)
+    cost, space = NetworkCost(network), search_space(network)
     narrowest = cost.macs(space.minimum)
     arch = architecture(network, narrowest // 2)
     follow_budget(arch, narrowest // 2)
@@ -115,7 +115,7 @@ def test_the_budget_loss_is_that_of_the_formula(share, value, gradient):
 def test_exp_starts_at_the_full_network():
     network = small_network()
     arch = architecture(network, 450_000)
-    assert float(arch.expected_macs().detach()) == Cost(network).full_macs
+    assert float(arch.expected_macs().detach()) == NetworkCost(network).full_macs
     assert torch.equal(arch.gates(), torch.ones(network.unit_count, dtype=torch.float64))
     full = search_space(network).full.tolist()
     assert arch.expected_units().tolist() == full

@@ -8,7 +8,7 @@ import torch
 from search_problems import small_network
 from torch import Tensor, nn
 
-from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.derive import trace_network
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.plan import NetworkSpec
@@ -52,7 +52,7 @@ def moments(space: SearchSpace, p: Tensor) -> tuple[Tensor, Tensor]:
     return markov.width_moments(markov.marginal(p), minimum.double(), step.double())
 
 
-def sampled_macs(cost: Cost, space: SearchSpace, p: Tensor) -> np.ndarray:
+def sampled_macs(cost: NetworkCost, space: SearchSpace, p: Tensor) -> np.ndarray:
     generator = torch.Generator().manual_seed(5)
     draws = (markov.sample_steps(p, generator).numpy() for _ in range(DRAWS))
     return np.array([cost.macs(space.units(steps)) for steps in draws])
@@ -61,7 +61,7 @@ def sampled_macs(cost: Cost, space: SearchSpace, p: Tensor) -> np.ndarray:
 @pytest.mark.parametrize("make", [residual_network, small_network])
 def test_the_expectation_is_the_mean_of_sampled_plans(make):
     network = make()
-    cost, space = Cost(network), search_space(network)
+    cost, space = NetworkCost(network), search_space(network)
     p = some_probabilities(space)
     mean, variance = moments(space, p)
     macs = sampled_macs(cost, space, p)
@@ -71,7 +71,7 @@ def test_the_expectation_is_the_mean_of_sampled_plans(make):
 
 def test_without_the_variance_of_shared_groups_it_would_not_be():
     network = residual_network()
-    cost, space = Cost(network), search_space(network)
+    cost, space = NetworkCost(network), search_space(network)
     p = some_probabilities(space)
     mean, variance = moments(space, p)
     macs = sampled_macs(cost, space, p)
@@ -82,7 +82,7 @@ def test_without_the_variance_of_shared_groups_it_would_not_be():
 @pytest.mark.parametrize("kind", TRANSITIONS)
 def test_its_gradient_with_respect_to_the_alphas_is_right(kind):
     network = residual_network()
-    cost, space = Cost(network), search_space(network)
+    cost, space = NetworkCost(network), search_space(network)
 
     def share(alphas: Tensor) -> Tensor:
         p = markov.transition(alphas, space.mask, kind)

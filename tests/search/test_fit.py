@@ -10,7 +10,7 @@ import pytest
 from search_problems import PAPER_ROWS, chain_network, paper_network, small_network
 
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.plan import LOWEST_SHARE
 from dmcp_deploy.search.fit import check_reachable, fit_widths, width_grid
@@ -38,7 +38,7 @@ def assert_on_grid(units: np.ndarray, network: Network, align: int) -> None:
 @pytest.mark.parametrize(("model", "width_mult", "budget_macs"), PAPER_ROWS)
 def test_plans_end_just_below_every_budget_of_the_paper(model, width_mult, budget_macs, align):
     network = paper_network(model, width_mult)
-    cost, space = Cost(network), search_space(network)
+    cost, space = NetworkCost(network), search_space(network)
     grid = width_grid(space, align)
     check_reachable(cost, grid, budget_macs)
     for wanted in wanted_widths(space.full):
@@ -51,7 +51,7 @@ def test_plans_end_just_below_every_budget_of_the_paper(model, width_mult, budge
 def test_coarse_grids_are_filled_by_exchanges(model):
     # Few groups and wide steps: raising single groups ends up to 13% below these budgets.
     network = paper_network(model)
-    cost, space = Cost(network), search_space(network)
+    cost, space = NetworkCost(network), search_space(network)
     grid = width_grid(space, 32)
     lowest, highest = cost.macs(grid.low), cost.macs(grid.high)
     for number, share in enumerate(np.linspace(0.1, 0.95, 40)):
@@ -64,16 +64,16 @@ def test_coarse_grids_are_filled_by_exchanges(model):
 
 def test_a_plan_keeps_the_proportions_that_were_wanted():
     network = paper_network("resnet18")
-    cost, space = Cost(network), search_space(network)
+    cost, space = NetworkCost(network), search_space(network)
     wanted = space.full * np.linspace(0.9, 0.3, len(space.full))
     units = fit_widths(cost, width_grid(space, 1), wanted, 700_000_000)
     ratio = units / wanted
     assert ratio.max() / ratio.min() < 1.08
 
 
-def tiny() -> tuple[Network, Cost]:
+def tiny() -> tuple[Network, NetworkCost]:
     network = chain_network([6, 9, 5])
-    return network, Cost(network)
+    return network, NetworkCost(network)
 
 
 @pytest.mark.parametrize("align", [1, 2, 4])
@@ -104,7 +104,7 @@ def test_a_tiny_grid_holds_the_nearest_of_all_plans_in_the_band():
 def test_the_full_network_is_the_plan_for_its_own_macs():
     # The Caffe LeNet's widths, none of which 8 divides, beside a MobileNet's.
     for network in (chain_network([20, 50, 500]), small_network()):
-        cost, space = Cost(network), search_space(network)
+        cost, space = NetworkCost(network), search_space(network)
         for align in (1, 8, 16):
             grid = width_grid(space, align)
             for wanted in wanted_widths(space.full):
@@ -114,7 +114,7 @@ def test_the_full_network_is_the_plan_for_its_own_macs():
 
 def test_widths_that_8_does_not_divide_come_near_every_budget():
     network = chain_network([20, 50, 500])
-    cost, space = Cost(network), search_space(network)
+    cost, space = NetworkCost(network), search_space(network)
     grid = width_grid(space, 8)
     for wanted in wanted_widths(space.full):
         budget_macs = int(0.95 * cost.full_macs)
@@ -141,7 +141,7 @@ def test_a_grid_goes_up_and_down_over_a_full_width_that_is_no_multiple():
 
 def test_the_narrowest_network_is_the_plan_for_its_own_macs():
     network = small_network()
-    cost, space = Cost(network), search_space(network)
+    cost, space = NetworkCost(network), search_space(network)
     for align in (1, 8, 16):
         grid = width_grid(space, align)
         units = fit_widths(cost, grid, space.full.astype(np.float64), cost.macs(grid.low))
@@ -159,7 +159,7 @@ def test_the_narrowest_network_is_the_plan_for_its_own_macs():
 )
 def test_budgets_out_of_reach_are_told_the_range(model, budget_macs, align, range_text):
     network = paper_network(model)
-    cost, space = Cost(network), search_space(network)
+    cost, space = NetworkCost(network), search_space(network)
     with pytest.raises(DmcpError, match="choose one from") as error:
         check_reachable(cost, width_grid(space, align), budget_macs)
     assert range_text in str(error.value)
@@ -171,7 +171,7 @@ def test_budgets_out_of_reach_are_told_the_range(model, budget_macs, align, rang
 
 def test_the_ends_of_the_range_are_reachable():
     network = small_network()
-    cost = Cost(network)
+    cost = NetworkCost(network)
     grid = width_grid(search_space(network), 8)
     check_reachable(cost, grid, cost.macs(grid.low))
     check_reachable(cost, grid, cost.full_macs)

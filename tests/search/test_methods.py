@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.export.slice import TOLERANCE, slice_proven
-from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.plan import ChannelPlan, NetworkSpec
 from dmcp_deploy.registry import METHODS
@@ -47,7 +47,7 @@ class Case:
 
     def problem(self, folder: Path) -> SearchProblem:
         network = self.network()
-        cost, side = Cost(network), network.spec.input_shape[-1]
+        cost, side = NetworkCost(network), network.spec.input_shape[-1]
         widths = {g.name: self._width(g.size) for g in network.prunable}
         return make_problem(
             network,
@@ -201,7 +201,7 @@ def test_an_unknown_method_is_told_the_known_ones(name):
 )
 def test_uniform_scales_every_group_by_one_multiplier(multiplier, macs, tmp_path):
     network = paper_network("resnet50")
-    share = macs / Cost(network).full_macs
+    share = macs / NetworkCost(network).full_macs
     problem = make_problem(network, tmp_path, share=share, budget_macs=macs)
     widths = search_uniform(problem).widths
     assert widths == {g.name: round(multiplier * g.size) for g in network.prunable}

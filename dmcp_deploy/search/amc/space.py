@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import nn
 
-from dmcp_deploy.network.cost import Cost
+from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.graph import Group, Layer, Network
 from dmcp_deploy.network.reconstruction import consumers
 from dmcp_deploy.plan import LOWEST_SHARE
@@ -39,7 +39,7 @@ class Walk:
             multiply-adds that go with it.
     """
 
-    cost: Cost
+    cost: NetworkCost
     grid: WidthGrid
     budget_macs: int
     full: np.ndarray
@@ -139,7 +139,12 @@ def _readers(network: Network, group: Group) -> list[Layer]:
 
 
 def _traits(
-    network: Network, cost: Cost, full: np.ndarray, place: int, group: int, readers: list[Layer]
+    network: Network,
+    cost: NetworkCost,
+    full: np.ndarray,
+    place: int,
+    group: int,
+    readers: list[Layer],
 ) -> list[float]:
     without = full.copy()
     without[group] = 0
@@ -162,7 +167,7 @@ def _scaled(traits: np.ndarray) -> np.ndarray:
     return np.asarray((traits - low) / np.where(high > low, high - low, 1.0))
 
 
-def _grid(cost: Cost, grid: WidthGrid, space: SearchSpace, budget_macs: int) -> WidthGrid:
+def _grid(cost: NetworkCost, grid: WidthGrid, space: SearchSpace, budget_macs: int) -> WidthGrid:
     """Returns the grid without widths below the lowest ratio, if a budget leaves room for that."""
     raised = -(-LOWEST_RATIO * space.full // grid.step).astype(np.int64) * grid.step
     low = np.clip(raised, grid.low, grid.high)

@@ -1,0 +1,1 @@
+"""What plans cost, and the limits that a search keeps."""

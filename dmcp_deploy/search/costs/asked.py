@@ -1,0 +1,55 @@
+"""From budgets as text to limits, once the network and its widths are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from dmcp_deploy.network.cost import NetworkCost
+from dmcp_deploy.search.costs.limits import Limit
+from dmcp_deploy.search.costs.macs import MacsCost
+from dmcp_deploy.search.costs.params import ParamsCost, WeightBytesCost
+from dmcp_deploy.search.space import SearchSpace
+from dmcp_deploy.units import Budget, parse_budget, parse_bytes, parse_params
+
+#: A budget that was understood: makes its limit for a network and the widths on offer.
+AskedBudget = Callable[[NetworkCost, SearchSpace], Limit]
+
+
+def asked_budgets(
+    flops: str | None = None, params: str | None = None, weight_bytes: str | None = None
+) -> tuple[AskedBudget, ...]:
+    """Returns the budgets that are asked for, the FLOPs budget first.
+
+    Args:
+        flops: Multiply-adds such as "211M" or "50%"; None for no such budget.
+        params: Parameters such as "2M" or "50%".
+        weight_bytes: Bytes of FP32 weights such as "8MB" or "50%".
+
+    Raises:
+        DmcpError: A text is not understood.
+    """
+    texts = (
+        (MacsCost, parse_budget, flops),
+        (ParamsCost, parse_params, params),
+        (WeightBytesCost, parse_bytes, weight_bytes),
+    )
+    return tuple(partial(count_limit, cost, parse(text)) for cost, parse, text in texts if text)
+
+
+def count_limit(
+    cost_type: type[MacsCost] | type[ParamsCost] | type[WeightBytesCost],
+    budget: Budget,
+    accounting: NetworkCost,
+    space: SearchSpace,
+) -> Limit:
+    """Returns the limit of a quantity that is counted; a share is rounded down to a whole number.
+
+    Args:
+        cost_type: The quantity.
+        budget: The most there may be of it.
+        accounting: The cost of the network.
+        space: The widths on offer.
+    """
+    cost = cost_type(accounting, space)
+    return Limit(cost, budget.resolve(int(cost.at(space.full))), budget.text)
