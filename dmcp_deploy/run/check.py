@@ -25,6 +25,7 @@ from dmcp_deploy.run.problem import search_problem
 from dmcp_deploy.run.rehearsal import Branch, Phase, build, convert_to, phases_of
 from dmcp_deploy.run.resolve import make_request
 from dmcp_deploy.rundir.directory import RunDir
+from dmcp_deploy.search.costs.asked import asked_budgets, make_limits
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.text_table import columns, few
 from dmcp_deploy.units import format_input, format_macs
@@ -114,14 +115,14 @@ def check_text(result: Check) -> str:
 def _checked(context: RunContext) -> Check:
     """Tries the chain at a budget in the middle of those that can be reached."""
     problem = search_problem(context)
-    lowest_macs, full_macs = problem.cost.macs(problem.grid.low), problem.cost.full_macs
+    accounting, space = problem.accounting, problem.space
+    lowest_macs, full_macs = accounting.macs(problem.grid.low), accounting.full_macs
     middle = (lowest_macs + full_macs) // 2
+    limits = make_limits(asked_budgets(flops=str(middle)), accounting, space)
     request = replace(context.request, budget=str(middle))
     engines, absent = _engines()
     branches = {name: partial(convert_to, name) for name in _PRECISIONS} | engines
-    phases = _tried(
-        replace(context, request=request), replace(problem, budget_macs=middle), branches
-    )
+    phases = _tried(replace(context, request=request), replace(problem, limits=limits), branches)
     return Check(problem.network, request.align, lowest_macs, full_macs, phases, absent)
 
 

@@ -43,7 +43,6 @@ from dmcp_deploy.training.distributed import is_main, wait_for_all, world_size
 from dmcp_deploy.training.evaluate import lags_behind
 from dmcp_deploy.training.loop import run_loop
 from dmcp_deploy.training.weights import save_weights
-from dmcp_deploy.units import format_macs
 
 
 def prepare_search(context: RunContext) -> SearchProblem | None:
@@ -80,10 +79,11 @@ def run_search(context: RunContext, problem: SearchProblem) -> None:
         keep_weights(context, problem.network)
     if note := context.data.workers_note():
         context.compute.progress.say(note)
-    context.compute.progress.say(
-        f"Search: {context.request.network.model} has {format_macs(problem.cost.full_macs)}, the"
-        f" budget is {format_macs(problem.budget_macs)} multiply-adds"
-    )
+    for limit in problem.limits.limits:
+        full, most = map(limit.cost.text, (limit.cost.at(problem.space.full), limit.most))
+        context.compute.progress.say(
+            f"Search: {context.request.network.model} has {full}, the budget is {most}"
+        )
     _search(context, problem)
 
 
@@ -196,7 +196,7 @@ def _search(context: RunContext, problem: SearchProblem) -> None:
     with context.stage(SEARCH, [], [SUPERNET]) as figures:
         plan, result = search_plan(context.request.method, problem, context.request.align)
         figures.update(result.figures)
-        figures["macs"], figures["budget_macs"] = plan.macs, problem.budget_macs
+        figures["macs"], figures["budget_macs"] = plan.macs, plan.budget_macs
         model = problem.network.model
         if result.trained:
             recalibrate(context, model, "recalibrate full")

@@ -10,6 +10,9 @@ from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.plan import ChannelPlan, Keep
+from dmcp_deploy.search.costs.asked import count_limit
+from dmcp_deploy.search.costs.limits import Limits
+from dmcp_deploy.search.costs.macs import MacsCost
 from dmcp_deploy.search.fit import check_reachable, fit_widths, width_grid
 from dmcp_deploy.search.space import search_space
 from dmcp_deploy.units import Budget
@@ -35,21 +38,22 @@ def align_plan(plan: ChannelPlan, align: int, budget: Budget | None = None) -> C
                 f"The plan keeps channels of {name} by their index, and of other widths nobody can"
                 " tell which: search with --align, or by a method that keeps the first ones."
             )
-    cost = NetworkCost(network)
-    grid = width_grid(space := search_space(network), align)
-    budget_macs = plan.macs if budget is None else budget.resolve(cost.full_macs)
-    check_reachable(cost, grid, budget_macs)
+    cost, space = NetworkCost(network), search_space(network)
+    grid = width_grid(space, align)
+    limit = count_limit(MacsCost, budget or Budget(str(plan.macs), plan.macs, None), cost, space)
+    check_reachable(limits := Limits((limit,)), grid)
     wanted = cost.units(plan.widths()).astype(np.float64)
-    widths = space.widths(fit_widths(cost, grid, wanted, budget_macs))
+    widths = space.widths(fit_widths(limits, grid, wanted))
     return replace(
         plan,
         groups={**plan.groups, **{n: Keep(plan.groups[n].size, w) for n, w in widths.items()}},
         macs=cost.macs_at(widths),
         full_macs=cost.full_macs,
         params=cost.params(widths),
-        budget_macs=budget_macs,
+        budget_macs=int(limit.most),
         method=f"{plan.method.removesuffix(ALIGNED)}{ALIGNED}",
         align=align,
+        limits=(),
     )
 
 

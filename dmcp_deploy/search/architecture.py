@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.search import markov
 from dmcp_deploy.search.budget_loss import largest_move
+from dmcp_deploy.search.costs.limits import Limits
 from dmcp_deploy.search.space import SearchSpace
 from dmcp_deploy.training.distributed import add_up, world_size
 from dmcp_deploy.training.task import load_optimizer, optimizer_tensors, set_lr
@@ -27,13 +27,12 @@ class Architecture:
     def __init__(
         self,
         space: SearchSpace,
-        cost: NetworkCost,
-        budget_macs: int,
+        limits: Limits,
         transition: str,
         device: torch.device,
     ) -> None:
         """Starts at alpha = 0 everywhere: at the full network for "exp" transitions."""
-        self._cost, self._budget_macs, self._transition = cost, budget_macs, transition
+        self._limits, self._transition = limits, transition
         self._device = device
         # These tensors are small and Python reads them in every step, so they stay on the CPU: a
         # step then waits for the GPU only once, for the gates' gradient.
@@ -54,14 +53,18 @@ class Architecture:
 
     def expected_units(self) -> Tensor:
         """Returns the expected units of every group, shape [groups]."""
-        return self._moments()[0]
+        return markov.width_moments(self.width_probabilities(), self._minimum, self._step)[0]
 
-    def expected_macs(self) -> Tensor:
-        """Returns the expected multiply-adds, a differentiable scalar."""
-        return self._cost.expected_macs(*self._moments())
+    def width_probabilities(self) -> Tensor:
+        """Returns the probability of each width of each group, shape [groups, K + 1]."""
+        return markov.width_probabilities(markov.marginal(self.probabilities()))
+
+    def expected_share(self) -> Tensor:
+        """Returns the largest expected share of any budget, a differentiable scalar."""
+        return self._limits.expected_share(self.width_probabilities())
 
     def move(self, loss: Tensor, lr: float) -> float:
-        """Moves the alphas against the gradient of a loss; returns E[MACs] / budget before.
+        """Moves the alphas against the gradient of a loss; returns the expected share before.
 
         The step is halved until it changes that by at most `budget_loss.largest_move`.
         """
@@ -71,7 +74,7 @@ class Architecture:
         self.alphas.grad = gradient
         set_lr(self._optimizer, lr)
         with torch.no_grad():
-            before, share = self.alphas.clone(), self._share()
+            before, share = self.alphas.clone(), float(self.expected_share())
             self._optimizer.step()
             markov.project(self.alphas, self._transition)
             self._shorten(before, share)
@@ -87,16 +90,9 @@ class Architecture:
         with torch.no_grad():
             self.alphas.copy_(tensors["alphas"])
 
-    def _moments(self) -> tuple[Tensor, Tensor]:
-        marginal = markov.marginal(self.probabilities())
-        return markov.width_moments(marginal, self._minimum, self._step)
-
-    def _share(self) -> float:
-        return float(self.expected_macs()) / self._budget_macs
-
     def _shorten(self, before: Tensor, share: float) -> None:
         for _ in range(_HALVINGS):
-            if abs(self._share() - share) <= largest_move(share):
+            if abs(float(self.expected_share()) - share) <= largest_move(share):
                 return
             self.alphas.copy_((before + self.alphas) / 2)
             self._optimizer.state[self.alphas]["momentum_buffer"].mul_(0.5)

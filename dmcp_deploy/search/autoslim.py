@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from dmcp_deploy.network.supernet import Supernet
 from dmcp_deploy.progress import Bar
 from dmcp_deploy.search import greedy
+from dmcp_deploy.search.costs.limits import Limits
 from dmcp_deploy.search.fit import check_reachable
 from dmcp_deploy.search.greedy import Turn
 from dmcp_deploy.search.problem import SearchProblem, SearchResult
@@ -29,14 +30,17 @@ _PERCENT = 100
 def search(problem: SearchProblem) -> SearchResult:
     """Returns the widths AutoSlim finds; the network's weights are trained on the way."""
     train_supernet(problem)
-    descent = _descend(problem, problem.budget_macs)
-    units = greedy.plan_within(problem.cost, problem.grid, descent.plans, problem.budget_macs)
+    descent = _descend(problem, [problem.limits])
     figures = {
         "held_out_images": descent.images,
         "plans_judged": descent.plans_judged,
-        "path": greedy.path_report(problem.space, problem.cost, descent.plans, descent.turns),
+        "path": greedy.path_report(problem.space, problem.accounting, descent.plans, descent.turns),
     }
-    return SearchResult(problem.space.widths(units), figures, trained=True)
+
+    def decode(limits: Limits) -> Mapping[str, int]:
+        return problem.space.widths(greedy.plan_within(limits, problem.grid, descent.plans))
+
+    return SearchResult.decoded(problem, decode, figures, trained=True)
 
 
 def train_supernet(problem: SearchProblem) -> None:
@@ -46,23 +50,23 @@ def train_supernet(problem: SearchProblem) -> None:
     run_steps(training, SharedWeights(training, steps), steps, shared=steps)
 
 
-def slim(problem: SearchProblem, budgets: Sequence[int]) -> dict[int, np.ndarray]:
-    """Returns budget in MACs -> units [groups], all from one pass of greedy slimming (stage 2).
+def slim(problem: SearchProblem, budgets: Sequence[Limits]) -> list[np.ndarray]:
+    """Returns units [groups] for each budget, all from one pass of greedy slimming (stage 2).
 
     Each budget's plan is the one that a pass for this budget alone would find. A pass that was
     stopped, or that ended at a larger budget in the same folder, goes on from its last turn.
 
     Args:
-        problem: The search; its network is a trained supernet. Its own budget plays no part.
-        budgets: The budgets.
+        problem: The search; its network is a trained supernet. Its own limits play no part.
+        budgets: The limits of each plan.
 
     Raises:
         DmcpError: A budget cannot be reached.
     """
-    for budget_macs in budgets:
-        check_reachable(problem.cost, problem.grid, budget_macs)
-    descent = _descend(problem, min(budgets))
-    return {b: greedy.plan_within(problem.cost, problem.grid, descent.plans, b) for b in budgets}
+    for limits in budgets:
+        check_reachable(limits, problem.grid)
+    descent = _descend(problem, budgets)
+    return [greedy.plan_within(limits, problem.grid, descent.plans) for limits in budgets]
 
 
 @dataclass(frozen=True)
@@ -75,23 +79,27 @@ class _Descent:
     images: int
 
 
-def _descend(problem: SearchProblem, lowest_macs: int) -> _Descent:
-    """Slims from the full network to a budget, from where an earlier pass ended if there is one.
+def _descend(problem: SearchProblem, budgets: Sequence[Limits]) -> _Descent:
+    """Slims from the full network until all budgets are met, from where an earlier pass ended.
 
     Each committed step is saved before the next turn. In a trial there are at most `max_steps`
     of them.
     """
-    macs, steps = problem.cost.macs, greedy.ladder(problem.space, problem.grid)
+    steps = greedy.ladder(problem.space, problem.grid)
     saved = SavedRows(problem, "slim", Turn)
     units = greedy.plans_on_the_way(problem.grid.high, saved.rows)[-1]
     judge = _Judge(problem)
     limit = problem.request.max_steps
     most = None if limit is None else max(0, limit - len(saved.rows))
-    turns = islice(greedy.slim_down(steps, units, judge.losses, macs, lowest_macs), most)
-    to_save = max(1, macs(problem.grid.high) - lowest_macs)
 
-    def percent(units: np.ndarray) -> int:  # turns cannot be counted ahead, MACs to save can
-        return min(_PERCENT, _PERCENT * (macs(problem.grid.high) - macs(units)) // to_save)
+    def excess(units: np.ndarray) -> float:
+        return max(limits.share(units) for limits in budgets) - 1.0
+
+    turns = islice(greedy.slim_down(steps, units, judge.losses, lambda u: excess(u) <= 0), most)
+    whole = excess(problem.grid.high) or 1.0
+
+    def percent(units: np.ndarray) -> int:  # turns cannot be counted ahead, what is to go can
+        return min(_PERCENT, int(_PERCENT * (1 - excess(units) / whole)))
 
     shown = percent(units)
     with (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -16,7 +17,8 @@ from dmcp_deploy.rundir.directory import KEPT
 from dmcp_deploy.search import markov
 from dmcp_deploy.search.architecture import Architecture
 from dmcp_deploy.search.budget_loss import budget_loss
-from dmcp_deploy.search.fit import fit_widths
+from dmcp_deploy.search.costs.limits import Limits
+from dmcp_deploy.search.costs.macs import MacsCost
 from dmcp_deploy.search.problem import SearchProblem, SearchResult
 from dmcp_deploy.search.sampling import best_draw
 from dmcp_deploy.search.slimmable import SharedWeights
@@ -32,7 +34,7 @@ def search(problem: SearchProblem) -> SearchResult:
 
     Stage 1 trains the shared weights by the sandwich rule. Stage 2 goes on with that and, after
     every weight step, moves the architecture parameters by the loss of the gated full network
-    and the expected multiply-adds.
+    and the expected cost.
     """
     steps = search_steps(problem)
     task = DmcpTask(problem, steps)
@@ -55,8 +57,7 @@ class DmcpTask:
         self._weights = SharedWeights(problem, steps)
         self.architecture = Architecture(
             problem.space,
-            problem.cost,
-            problem.budget_macs,
+            problem.limits,
             problem.recipe.transition,
             problem.precision.device,
         )
@@ -100,7 +101,7 @@ class DmcpTask:
         done = (step - first) / max(1, self._steps - first)
         lr = self._problem.recipe.alpha_lr * (1 + math.cos(math.pi * done)) / 2
         task = self.task_loss(batch)
-        budget = budget_loss(self.architecture.expected_macs(), self._problem.budget_macs)
+        budget = budget_loss(self.architecture.expected_share())
         share = self.architecture.move(task + self._problem.recipe.budget_weight * budget, lr)
         figures = {"arch_loss": float(average(task.detach())), "expected_share": share}
         every = max(1, (self._steps - first) // _SNAPSHOTS)
@@ -131,11 +132,13 @@ class DmcpTask:
 
 
 def _read_plan(problem: SearchProblem, task: DmcpTask) -> SearchResult:
-    probabilities = task.architecture.probabilities().detach().cpu()
-    expected = float(task.architecture.expected_macs().detach())
+    architecture = task.architecture
+    probabilities = architecture.probabilities().detach().cpu()
+    widths = architecture.width_probabilities().detach()
+    macs = MacsCost(problem.accounting, problem.space)
     figures: dict[str, object] = {
-        "expected_macs": round(expected),
-        "expected_share": round(expected / problem.budget_macs, 4),
+        "expected_macs": round(float(macs.expected(widths))),
+        "expected_share": round(float(architecture.expected_share().detach()), 4),
         "groups": list(problem.space.names),
         "probabilities": [
             [round(p, 4) for p in row[: int(n)]]
@@ -143,9 +146,20 @@ def _read_plan(problem: SearchProblem, task: DmcpTask) -> SearchResult:
         ],
     }
     if problem.request.sampling == "markov":
-        units, candidates = best_draw(problem, probabilities)
-        figures |= {"candidates": candidates, "plans_judged": len(candidates)}
-    else:
-        wanted = task.architecture.expected_units().detach().cpu().numpy()
-        units = fit_widths(problem.cost, problem.grid, wanted, problem.budget_macs)
-    return SearchResult(problem.space.widths(units), figures, trained=True)
+        return _best_draw(problem, probabilities, figures)
+    wanted = architecture.expected_units().detach().cpu().numpy()
+    decode = partial(problem.widths_near, wanted)
+    return SearchResult.decoded(problem, decode, figures, trained=True)
+
+
+def _best_draw(
+    problem: SearchProblem, probabilities: Tensor, figures: Mapping[str, object]
+) -> SearchResult:
+    units, candidates = best_draw(problem, probabilities)
+    judged = {"candidates": candidates, "plans_judged": len(candidates)}
+
+    def decode(limits: Limits) -> Mapping[str, int]:
+        units, _ = best_draw(replace(problem, limits=limits), probabilities)
+        return problem.space.widths(units)
+
+    return SearchResult(problem.space.widths(units), {**figures, **judged}, True, decode)

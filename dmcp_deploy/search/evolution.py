@@ -1,4 +1,4 @@
-"""Evolution of channel plans within a budget: generations of mutants and crossovers."""
+"""Evolution of channel plans within budgets: generations of mutants and crossovers."""
 
 from __future__ import annotations
 
@@ -166,19 +166,18 @@ def gene_values(space: SearchSpace, grid: WidthGrid) -> tuple[np.ndarray, ...]:
 
 
 def within_budget(problem: SearchProblem) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns what makes a plan meet the budget: plans in [0.98, 1.00] of it stay as they are.
+    """Returns what makes a plan meet the budgets: plans in [0.98, 1.00] of them stay as they are.
 
     Others are scaled by `fit_widths`. Where that ends lower than 0.98, and lower than the uniform
     plan (on some grids no plan ends in the band), it is that plan.
     """
-    cost, grid, most = problem.cost, problem.grid, problem.budget_macs
-    uniform = problem.uniform_units()
-    least = min(LOWEST_SHARE * most, cost.macs(uniform))
+    limits, uniform = problem.limits, problem.uniform_units(problem.limits)
+    least = min(LOWEST_SHARE, limits.share(uniform))
 
     def fit(units: np.ndarray) -> np.ndarray:
-        if not least <= cost.macs(units) <= most:
-            units = fit_widths(cost, grid, units.astype(np.float64), most)
-        return units if cost.macs(units) >= least else uniform
+        if not least <= limits.share(units) <= 1.0:
+            units = fit_widths(limits, problem.grid, units.astype(np.float64))
+        return units if limits.share(units) >= least else uniform
 
     return fit
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.plan import LOWEST_SHARE
+from dmcp_deploy.search.costs.limits import Limits
 from dmcp_deploy.search.fit import WidthGrid, fit_widths
 from dmcp_deploy.search.space import SearchSpace
 
@@ -58,9 +59,9 @@ def ladder(space: SearchSpace, grid: WidthGrid) -> Ladder:
 
 
 def slim_down(
-    steps: Ladder, units: np.ndarray, losses: Losses, macs: Callable[[np.ndarray], int], most: int
+    steps: Ladder, units: np.ndarray, losses: Losses, is_slim: Callable[[np.ndarray], bool]
 ) -> Iterator[Turn]:
-    """Yields the turns of greedy slimming from a plan on, until it has at most `most` MACs.
+    """Yields the turns of greedy slimming from a plan on, until it is slim enough.
 
     In each turn every group is tried one step slimmer, all others as they are; the plan with the
     lowest loss is committed, the first of them if several are equal (AutoSlim, 3.4).
@@ -69,10 +70,9 @@ def slim_down(
         steps: The widths on offer.
         units: The plan to start from, units [groups].
         losses: Judges the plans of a turn.
-        macs: The multiply-adds of a plan.
-        most: The multiply-adds to come down to.
+        is_slim: Returns whether a plan is slim enough.
     """
-    while macs(units) > most and (plans := steps.slimmer(units)):
+    while not is_slim(units) and (plans := steps.slimmer(units)):
         plan_losses = losses(list(plans.values()))
         best = int(np.argmin(plan_losses))
         group, units = list(plans.items())[best]
@@ -89,39 +89,36 @@ def plans_on_the_way(units: np.ndarray, turns: Iterable[Turn]) -> list[np.ndarra
     return plans
 
 
-def plan_within(
-    cost: NetworkCost, grid: WidthGrid, plans: Sequence[np.ndarray], budget_macs: int
-) -> np.ndarray:
-    """Returns the plan for one budget on the way of greedy slimming, units [groups].
+def plan_within(limits: Limits, grid: WidthGrid, plans: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns the plan for some budgets on the way of greedy slimming, units [groups].
 
-    It is the first plan that meets the budget. Where that lies below 0.98 of it, the step that
-    led there is shortened to as little as meets the budget, and what still lacks is filled up
-    by `fit_widths`. It also narrows the last plan where slimming has stopped above the budget.
+    It is the first plan that meets them. Where that lies below 0.98 of them, the step that led
+    there is shortened to as little as meets them, and what still lacks is filled up by
+    `fit_widths`. It also narrows the last plan where slimming has stopped above a budget.
 
     Args:
-        cost: The cost of the network.
+        limits: The budgets; must be reachable (see `check_reachable`).
         grid: The widths a plan may take.
         plans: The plans on the way, the widest first.
-        budget_macs: The budget; must be reachable (see `check_reachable`).
     """
-    place = next((i for i, p in enumerate(plans) if cost.macs(p) <= budget_macs), len(plans) - 1)
+    place = next((i for i, p in enumerate(plans) if limits.is_met(p)), len(plans) - 1)
     plan = plans[place]
-    if place and cost.macs(plan) < LOWEST_SHARE * budget_macs:
-        plan = _shortened(cost, grid, plans[place - 1], plan, budget_macs)
-    if LOWEST_SHARE * budget_macs <= cost.macs(plan) <= budget_macs:
+    if place and limits.share(plan) < LOWEST_SHARE:
+        plan = _shortened(limits, grid, plans[place - 1], plan)
+    if LOWEST_SHARE <= limits.share(plan) <= 1.0:
         return plan
-    return fit_widths(cost, grid, plan, budget_macs)
+    return fit_widths(limits, grid, plan)
 
 
 def path_report(
-    space: SearchSpace, cost: NetworkCost, plans: Sequence[np.ndarray], turns: Sequence[Turn]
+    space: SearchSpace, accounting: NetworkCost, plans: Sequence[np.ndarray], turns: Sequence[Turn]
 ) -> list[Mapping[str, object]]:
     """Returns what each turn took: group, channels it keeps, multiply-adds and loss after it."""
     return [
         {
             "group": space.names[turn.group],
             "channels": turn.units * int(space.unit[turn.group]),
-            "macs": cost.macs(plan),
+            "macs": accounting.macs(plan),
             "loss": round(turn.loss, 5),
         }
         for plan, turn in zip(plans[1:], turns, strict=True)
@@ -129,11 +126,11 @@ def path_report(
 
 
 def _shortened(
-    cost: NetworkCost, grid: WidthGrid, before: np.ndarray, after: np.ndarray, budget_macs: int
+    limits: Limits, grid: WidthGrid, before: np.ndarray, after: np.ndarray
 ) -> np.ndarray:
-    """Returns the widest plan between two on the grid that meets the budget, as `after` does."""
+    """Returns the widest plan between two on the grid that meets the budgets, as `after` does."""
     group = int(np.flatnonzero(before != after)[0])
     plan, wider = after, grid.moved(after, group, 1)
-    while wider is not None and cost.macs(wider) <= budget_macs:
+    while wider is not None and limits.is_met(wider):
         plan, wider = wider, grid.moved(wider, group, 1)
     return plan

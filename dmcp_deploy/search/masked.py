@@ -15,7 +15,7 @@ from dmcp_deploy.network.full_module import full_module
 from dmcp_deploy.network.importance import distance_sum, filter_scores, l2_norm
 from dmcp_deploy.network.masking import bound_gradients, silence, zero_filters
 from dmcp_deploy.search.problem import SearchProblem, SearchResult
-from dmcp_deploy.search.ranking import Scores, best_units, full_recipe, keeps, search_ranked
+from dmcp_deploy.search.ranking import Scores, best_units, full_recipe, ranked, search_ranked
 from dmcp_deploy.search.steps import epoch_steps, run_steps, search_steps
 from dmcp_deploy.training.dense import DenseTask
 from dmcp_deploy.training.recipe import Recipe
@@ -80,6 +80,11 @@ class MaskedTask(DenseTask):
             silence(self._network, self.kept)
         return figures
 
+    def final_scores(self) -> np.ndarray:
+        """Returns the importance of every unit, those kept before all others, shape [units]."""
+        scores = self._scores(self._network)
+        return np.where(self.kept, scores + 1.0 + np.ptp(scores), scores)
+
     def tensors(self) -> dict[str, Tensor]:
         """Returns weights, momenta and what is kept."""
         return {**super().tensors(), "kept": torch.from_numpy(self.kept)}
@@ -96,7 +101,8 @@ class MaskedTask(DenseTask):
 
     def _choose(self) -> int:
         """Chooses the units to keep by the weights as they are; returns how many go newly."""
-        before, self.kept = self.kept, best_units(self._problem, self._scores(self._network))
+        before, scores = self.kept, self._scores(self._network)
+        self.kept = best_units(self._problem, scores, self._problem.limits)
         return int(np.count_nonzero(before & ~self.kept))
 
 
@@ -104,7 +110,7 @@ def _search_masked(problem: SearchProblem, scores: Scores, *, soft: bool) -> Sea
     steps = search_steps(problem)
     task = MaskedTask(problem, steps, scores, soft=soft)
     run_steps(problem, task, steps)
-    return SearchResult(keeps(problem.network, task.kept), {}, trained=True)
+    return ranked(problem, task.final_scores(), trained=True)
 
 
 def _recipe(problem: SearchProblem) -> Recipe:

@@ -17,6 +17,7 @@ from dmcp_deploy.data.sources import ImageSource
 from dmcp_deploy.data.types import Batch
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.search import evolution
+from dmcp_deploy.search.costs.limits import Limits
 from dmcp_deploy.search.evolution import Evolution, Judged, Plan
 from dmcp_deploy.search.problem import SearchProblem, SearchResult
 from dmcp_deploy.search.pruningnet import PruningNet
@@ -47,8 +48,6 @@ def search(problem: SearchProblem) -> SearchResult:
     judge = PlanJudge(training, task.net, held_out)
     judged = _evolve(problem, judge)
     (best,) = evolution.best_of(judged, 1)
-    units = np.array(best.plan)
-    task.net.settle(units, problem.network.model)
     figures = {
         "held_out_images": judge.images,
         "plans_judged": len(judged),
@@ -57,7 +56,13 @@ def search(problem: SearchProblem) -> SearchResult:
         "generator_params": task.net.generator_params(),
         "generations": generations_report(judged),
     }
-    return SearchResult(problem.space.widths(units), figures, trained=True)
+
+    def decode(limits: Limits) -> Mapping[str, int]:
+        units = evolution.within_budget(replace(problem, limits=limits))(np.array(best.plan))
+        task.net.settle(units, problem.network.model)
+        return problem.space.widths(units)
+
+    return SearchResult.decoded(problem, decode, figures, trained=True)
 
 
 class PruningNetTask(DenseTask):

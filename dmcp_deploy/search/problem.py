@@ -81,6 +81,10 @@ class SearchProblem:
         """Returns the units of the one width multiplier that meets budgets, shape [groups]."""
         return fit_widths(limits, self.grid, self.space.full.astype(np.float64))
 
+    def widths_near(self, wanted: np.ndarray, limits: Limits) -> dict[str, int]:
+        """Returns the widths near wanted units [groups] that meet budgets, by group."""
+        return self.space.widths(fit_widths(limits, self.grid, wanted.astype(np.float64)))
+
     def loop_settings(self, name: str, steps: int, shared: int = 0) -> LoopSettings:
         """Returns how a loop of this search runs; its files are named after it.
 
@@ -136,6 +140,13 @@ class SearchResult:
     figures: Mapping[str, object]
     trained: bool
     decode: Decode = field(compare=False)
+
+    @classmethod
+    def decoded(
+        cls, problem: SearchProblem, decode: Decode, figures: Mapping[str, object], *, trained: bool
+    ) -> SearchResult:
+        """Returns the result whose widths are decoded under the problem's own limits."""
+        return cls(decode(problem.limits), figures, trained, decode)
 
     def channels(self) -> dict[str, int]:
         """Returns the number of channels that each group keeps."""

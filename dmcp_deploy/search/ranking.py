@@ -10,6 +10,7 @@ import numpy as np
 from dmcp_deploy.network.full_module import full_module
 from dmcp_deploy.network.graph import Group, Network
 from dmcp_deploy.plan import Keep
+from dmcp_deploy.search.costs.limits import Limits
 from dmcp_deploy.search.problem import SearchProblem, SearchResult
 from dmcp_deploy.search.steps import run_steps, search_steps
 from dmcp_deploy.training.dense import DenseTask
@@ -33,8 +34,16 @@ def search_ranked(
         task: How the full network is trained.
     """
     train_full(problem, task)
-    kept = best_units(problem, scores(problem.network))
-    return SearchResult(keeps(problem.network, kept), {}, trained=not problem.pretrained)
+    return ranked(problem, scores(problem.network), trained=not problem.pretrained)
+
+
+def ranked(problem: SearchProblem, scores: np.ndarray, *, trained: bool) -> SearchResult:
+    """Returns the channels of the highest scores [units] in every group at the uniform width."""
+
+    def decode(limits: Limits) -> Mapping[str, Keep]:
+        return keeps(problem.network, best_units(problem, scores, limits))
+
+    return SearchResult.decoded(problem, decode, {}, trained=trained)
 
 
 def train_full(problem: SearchProblem, task: type[DenseTask] = DenseTask) -> None:
@@ -51,14 +60,15 @@ def full_recipe(problem: SearchProblem) -> Recipe:
     return replace(problem.recipe, train=problem.recipe.search)
 
 
-def best_units(problem: SearchProblem, scores: np.ndarray) -> np.ndarray:
+def best_units(problem: SearchProblem, scores: np.ndarray, limits: Limits) -> np.ndarray:
     """Returns whether each unit is among its group's most important at the uniform width.
 
     Args:
-        problem: The search; its budget sets the one width multiplier for all groups.
+        problem: The search.
         scores: The importance of every unit, shape [units].
+        limits: The budgets, which set the one width multiplier for all groups.
     """
-    return top_units(problem.network, scores, problem.uniform_units())
+    return top_units(problem.network, scores, problem.uniform_units(limits))
 
 
 def top_units(network: Network, scores: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.listing import nothing_to_narrow
 from dmcp_deploy.plan import ChannelPlan, Keep, PlanLimit
 from dmcp_deploy.registry import METHODS, near_matches
-from dmcp_deploy.search.costs.asked import AskedBudget
+from dmcp_deploy.search.costs.asked import AskedBudget, make_limits
 from dmcp_deploy.search.costs.limits import Limits
 from dmcp_deploy.search.costs.macs import MacsCost
 from dmcp_deploy.search.fit import WidthGrid, check_reachable, width_grid
@@ -51,7 +51,7 @@ def plan_problem(
     accounting = NetworkCost(network)
     space = search_space(network, recipe.min_width, recipe.width_step)
     grid = width_grid(space, align)
-    limits = Limits(tuple(budget(accounting, space) for budget in budgets))
+    limits = make_limits(budgets, accounting, space)
     check_reachable(limits, grid)
     return accounting, space, grid, limits
 

@@ -14,7 +14,7 @@ from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.steps import training_batches
 from dmcp_deploy.training.evaluate import evaluate, recalibrate
 
-_DRAWS = 2000  # per search: about 2% fall within 1% of the budget once E[MACs] has converged
+_DRAWS = 2000  # per search: about 2% fall within 1% of the budget once its expectation is there
 _SCORE_BATCHES = 16
 
 
@@ -35,12 +35,12 @@ def best_draw(
         Units [groups] of the best network, and "macs", "drawn_macs" and "loss" of each.
     """
     wanted = nearest_draws(problem, probabilities)
-    fitted = [fit_widths(problem.cost, problem.grid, w, problem.budget_macs) for w in wanted]
+    fitted = [fit_widths(problem.limits, problem.grid, units) for units in wanted]
     losses = [supernet_loss(problem, units) for units in problem.progress_over(fitted, "draws")]
     reports = [
         {
-            "drawn_macs": problem.cost.macs(drawn),
-            "macs": problem.cost.macs(units),
+            "drawn_macs": problem.accounting.macs(drawn),
+            "macs": problem.accounting.macs(units),
             "loss": round(loss, 5),
         }
         for drawn, units, loss in zip(wanted, fitted, losses, strict=True)
@@ -51,10 +51,10 @@ def best_draw(
 def nearest_draws(problem: SearchProblem, probabilities: Tensor) -> list[np.ndarray]:
     """Returns the draws nearest to the budget, units [groups] each, the nearest first."""
     generator = torch.Generator().manual_seed(step_seed(problem.request.seed, 0, "draws"))
-    seen: dict[bytes, tuple[int, np.ndarray]] = {}
+    seen: dict[bytes, tuple[float, np.ndarray]] = {}
     for _ in range(_DRAWS):
         units = problem.space.units(markov.sample_steps(probabilities, generator).numpy())
-        distance = abs(problem.cost.macs(units) - problem.budget_macs)
+        distance = abs(problem.limits.share(units) - 1.0)
         seen.setdefault(units.tobytes(), (distance, units))
     ranked = sorted(seen.values(), key=lambda item: item[0])
     return [units for _, units in ranked[: problem.recipe.candidates]]

@@ -5,7 +5,9 @@ arXiv 1802.03494.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import islice, repeat
 
 import numpy as np
@@ -21,8 +23,10 @@ from dmcp_deploy.network.importance import filter_scores, l1_norm
 from dmcp_deploy.network.masking import silence
 from dmcp_deploy.network.reconstruction import Reconstruction, input_scores
 from dmcp_deploy.network.slicing import slice_network
+from dmcp_deploy.plan import Keep
 from dmcp_deploy.search.amc.episodes import Episodes, Exploration
 from dmcp_deploy.search.amc.space import make_walk
+from dmcp_deploy.search.costs.limits import Limits
 from dmcp_deploy.search.problem import SearchProblem, SearchResult
 from dmcp_deploy.search.ranking import keeps, top_units, train_full
 from dmcp_deploy.search.steps import recalibration_batches, without_held_out
@@ -50,14 +54,14 @@ def search(problem: SearchProblem) -> SearchResult:
     batch = _held_batch(problem, held_out)
     exploration = plan_exploration(problem)
     device = problem.precision.device
-    task = Episodes(make_walk(problem), judge, exploration, problem.request.seed, device)
+    walk = make_walk(problem)
+    task = Episodes(walk, judge, exploration, problem.request.seed, device)
     run_loop(
         task,
         lambda _: repeat(batch),
         problem.loop_settings("episodes", exploration.episodes),
         problem.compute.progress,
     )
-    kept = judge.settle(task.best)
     figures = {
         "held_out_images": _limit(problem, len(held_out)),
         "reconstruction_samples": max(judge.reconstruction.samples.values()),
@@ -66,7 +70,13 @@ def search(problem: SearchProblem) -> SearchResult:
         "best_reward": max(task.rewards),
         "rewards": [round(reward, 5) for reward in task.rewards],
     }
-    return SearchResult(keeps(problem.network, kept), figures, trained=True)
+
+    def decode(limits: Limits) -> Mapping[str, Keep]:
+        other = replace(walk, limits=limits, grid=problem.grid)
+        units = task.best if limits == problem.limits else other.fitted(task.best)
+        return keeps(problem.network, judge.settle(units))
+
+    return SearchResult.decoded(problem, decode, figures, trained=True)
 
 
 def unit_scores(network: Network) -> np.ndarray:
@@ -117,6 +127,7 @@ class PlanJudge:
         self._network, self._precision = problem.network, problem.precision
         self._top = _TOP if problem.network.spec.num_classes >= _MANY_CLASSES else 1
         self._scores = unit_scores(problem.network)
+        self._weights = copy.deepcopy(problem.network.model.state_dict())
         self.reconstruction = reconstruction
 
     @torch.no_grad()
@@ -135,7 +146,8 @@ class PlanJudge:
         return float(hits / images)
 
     def settle(self, units: np.ndarray) -> np.ndarray:
-        """Refits the network to a plan for good; returns whether each unit is kept."""
+        """Refits the network to a plan until the next is settled; returns the units kept."""
+        self._network.model.load_state_dict(self._weights)
         kept = top_units(self._network, self._scores, units)
         self.reconstruction.refit(kept)
         self.reconstruction.restore(frozen=True)

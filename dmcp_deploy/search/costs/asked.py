@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from dmcp_deploy.network.cost import NetworkCost
-from dmcp_deploy.search.costs.limits import Limit
+from dmcp_deploy.search.costs.limits import Limit, Limits
 from dmcp_deploy.search.costs.macs import MacsCost
 from dmcp_deploy.search.costs.params import ParamsCost, WeightBytesCost
 from dmcp_deploy.search.space import SearchSpace
@@ -35,6 +35,13 @@ def asked_budgets(
         (WeightBytesCost, parse_bytes, weight_bytes),
     )
     return tuple(partial(count_limit, cost, parse(text)) for cost, parse, text in texts if text)
+
+
+def make_limits(
+    budgets: Sequence[AskedBudget], accounting: NetworkCost, space: SearchSpace
+) -> Limits:
+    """Returns the limits that budgets mean for a network and the widths on offer."""
+    return Limits(tuple(budget(accounting, space) for budget in budgets))
 
 
 def count_limit(
