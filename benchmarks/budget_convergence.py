@@ -22,8 +22,8 @@ from dmcp_deploy.network.models import build_network
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.search.architecture import Architecture
 from dmcp_deploy.search.budget_loss import BAND, budget_loss
+from dmcp_deploy.search.costs.asked import flops_limits
 from dmcp_deploy.search.space import search_space
-from dmcp_deploy.units import parse_budget
 
 CASES = {
     ("mobilenet_v2", 1.5): ("300M", "211M", "97M", "87M", "59M", "43M"),
@@ -63,21 +63,21 @@ def _ends(spec: NetworkSpec, budgets: tuple[str, ...]) -> list[tuple[str, int, d
     cost, space = NetworkCost(network), search_space(network)
     found = []
     for flops in budgets:
-        macs = parse_budget(flops).resolve(cost.full_macs)
+        limits = flops_limits(flops, cost, space)
         for steps in STEPS:
             ends = {}
             for name, kind in (("bounded", Architecture), ("unbounded", _Unbounded)):
-                architecture = kind(space, cost, macs, "exp", torch.device("cpu"))
-                ends[name] = round(_converge(architecture, macs, steps), 4)
+                architecture = kind(space, limits, "exp", torch.device("cpu"))
+                ends[name] = round(_converge(architecture, steps), 4)
             found.append((flops, steps, ends))
     return found
 
 
-def _converge(architecture: Architecture, macs: int, steps: int) -> float:
+def _converge(architecture: Architecture, steps: int) -> float:
     for step in range(steps):
         lr = 0.5 * (1 + math.cos(math.pi * step / steps)) / 2
-        architecture.move(0.1 * budget_loss(architecture.expected_macs(), macs), lr)
-    return float(architecture.expected_macs().detach()) / macs
+        architecture.move(0.1 * budget_loss(architecture.expected_share()), lr)
+    return float(architecture.expected_share().detach())
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.options.run import Compute
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.rundir.request import RunRequest
+from dmcp_deploy.search.costs.asked import flops_limits
 from dmcp_deploy.search.fit import WidthGrid, fit_widths, width_grid
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.space import search_space
@@ -93,13 +94,13 @@ class Bench:
 
     def problem(self, network: Network, budget: float, seed: int = 0) -> SearchProblem:
         """Returns the search for a budget, a share of the base network's multiply-adds."""
-        space = search_space(network)
+        accounting, space = NetworkCost(network), search_space(network)
         return SearchProblem(
             network=network,
-            cost=NetworkCost(network),
+            accounting=accounting,
             space=space,
             grid=width_grid(space, ALIGN),
-            budget_macs=int(budget * self.base_macs),
+            limits=flops_limits(str(int(budget * self.base_macs)), accounting, space),
             data=None,
             recipe=self.recipe(),
             request=RunRequest(
@@ -122,7 +123,7 @@ class Bench:
             return dict(blind_widths(problem, self.options.search_steps))
         if "last kept" in arm:
             return _last_kept(problem)
-        return problem.space.widths(problem.uniform_units())
+        return problem.space.widths(problem.uniform_units(problem.limits))
 
 
 def run_search(bench: Bench, files: Files, seed: int) -> None:
@@ -147,7 +148,8 @@ def run_search(bench: Bench, files: Files, seed: int) -> None:
         if budget != options.budgets[0] and began + 1.3 * first_s > options.deadline:
             files.add({"kind": "left out", "what": what, "why": f"{first_s:.0f} s too long"})
             continue
-        search.go_back(int(budget * bench.base_macs), transition)
+        asked = bench.problem(problem.network, budget, seed)
+        search.go_back(asked.limits, transition)
         search.run(steps, 2 * steps)
         _wait()
         widths, share = search.widths()
@@ -157,13 +159,13 @@ def run_search(bench: Bench, files: Files, seed: int) -> None:
             "budget": budget,
             "transition": transition,
             "widths": widths,
-            "macs": problem.cost.macs_at(widths),
+            "macs": problem.accounting.macs_at(widths),
             "expected_share": share,
             "final_loss": float(search.loss),
             "first_stage_s": first_s,
             "seconds": time.time() - began,
         }
-        judged = _judged(bench, replace(problem, budget_macs=int(budget * bench.base_macs)), widths)
+        judged = _judged(bench, asked, widths)
         files.add({**record, **judged})
 
 
@@ -311,11 +313,11 @@ def _judged(bench: Bench, problem: SearchProblem, widths: dict[str, int]) -> dic
     random, draws = [], torch.Generator().manual_seed(problem.request.seed)
     for _ in range(_RANDOM_PLANS):
         wanted = problem.space.random_units(draws).astype(float)
-        units = fit_widths(problem.cost, problem.grid, wanted, problem.budget_macs)
+        units = fit_widths(problem.limits, problem.grid, wanted)
         random.append(loss(problem.space.widths(units)))
     plans = {
         "dmcp": widths,
-        "uniform": problem.space.widths(problem.uniform_units()),
+        "uniform": problem.space.widths(problem.uniform_units(problem.limits)),
         "budget-only": blind_widths(problem, bench.options.search_steps),
     }
     return {
@@ -358,7 +360,7 @@ def _last_kept(problem: SearchProblem) -> dict[str, int]:
     low[last] = high[last] = keep // problem.grid.step[last] * problem.grid.step[last]
     grid = WidthGrid(low, high, problem.grid.step)
     wanted = problem.space.full.astype(float)
-    return problem.space.widths(fit_widths(problem.cost, grid, wanted, problem.budget_macs))
+    return problem.space.widths(fit_widths(problem.limits, grid, wanted))
 
 
 def planned_s(

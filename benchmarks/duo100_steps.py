@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from dmcp_deploy.network.selection import Borrowed
 from dmcp_deploy.search.architecture import Architecture
 from dmcp_deploy.search.budget_loss import budget_loss
+from dmcp_deploy.search.costs.limits import Limits
 from dmcp_deploy.search.dmcp import DmcpTask
 from dmcp_deploy.search.fit import fit_widths
 from dmcp_deploy.search.problem import SearchProblem
@@ -227,10 +228,10 @@ class DmcpSearch:
         with self._weight_step.on_stream(), torch.no_grad():
             self._kept = [t.clone() for t in (*self._descent.parameters, *self._descent.momenta)]
 
-    def go_back(self, budget_macs: int, transition: str) -> None:
+    def go_back(self, limits: Limits, transition: str) -> None:
         """Goes back to what was kept, to search for another budget from there."""
         recipe = replace(self._problem.recipe, transition=transition)
-        self._problem = replace(self._problem, budget_macs=budget_macs, recipe=recipe)
+        self._problem = replace(self._problem, limits=limits, recipe=recipe)
         with self._weight_step.on_stream(), torch.no_grad():
             now = [*self._descent.parameters, *self._descent.momenta]
             torch._foreach_copy_(now, self._kept)
@@ -239,12 +240,11 @@ class DmcpSearch:
         self.task.architecture = new_architecture(self._problem)
 
     def widths(self) -> tuple[dict[str, int], float]:
-        """Returns the plan by expected sampling, and E[MACs] / budget."""
+        """Returns the plan by expected sampling, and the expected share of the budget."""
         problem, architecture = self._problem, self.task.architecture
         wanted = architecture.expected_units().detach().numpy()
-        units = fit_widths(problem.cost, problem.grid, wanted, problem.budget_macs)
-        share = float(architecture.expected_macs().detach()) / problem.budget_macs
-        return problem.space.widths(units), share
+        units = fit_widths(problem.limits, problem.grid, wanted)
+        return problem.space.widths(units), float(architecture.expected_share().detach())
 
     def _prepare(self, step: int) -> None:
         """Puts the step's learning rate and random networks where the recorded work reads them."""
@@ -315,16 +315,14 @@ def move_alphas(
     """Moves the alphas by task and budget loss where a share of stage 2 is done."""
     recipe = problem.recipe
     rate = recipe.alpha_lr * (1 + math.cos(math.pi * done)) / 2
-    budget = budget_loss(architecture.expected_macs(), problem.budget_macs)
+    budget = budget_loss(architecture.expected_share())
     architecture.move(task + recipe.budget_weight * budget, rate)
 
 
 def new_architecture(problem: SearchProblem) -> Architecture:
     """Returns a search's alphas at their start; their gates stay on the CPU as well."""
     cpu = torch.device("cpu")
-    return Architecture(
-        problem.space, problem.cost, problem.budget_macs, problem.recipe.transition, cpu
-    )
+    return Architecture(problem.space, problem.limits, problem.recipe.transition, cpu)
 
 
 def blind_widths(problem: SearchProblem, steps: int) -> Mapping[str, int]:
@@ -333,5 +331,5 @@ def blind_widths(problem: SearchProblem, steps: int) -> Mapping[str, int]:
     for step in range(steps):
         move_alphas(problem, architecture, 0.0, step / max(1, steps))
     wanted = architecture.expected_units().detach().numpy()
-    units = fit_widths(problem.cost, problem.grid, wanted, problem.budget_macs)
+    units = fit_widths(problem.limits, problem.grid, wanted)
     return problem.space.widths(units)

@@ -108,21 +108,22 @@ def _problem(budget: str, seed: int, sampling: str, options: dict[str, Any]) -> 
     from dmcp_deploy.options.run import Compute
     from dmcp_deploy.plan import NetworkSpec
     from dmcp_deploy.rundir.request import RunRequest
+    from dmcp_deploy.search.costs.asked import asked_budgets
     from dmcp_deploy.search.problem import SearchProblem
     from dmcp_deploy.search.run import plan_problem
     from dmcp_deploy.training.precision import choose_precision
-    from dmcp_deploy.units import parse_budget
 
     spec = NetworkSpec(MODEL, options["width_mult"], 10, (3, 32, 32))
     network = build_network(spec, seed)
     recipe = _recipe(options)
-    cost, space, grid, macs = plan_problem(network, parse_budget(budget), 1, recipe)
+    budgets = asked_budgets(flops=budget)
+    accounting, space, grid, limits = plan_problem(network, budgets, 1, recipe)
     return SearchProblem(
         network=network,
-        cost=cost,
+        accounting=accounting,
         space=space,
         grid=grid,
-        budget_macs=macs,
+        limits=limits,
         data=open_data("fashion-mnist"),
         recipe=recipe,
         request=RunRequest(
@@ -195,7 +196,7 @@ def _train(budget: str, seed: int, plan: str, options: dict[str, Any]) -> dict[s
     widths = _widths(problem, budget, seed, plan, options)
     dense = slice_network(build_network(problem.network.spec, seed + 1000), widths)
     found = _trained(problem, dense, f"train-{plan}", options["train_steps"], seed + 1000)
-    return {**found, "macs": problem.cost.macs_at(widths), "widths": widths}
+    return {**found, "macs": problem.accounting.macs_at(widths), "widths": widths}
 
 
 def _trained(problem: Any, model: Any, name: str, steps: int, seed: int) -> dict[str, Any]:
@@ -244,7 +245,7 @@ def _widths(
         number = int(arm.split()[1])
         generator = torch.Generator().manual_seed(1000 * number + seed)
         wanted = problem.space.random_units(generator)
-        units = fit_widths(problem.cost, problem.grid, wanted, problem.budget_macs)
+        units = fit_widths(problem.limits, problem.grid, wanted)
         return dict(problem.space.widths(units))
     return dict(_load(options["out"])[_key(budget, seed, "search")][arm])
 

@@ -100,7 +100,7 @@ def _rank(job: tuple[str, int, dict[str, Any], str]) -> dict[str, Any]:
     random = []
     for _ in range(RANDOM_PLANS):
         wanted = problem.space.random_units(generator).astype(float)
-        units = fit_widths(problem.cost, problem.grid, wanted, problem.budget_macs)
+        units = fit_widths(problem.limits, problem.grid, wanted)
         random.append(_loss(problem, problem.space.widths(units), recalibration, images))
     trained = {
         name: content["results"][f"{budget}/{seed}/{name}"]

@@ -38,7 +38,7 @@ class ReleaseWay:
             self._model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=4e-5
         )
         self._architecture = Architecture(
-            problem.space, problem.cost, problem.budget_macs, problem.recipe.transition, device
+            problem.space, problem.limits, problem.recipe.transition, device
         )
         self._alphas = torch.optim.SGD([self._architecture.alphas], lr=0.01, momentum=0.9)
 
@@ -62,7 +62,7 @@ class ReleaseWay:
         self._alphas.zero_grad()
         logits = self._run(batch.images, gates=self._architecture.gates().float())
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=SMOOTHING)
-        budget = budget_loss(self._architecture.expected_macs(), self._problem.budget_macs)
+        budget = budget_loss(self._architecture.expected_share())
         figures = [loss.item(), budget.item()]
         (0.1 * budget).backward()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -35,6 +35,7 @@ from dmcp_deploy.network.models import build_network
 from dmcp_deploy.options.run import Compute
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.rundir.request import RunRequest
+from dmcp_deploy.search.costs.asked import flops_limits
 from dmcp_deploy.search.dmcp import DmcpTask
 from dmcp_deploy.search.fit import width_grid
 from dmcp_deploy.search.problem import SearchProblem
@@ -222,8 +223,8 @@ def _narrow(problem: SearchProblem) -> Callable[[int], tuple[list[dict[str, int]
 
     def networks(number: int) -> tuple[list[dict[str, int]], float]:
         units = weights.networks(number)
-        macs = sum(problem.cost.macs(one) for one in units)
-        return [problem.space.widths(one) for one in units], 1 + macs / problem.cost.full_macs
+        macs = sum(problem.accounting.macs(one) for one in units)
+        return [problem.space.widths(one) for one in units], 1 + macs / problem.accounting.full_macs
 
     return networks
 
@@ -235,10 +236,10 @@ def _problem(options: argparse.Namespace, align: int) -> SearchProblem:
     recipe = "imagenet-resnet" if "resnet" in options.model else "imagenet-mobilenet"
     return SearchProblem(
         network=network,
-        cost=cost,
+        accounting=cost,
         space=space,
         grid=width_grid(space, align),
-        budget_macs=int(SHARE * cost.full_macs),
+        limits=flops_limits(f"{SHARE:%}", cost, space),
         data=None,
         recipe=RECIPES[recipe],
         request=RunRequest(

@@ -37,6 +37,7 @@ from dmcp_deploy.progress import TerminalProgress
 from dmcp_deploy.run.tables import table_build, table_predict, table_probes
 from dmcp_deploy.runtimes.sampler import Clock, make_sampler
 from dmcp_deploy.runtimes.session import open_session
+from dmcp_deploy.search.costs.asked import flops_limits
 from dmcp_deploy.search.fit import fit_widths, width_grid
 from dmcp_deploy.search.space import search_space
 
@@ -132,7 +133,8 @@ def _plans(model: str, folder: Path, count: int) -> list[Planned]:
     for number, share in enumerate(np.linspace(*SHARES, count)):
         wanted = space.random_units(generator).astype(float)
         budget = int(share * cost.full_macs)
-        widths = space.widths(fit_widths(cost, grid, wanted, budget))
+        limits = flops_limits(str(budget), cost, space)
+        widths = space.widths(fit_widths(limits, grid, wanted))
         groups = {g.name: Keep(g.size, widths.get(g.name, g.size)) for g in network.groups}
         plan = ChannelPlan(
             network=network.spec,

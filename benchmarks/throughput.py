@@ -37,9 +37,11 @@ from dmcp_deploy.options.run import Compute
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.progress import TerminalProgress
 from dmcp_deploy.run import api
+from dmcp_deploy.search.costs.asked import flops_limits
+from dmcp_deploy.search.costs.limits import Limits
 from dmcp_deploy.search.fit import fit_widths, width_grid
 from dmcp_deploy.search.space import SearchSpace, search_space
-from dmcp_deploy.units import format_macs, parse_budget
+from dmcp_deploy.units import format_macs
 
 RUNTIMES = ("onnxruntime", "openvino")
 ALIGNMENTS = (1, 8, 16)
@@ -186,8 +188,8 @@ def _networks(case: Case, folder: Path) -> dict[str, Path]:
     files = {"original": folder / "original.onnx"}
     if not files["original"].exists():
         export_onnx(network.model.eval(), files["original"], input_shape=(3, SIDE, SIDE))
-    budget_macs = parse_budget(case.flops).resolve(cost.full_macs)
-    for name, units in _plans(case, folder, space, cost, budget_macs):
+    limits = flops_limits(case.flops, cost, space)
+    for name, units in _plans(case, folder, space, limits):
         files[name] = folder / f"{name.replace(' ', '-').replace(',', '')}.onnx"
         if not files[name].exists():
             net = slice_network(network, space.widths(units)).eval()
@@ -196,15 +198,15 @@ def _networks(case: Case, folder: Path) -> dict[str, Path]:
 
 
 def _plans(
-    case: Case, folder: Path, space: SearchSpace, cost: NetworkCost, budget_macs: int
+    case: Case, folder: Path, space: SearchSpace, limits: Limits
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yields the name and the units of every plan."""
     full = space.full.astype(np.float64)
-    yield "uniform", fit_widths(cost, width_grid(space, 8), full, budget_macs)
+    yield "uniform", fit_widths(limits, width_grid(space, 8), full)
     wanted = _wanted(case, folder, space)
     for align in ALIGNMENTS:
         name = "DMCP, any width" if align == 1 else f"DMCP, multiples of {align}"
-        yield name, fit_widths(cost, width_grid(space, align), wanted, budget_macs)
+        yield name, fit_widths(limits, width_grid(space, align), wanted)
 
 
 def _wanted(case: Case, folder: Path, space: SearchSpace) -> np.ndarray:

@@ -31,6 +31,7 @@ from dmcp_deploy.network.models import build_network, model_names
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.network.supernet import Supernet
 from dmcp_deploy.plan import NetworkSpec
+from dmcp_deploy.search.costs.asked import flops_limits
 from dmcp_deploy.search.fit import fit_widths, width_grid
 from dmcp_deploy.search.space import search_space
 from dmcp_deploy.units import format_macs
@@ -119,7 +120,7 @@ def _row(name: str) -> Row:
     network = build_network(NetworkSpec(name, input_shape=(3, side, side)))
     cost, space = NetworkCost(network), search_space(network)
     grid = width_grid(space, ALIGN)
-    units = fit_widths(cost, grid, space.full.astype(np.float64), cost.full_macs // 2)
+    units = fit_widths(flops_limits("50%", cost, space), grid, space.full.astype(np.float64))
     widths = space.widths(units)
     return Row(
         model=name,

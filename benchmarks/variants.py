@@ -8,6 +8,7 @@ from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.plan import NetworkSpec
+from dmcp_deploy.search.costs.asked import flops_limits
 from dmcp_deploy.search.fit import fit_widths, width_grid
 from dmcp_deploy.search.space import search_space
 
@@ -20,6 +21,6 @@ def whole_and_half(model: str, side: int) -> dict[str, nn.Module]:
     network = build_network(NetworkSpec(model, 1.0, 1000, (3, side, side)), seed=0)
     space, cost = search_space(network), NetworkCost(network)
     grid = width_grid(space, 8)
-    units = fit_widths(cost, grid, space.full.astype(float), cost.full_macs // 2)
+    units = fit_widths(flops_limits("50%", cost, space), grid, space.full.astype(float))
     half = slice_network(network, space.widths(units))
     return {"whole": network.model.eval(), "half": half.eval()}

@@ -22,7 +22,7 @@ from dmcp_deploy.units import format_bytes, format_macs, parse_budget
 def test_absolute_budget_is_macs_whatever_the_network(text: str, macs: int) -> None:
     budget = parse_budget(text)
     assert (budget.amount, budget.share) == (macs, None)
-    assert budget.resolve(full_macs=7) == macs
+    assert budget.resolve(full=7) == macs
 
 
 @pytest.mark.parametrize(

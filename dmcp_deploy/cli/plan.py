@@ -81,14 +81,13 @@ def align(file: Path, asked: AlignOptions) -> None:
     from dmcp_deploy.published.importing import check_place
     from dmcp_deploy.published.plan_text import find_plan
     from dmcp_deploy.search.align import align_plan
-    from dmcp_deploy.units import format_macs, parse_budget
+    from dmcp_deploy.units import format_macs
 
     if asked.out.resolve() == file.resolve():
         raise DmcpError(f"The plan cannot take the place of {file}: give another --out.")
     plan = find_plan(file)
     check_place(asked.out, plan.network)
-    budget = None if asked.flops is None else parse_budget(asked.flops)
-    aligned = align_plan(plan, asked.align, budget)
+    aligned = align_plan(plan, asked.align, asked.flops)
     aligned.save(asked.out)
     click.echo(
         f"{plan.network.model} x{plan.network.width_mult:g}: {format_macs(plan.macs)} ->"

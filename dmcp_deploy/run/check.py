@@ -25,7 +25,7 @@ from dmcp_deploy.run.problem import search_problem
 from dmcp_deploy.run.rehearsal import Branch, Phase, build, convert_to, phases_of
 from dmcp_deploy.run.resolve import make_request
 from dmcp_deploy.rundir.directory import RunDir
-from dmcp_deploy.search.costs.asked import asked_budgets, make_limits
+from dmcp_deploy.search.costs.asked import flops_limits
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.text_table import columns, few
 from dmcp_deploy.units import format_input, format_macs
@@ -118,7 +118,7 @@ def _checked(context: RunContext) -> Check:
     accounting, space = problem.accounting, problem.space
     lowest_macs, full_macs = accounting.macs(problem.grid.low), accounting.full_macs
     middle = (lowest_macs + full_macs) // 2
-    limits = make_limits(asked_budgets(flops=str(middle)), accounting, space)
+    limits = flops_limits(str(middle), accounting, space)
     request = replace(context.request, budget=str(middle))
     engines, absent = _engines()
     branches = {name: partial(convert_to, name) for name in _PRECISIONS} | engines

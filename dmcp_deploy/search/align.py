@@ -10,21 +10,18 @@ from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.models import build_network
 from dmcp_deploy.plan import ChannelPlan, Keep
-from dmcp_deploy.search.costs.asked import count_limit
-from dmcp_deploy.search.costs.limits import Limits
-from dmcp_deploy.search.costs.macs import MacsCost
+from dmcp_deploy.search.costs.asked import flops_limits
 from dmcp_deploy.search.fit import check_reachable, fit_widths, width_grid
 from dmcp_deploy.search.space import search_space
-from dmcp_deploy.units import Budget
 
 
-def align_plan(plan: ChannelPlan, align: int, budget: Budget | None = None) -> ChannelPlan:
+def align_plan(plan: ChannelPlan, align: int, flops: str | None = None) -> ChannelPlan:
     """Returns the plan near another whose widths are multiples of `align`, or the full ones.
 
     Args:
         plan: The plan; its groups keep their leading channels.
         align: What widths are multiples of.
-        budget: What its multiply-adds end just below; None for those of the plan.
+        flops: What its multiply-adds end just below, as text; None for those of the plan.
 
     Raises:
         DmcpError: The plan keeps channels by index or is not of its network, or the budget
@@ -40,8 +37,8 @@ def align_plan(plan: ChannelPlan, align: int, budget: Budget | None = None) -> C
             )
     cost, space = NetworkCost(network), search_space(network)
     grid = width_grid(space, align)
-    limit = count_limit(MacsCost, budget or Budget(str(plan.macs), plan.macs, None), cost, space)
-    check_reachable(limits := Limits((limit,)), grid)
+    limits = flops_limits(flops or str(plan.macs), cost, space)
+    check_reachable(limits, grid)
     wanted = cost.units(plan.widths()).astype(np.float64)
     widths = space.widths(fit_widths(limits, grid, wanted))
     return replace(
@@ -50,7 +47,7 @@ def align_plan(plan: ChannelPlan, align: int, budget: Budget | None = None) -> C
         macs=cost.macs_at(widths),
         full_macs=cost.full_macs,
         params=cost.params(widths),
-        budget_macs=int(limit.most),
+        budget_macs=int(limits.limits[0].most),
         method=f"{plan.method.removesuffix(ALIGNED)}{ALIGNED}",
         align=align,
         limits=(),

@@ -26,7 +26,8 @@ from dmcp_deploy.network.models import build_network
 from dmcp_deploy.options.run import Compute
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.rundir.request import RunRequest
-from dmcp_deploy.search.costs.limits import Limit, Limits
+from dmcp_deploy.search.costs.asked import flops_limits
+from dmcp_deploy.search.costs.limits import Limits
 from dmcp_deploy.search.costs.macs import MacsCost
 from dmcp_deploy.search.fit import width_grid
 from dmcp_deploy.search.problem import SearchProblem
@@ -133,10 +134,10 @@ def make_problem(
 
 def macs_limits(network: Network, macs: int) -> Limits:
     """Returns a FLOPs budget alone, as the limits of a search."""
-    return Limits((Limit(MacsCost(NetworkCost(network), search_space(network)), macs, str(macs)),))
+    return flops_limits(str(macs), NetworkCost(network), search_space(network))
 
 
-def budget_macs(problem: SearchProblem) -> int:
+def asked_macs(problem: SearchProblem) -> int:
     """Returns the FLOPs budget of a search."""
     (macs,) = (limit.most for limit in problem.limits.limits if limit.cost.name == MacsCost.name)
     return int(macs)

@@ -16,7 +16,7 @@ from tiny_nets import INPUT, Chain, Grouped, Residual, TinyNet, random_widths, t
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from dmcp_deploy.network.cost import NetworkCost, LayerCost
+from dmcp_deploy.network.cost import LayerCost, NetworkCost
 from dmcp_deploy.network.derive import trace_network
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.slicing import slice_network
@@ -108,15 +108,15 @@ def test_expected_macs_are_the_mean_over_all_networks(net: type[TinyNet]) -> Non
         units = np.array([w[k] for w, k in zip(widths, choice, strict=True)])
         brute += cost.macs(units) * np.prod([c[k] for c, k in zip(chances, choice, strict=True)])
     mean, variance = _moments(widths, chances)
-    assert float(cost.expected_macs(mean, variance)) == pytest.approx(brute, rel=1e-12)
+    assert float(cost.multiply_adds.expected(mean, variance)) == pytest.approx(brute, rel=1e-12)
 
 
 def test_a_layer_inside_one_group_needs_the_second_moment() -> None:
     network = traced(Residual)
     widths, chances = _distributions(network)
     mean, variance = _moments(widths, chances)
-    exact = NetworkCost(network).expected_macs(mean, variance)
-    naive = NetworkCost(network).expected_macs(mean, torch.zeros_like(variance))
+    exact = NetworkCost(network).multiply_adds.expected(mean, variance)
+    naive = NetworkCost(network).multiply_adds.expected(mean, torch.zeros_like(variance))
     inside = 576  # positions x kernel of the one convolution from the stream to the stream
     assert float(exact - naive) == pytest.approx(inside * float(variance[0]), rel=1e-9)
     assert float(naive) < 0.98 * float(exact)
@@ -126,15 +126,15 @@ def test_expected_macs_of_certain_widths_are_the_macs() -> None:
     network = traced(Residual)
     cost, widths = NetworkCost(network), {"stem": 5, "reduce": 2}
     mean = torch.from_numpy(cost.units(widths)).double()
-    assert float(cost.expected_macs(mean, torch.zeros(2).double())) == cost.macs_at(widths)
+    assert float(cost.multiply_adds.expected(mean, torch.zeros(2).double())) == cost.macs_at(widths)
 
 
 def test_gradient_of_the_expected_macs() -> None:
     cost = NetworkCost(traced(Residual))
     mean = torch.tensor([4.5, 2.5], dtype=torch.float64, requires_grad=True)
     variance = torch.tensor([1.5, 0.5], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(cost.expected_macs, (mean, variance))
-    assert torch.autograd.gradgradcheck(cost.expected_macs, (mean, variance))
+    assert torch.autograd.gradcheck(cost.multiply_adds.expected, (mean, variance))
+    assert torch.autograd.gradgradcheck(cost.multiply_adds.expected, (mean, variance))
 
 
 def _distributions(network: Network) -> tuple[list[list[int]], list[list[float]]]:

@@ -16,9 +16,9 @@ from torch import Tensor
 import dmcp_deploy
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.plan import ChannelPlan
+from dmcp_deploy.search.costs.asked import asked_budgets
 from dmcp_deploy.search.run import plan_problem
 from dmcp_deploy.training.recipe import RECIPES
-from dmcp_deploy.units import parse_budget
 
 #: Multiply-adds of convolution and linear layers at 224 px and 1000 classes, as published.
 PUBLISHED = {
@@ -157,5 +157,5 @@ def test_a_network_that_holds_every_channel_says_which_and_why() -> None:
     (first,) = [group for group in network.groups if group.name == "first"]
     held = replace(network, groups=(first,))
     with pytest.raises(DmcpError, match="no channel group that can be narrowed") as told:
-        plan_problem(held, parse_budget("50%"), 1, RECIPES["small"])
+        plan_problem(held, asked_budgets(flops="50%"), 1, RECIPES["small"])
     assert "held are first (cumsum is not in the layer table)" in str(told.value)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from closeness import difference
+from search_problems import macs_limits
 from tiny_nets import randomise_norms
 from torch.nn import init
 from torchvision import models
@@ -154,7 +155,7 @@ def half_widths(network: Network) -> dict[str, int]:
     budget = cost.full_macs // 2
     if cost.macs(grid.low) >= budget:
         return space.widths(grid.low)
-    units = fit_widths(cost, grid, space.full.astype(np.float64), budget)
+    units = fit_widths(macs_limits(network, budget), grid, space.full.astype(np.float64))
     assert 0.98 * budget <= cost.macs(units) <= budget
     return space.widths(units)
 

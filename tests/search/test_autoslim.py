@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 import torch
 from closeness import assert_same, count_roundings
-from search_problems import changed, garments, make_problem, small_network, some_batch
+from search_problems import (
+    asked_macs,
+    changed,
+    garments,
+    macs_limits,
+    make_problem,
+    small_network,
+    some_batch,
+)
 from torch import Tensor, nn
 
 from dmcp_deploy.data.sources import ImageSource
@@ -62,14 +70,14 @@ def test_a_search_tells_its_way_from_the_full_network_to_the_budget(undisturbed)
     assert result.trained
     path = json.loads(json.dumps(result.figures))["path"]
     assert len(path) == STEPS
-    macs = [problem.cost.full_macs, *(turn["macs"] for turn in path)]
+    macs = [problem.accounting.full_macs, *(turn["macs"] for turn in path)]
     assert all(after < before for before, after in pairwise(macs))
     widths = {group.name: group.size for group in problem.network.prunable}
     for turn in path:
         assert turn["channels"] < widths[turn["group"]]
         widths[turn["group"]] = turn["channels"]
-        assert problem.cost.macs_at(widths) == turn["macs"]
-    assert 0.98 <= problem.cost.macs_at(result.widths) / problem.budget_macs <= 1.0
+        assert problem.accounting.macs_at(widths) == turn["macs"]
+    assert 0.98 <= problem.accounting.macs_at(result.widths) / asked_macs(problem) <= 1.0
 
 
 def test_every_turn_has_taken_the_lowest_loss_there_was(undisturbed):
@@ -153,26 +161,28 @@ def test_several_budgets_in_one_pass_are_those_of_single_passes(undisturbed, tmp
     problem, result = undisturbed
     turns = (2, 4, 3)  # that each budget takes
     budgets = [result.figures["path"][count - 1]["macs"] for count in turns]
-    together = autoslim.slim(replace(problem, folder=tmp_path / "all"), budgets)
-    assert list(together) == budgets
-    for budget_macs, count in zip(budgets, turns, strict=True):
+    limits = [macs_limits(problem.network, budget_macs) for budget_macs in budgets]
+    together = autoslim.slim(replace(problem, folder=tmp_path / "all"), limits)
+    for budget_macs, limit, plan, count in zip(budgets, limits, together, turns, strict=True):
         single = replace(problem, folder=tmp_path / str(budget_macs))
-        assert (autoslim.slim(single, [budget_macs])[budget_macs] == together[budget_macs]).all()
-        assert problem.cost.macs(together[budget_macs]) == budget_macs
+        (alone,) = autoslim.slim(single, [limit])
+        assert (alone == plan).all()
+        assert problem.accounting.macs(plan) == budget_macs
         assert len(saved(single, "slim")["loss"]) == count
     # A smaller budget goes on where a larger one ended.
     begun = replace(problem, folder=tmp_path / str(budgets[0]))
     before = saved(begun, "slim")["loss"]
-    found = autoslim.slim(begun, [budgets[1]])
-    assert (found[budgets[1]] == together[budgets[1]]).all()
+    (found,) = autoslim.slim(begun, [limits[1]])
+    assert (found == together[1]).all()
     after = saved(begun, "slim")["loss"]
     assert (len(before), len(after)) == (2, 4)
     assert torch.equal(after[:2], before)
 
 
 def test_a_budget_out_of_reach_is_refused(undisturbed):
+    problem = undisturbed[0]
     with pytest.raises(DmcpError, match="below the narrowest network"):
-        autoslim.slim(undisturbed[0], [undisturbed[0].budget_macs, 1000])
+        autoslim.slim(problem, [problem.limits, macs_limits(problem.network, 1000)])
 
 
 def test_a_trial_takes_few_turns_and_looks_at_one_batch(tmp_path):
@@ -180,7 +190,7 @@ def test_a_trial_takes_few_turns_and_looks_at_one_batch(tmp_path):
     result = autoslim.search(problem)
     assert len(result.figures["path"]) == 2
     assert result.figures["held_out_images"] == problem.recipe.search.batch_size
-    assert 0.98 <= problem.cost.macs_at(result.widths) / problem.budget_macs <= 1.0
+    assert 0.98 <= problem.accounting.macs_at(result.widths) / asked_macs(problem) <= 1.0
 
 
 def test_a_full_search_looks_at_all_images_held_out(tmp_path):
@@ -236,7 +246,7 @@ def test_a_supernet_of_dmcp_can_be_slimmed_and_the_other_way_round(undisturbed, 
     network.model.load_state_dict(weights)
     other = short_search(tmp_path)
     moved = replace(other, network=network)
-    found = autoslim.slim(moved, [problem.budget_macs])[problem.budget_macs]
+    (found,) = autoslim.slim(moved, [problem.limits])
     assert problem.space.widths(found) == undisturbed[1].widths
 
 
@@ -263,7 +273,7 @@ def test_stock_networks_are_slimmed_to_the_budget(model, tmp_path):
         width = result.widths[group.name]
         assert width % group.unit == 0
         assert group.size <= 8 or width % 8 == 0
-    assert 0.98 <= problem.cost.macs_at(result.widths) / problem.budget_macs <= 1.0
+    assert 0.98 <= problem.accounting.macs_at(result.widths) / asked_macs(problem) <= 1.0
 
 
 def test_batches_of_another_process_are_left_to_it(undisturbed, monkeypatch):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from search_problems import garments, make_problem, small_network, some_batch
+from search_problems import asked_macs, garments, make_problem, small_network, some_batch
 from torch import Tensor
 
 from dmcp_deploy.data.types import Batch
@@ -98,7 +98,7 @@ def test_a_short_search_takes_the_expected_macs_into_the_band(tmp_path):
     problem = short_search(tmp_path, max_steps=30, architecture_share=1.0, random_networks=0)
     result = dmcp.search(problem)
     assert 0.95 <= result.figures["expected_share"] <= 1.0
-    assert 0.98 <= problem.cost.macs_at(result.widths) / problem.budget_macs <= 1.0
+    assert 0.98 <= problem.accounting.macs_at(result.widths) / asked_macs(problem) <= 1.0
     assert result.trained
     json.dumps(result.figures)
     # Not uniform scaling: the groups have gone their own ways.
@@ -189,7 +189,7 @@ def test_without_any_architecture_step_the_plan_is_uniform_and_in_budget(tmp_pat
     problem = short_search(tmp_path, max_steps=1)
     result = dmcp.search(problem)
     assert result.figures["expected_share"] == pytest.approx(2.0, abs=0.001)
-    assert 0.98 <= problem.cost.macs_at(result.widths) / problem.budget_macs <= 1.0
+    assert 0.98 <= problem.accounting.macs_at(result.widths) / asked_macs(problem) <= 1.0
 
 
 def narrow_networks(task: DmcpTask, step: int) -> list[np.ndarray]:

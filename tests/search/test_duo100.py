@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from search_problems import fresh_network, garments, make_problem
+from search_problems import asked_macs, fresh_network, garments, macs_limits, make_problem
 
 from dmcp_deploy.data.types import Batch
 from dmcp_deploy.plan import NetworkSpec
@@ -117,12 +117,12 @@ def test_a_search_goes_back_to_the_end_of_its_first_stage(duo, tmp_path):
     search.keep()
     kept = [p.detach().clone() for p in problem.network.model.parameters()]
     search.run(2, 4)
-    search.go_back(problem.budget_macs // 2, "exp")
+    search.go_back(macs_limits(problem.network, asked_macs(problem) // 2), "exp")
     for one, other in zip(problem.network.model.parameters(), kept, strict=True):
         assert torch.equal(one, other)
     widths, share = search.widths()
-    assert share == pytest.approx(problem.cost.full_macs / (problem.budget_macs // 2))
-    assert problem.cost.macs_at(widths) <= problem.budget_macs // 2
+    assert share == pytest.approx(problem.accounting.full_macs / (asked_macs(problem) // 2))
+    assert problem.accounting.macs_at(widths) <= asked_macs(problem) // 2
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from search_problems import chain_network, make_problem, paper_network
+from search_problems import asked_macs, chain_network, make_problem, paper_network
 from tiny_nets import Residual, traced
 
 from dmcp_deploy.network.slicing import slice_network
@@ -174,21 +174,21 @@ def test_plans_are_brought_into_the_band_and_stay_if_they_are(model, macs, tmp_p
     random = np.random.default_rng(0)
     plans = [fit(drawn(values, random.random(len(values)))) for _ in range(20)]
     for plan in plans:
-        assert 0.98 <= problem.cost.macs(plan) / macs <= 1
+        assert 0.98 <= problem.accounting.macs(plan) / macs <= 1
         assert (plan % problem.grid.step == 0).all()
         assert (fit(plan) == plan).all()
     assert len({tuple(plan.tolist()) for plan in plans}) == 20
     # A child of two of them may leave the band, and is brought back.
     child = crossed(plans[0], plans[1], random.random(len(values)))
-    assert 0.98 <= problem.cost.macs(fit(child)) / macs <= 1
+    assert 0.98 <= problem.accounting.macs(fit(child)) / macs <= 1
 
 
 def test_where_no_plan_ends_in_the_band_the_uniform_one_remains(tmp_path):
     # 16 positions: 16 * (3 * 8 + 8 * 16) + 16 * 2, or half of it.
     problem = make_problem(chain_network((16, 16)), tmp_path, align=8, share=0.9)
-    uniform = problem.uniform_units()
-    assert problem.cost.macs(uniform) < 0.98 * problem.budget_macs
+    uniform = problem.uniform_units(problem.limits)
+    assert problem.accounting.macs(uniform) < 0.98 * asked_macs(problem)
     fit = within_budget(problem)
     for wanted in ([8, 8], [8, 16], [16, 8], [16, 16]):
-        found = problem.cost.macs(fit(np.array(wanted)))
-        assert problem.cost.macs(uniform) <= found <= problem.budget_macs
+        found = problem.accounting.macs(fit(np.array(wanted)))
+        assert problem.accounting.macs(uniform) <= found <= asked_macs(problem)

@@ -49,7 +49,9 @@ def some_probabilities(space: SearchSpace, seed: int = 0) -> Tensor:
 
 def moments(space: SearchSpace, p: Tensor) -> tuple[Tensor, Tensor]:
     minimum, step = torch.from_numpy(space.minimum), torch.from_numpy(space.step)
-    return markov.width_moments(markov.marginal(p), minimum.double(), step.double())
+    return markov.width_moments(
+        markov.width_probabilities(markov.marginal(p)), minimum.double(), step.double()
+    )
 
 
 def sampled_macs(cost: NetworkCost, space: SearchSpace, p: Tensor) -> np.ndarray:
@@ -66,7 +68,7 @@ def test_the_expectation_is_the_mean_of_sampled_plans(make):
     mean, variance = moments(space, p)
     macs = sampled_macs(cost, space, p)
     error = macs.std() / DRAWS**0.5
-    assert abs(macs.mean() - float(cost.expected_macs(mean, variance))) <= 4 * error
+    assert abs(macs.mean() - float(cost.multiply_adds.expected(mean, variance))) <= 4 * error
 
 
 def test_without_the_variance_of_shared_groups_it_would_not_be():
@@ -75,7 +77,7 @@ def test_without_the_variance_of_shared_groups_it_would_not_be():
     p = some_probabilities(space)
     mean, variance = moments(space, p)
     macs = sampled_macs(cost, space, p)
-    naive = float(cost.expected_macs(mean, torch.zeros_like(variance)))
+    naive = float(cost.multiply_adds.expected(mean, torch.zeros_like(variance)))
     assert macs.mean() - naive > 8 * macs.std() / DRAWS**0.5
 
 
@@ -86,7 +88,7 @@ def test_its_gradient_with_respect_to_the_alphas_is_right(kind):
 
     def share(alphas: Tensor) -> Tensor:
         p = markov.transition(alphas, space.mask, kind)
-        return cost.expected_macs(*moments(space, p)) / cost.full_macs
+        return cost.multiply_adds.expected(*moments(space, p)) / cost.full_macs
 
     generator = torch.Generator().manual_seed(0)
     alphas = torch.rand(space.mask.shape, generator=generator, dtype=torch.float64)

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from search_problems import PAPER_ROWS, chain_network, paper_network, small_network
+from search_problems import PAPER_ROWS, chain_network, macs_limits, paper_network, small_network
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.cost import NetworkCost
@@ -40,9 +40,9 @@ def test_plans_end_just_below_every_budget_of_the_paper(model, width_mult, budge
     network = paper_network(model, width_mult)
     cost, space = NetworkCost(network), search_space(network)
     grid = width_grid(space, align)
-    check_reachable(cost, grid, budget_macs)
+    check_reachable(macs_limits(network, budget_macs), grid)
     for wanted in wanted_widths(space.full):
-        units = fit_widths(cost, grid, wanted, budget_macs)
+        units = fit_widths(macs_limits(network, budget_macs), grid, wanted)
         assert_on_grid(units, network, align)
         assert LOWEST_SHARE * budget_macs <= cost.macs(units) <= budget_macs
 
@@ -57,16 +57,16 @@ def test_coarse_grids_are_filled_by_exchanges(model):
     for number, share in enumerate(np.linspace(0.1, 0.95, 40)):
         budget_macs = int(lowest + share * (highest - lowest))
         wanted = wanted_widths(space.full)[number % 9]
-        units = fit_widths(cost, grid, wanted, budget_macs)
+        units = fit_widths(macs_limits(network, budget_macs), grid, wanted)
         assert_on_grid(units, network, 32)
         assert LOWEST_SHARE * budget_macs <= cost.macs(units) <= budget_macs
 
 
 def test_a_plan_keeps_the_proportions_that_were_wanted():
     network = paper_network("resnet18")
-    cost, space = NetworkCost(network), search_space(network)
+    space = search_space(network)
     wanted = space.full * np.linspace(0.9, 0.3, len(space.full))
-    units = fit_widths(cost, width_grid(space, 1), wanted, 700_000_000)
+    units = fit_widths(macs_limits(network, 700_000_000), width_grid(space, 1), wanted)
     ratio = units / wanted
     assert ratio.max() / ratio.min() < 1.08
 
@@ -86,7 +86,7 @@ def test_on_a_tiny_network_no_plan_is_missed(align):
     for budget_macs in np.linspace(possible[0], cost.full_macs, 25).astype(int):
         nearest = int(possible[possible <= budget_macs].max())
         for wanted in wanted_widths(space.full):
-            found = cost.macs(fit_widths(cost, grid, wanted, int(budget_macs)))
+            found = cost.macs(fit_widths(macs_limits(network, int(budget_macs)), grid, wanted))
             assert found <= budget_macs
             assert found >= min(nearest, LOWEST_SHARE * budget_macs)
 
@@ -97,7 +97,7 @@ def test_a_tiny_grid_holds_the_nearest_of_all_plans_in_the_band():
     plans = [np.array(plan) for plan in itertools.product(*grid.axes())]
     for budget_macs in (387, 570, 600, 1515):  # neither filling nor exchanges reach these
         band = [p for p in plans if LOWEST_SHARE * budget_macs <= cost.macs(p) <= budget_macs]
-        found = fit_widths(cost, grid, np.array([6.0, 9.0, 5.0]), budget_macs)
+        found = fit_widths(macs_limits(network, budget_macs), grid, np.array([6.0, 9.0, 5.0]))
         assert any(np.array_equal(found, plan) for plan in band)
 
 
@@ -108,7 +108,7 @@ def test_the_full_network_is_the_plan_for_its_own_macs():
         for align in (1, 8, 16):
             grid = width_grid(space, align)
             for wanted in wanted_widths(space.full):
-                units = fit_widths(cost, grid, wanted, cost.full_macs)
+                units = fit_widths(macs_limits(network, cost.full_macs), grid, wanted)
                 assert units.tolist() == space.full.tolist()
 
 
@@ -118,7 +118,7 @@ def test_widths_that_8_does_not_divide_come_near_every_budget():
     grid = width_grid(space, 8)
     for wanted in wanted_widths(space.full):
         budget_macs = int(0.95 * cost.full_macs)
-        units = fit_widths(cost, grid, wanted, budget_macs)
+        units = fit_widths(macs_limits(network, budget_macs), grid, wanted)
         assert_on_grid(units, network, 8)
         assert LOWEST_SHARE * budget_macs <= cost.macs(units) <= budget_macs
 
@@ -144,7 +144,9 @@ def test_the_narrowest_network_is_the_plan_for_its_own_macs():
     cost, space = NetworkCost(network), search_space(network)
     for align in (1, 8, 16):
         grid = width_grid(space, align)
-        units = fit_widths(cost, grid, space.full.astype(np.float64), cost.macs(grid.low))
+        units = fit_widths(
+            macs_limits(network, cost.macs(grid.low)), grid, space.full.astype(np.float64)
+        )
         assert np.array_equal(units, grid.low)
 
 
@@ -161,7 +163,7 @@ def test_budgets_out_of_reach_are_told_the_range(model, budget_macs, align, rang
     network = paper_network(model)
     cost, space = NetworkCost(network), search_space(network)
     with pytest.raises(DmcpError, match="choose one from") as error:
-        check_reachable(cost, width_grid(space, align), budget_macs)
+        check_reachable(macs_limits(network, budget_macs), width_grid(space, align))
     assert range_text in str(error.value)
     lowest = float(re.search(r"which is ([\d.]+)% to 100% of", str(error.value)).group(1))
     assert lowest / 100 * cost.full_macs >= cost.macs(width_grid(space, align).low)
@@ -173,10 +175,10 @@ def test_the_ends_of_the_range_are_reachable():
     network = small_network()
     cost = NetworkCost(network)
     grid = width_grid(search_space(network), 8)
-    check_reachable(cost, grid, cost.macs(grid.low))
-    check_reachable(cost, grid, cost.full_macs)
+    check_reachable(macs_limits(network, cost.macs(grid.low)), grid)
+    check_reachable(macs_limits(network, cost.full_macs), grid)
     with pytest.raises(DmcpError, match="below the narrowest"):
-        check_reachable(cost, grid, cost.macs(grid.low) - 1)
+        check_reachable(macs_limits(network, cost.macs(grid.low) - 1), grid)
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,9 @@ def test_the_probabilities_of_all_widths_add_up_to_one():
 
 def test_moments_are_those_of_counting_every_way_to_keep_steps():
     p = some_probabilities()
-    mean, variance = markov.width_moments(markov.marginal(p), MINIMUM, STEP)
+    mean, variance = markov.width_moments(
+        markov.width_probabilities(markov.marginal(p)), MINIMUM, STEP
+    )
     for group, count in enumerate(COUNTS):
         first = second = 0.0
         for kept in itertools.product((True, False), repeat=count):
@@ -82,7 +84,7 @@ def test_moments_are_those_of_counting_every_way_to_keep_steps():
 def test_alphas_at_zero_get_a_gradient_although_probabilities_end_there():
     alphas = torch.zeros(MASK.shape, dtype=torch.float64, requires_grad=True)
     marginal = markov.marginal(markov.transition(alphas, MASK))
-    mean, _ = markov.width_moments(marginal, MINIMUM, STEP)
+    mean, _ = markov.width_moments(markov.width_probabilities(marginal), MINIMUM, STEP)
     assert (torch.autograd.grad(mean.sum(), alphas)[0][MASK] < 0).all()
 
 
@@ -108,6 +110,7 @@ def test_gradients_of_moments_and_gates_are_right(kind):
 
     def outputs(alphas: Tensor) -> tuple[Tensor, ...]:
         m = markov.marginal(markov.transition(alphas, MASK, kind))
-        return *markov.width_moments(m, MINIMUM, STEP), markov.unit_gates(m, unit_steps)
+        moments = markov.width_moments(markov.width_probabilities(m), MINIMUM, STEP)
+        return *moments, markov.unit_gates(m, unit_steps)
 
     assert torch.autograd.gradcheck(outputs, (some_alphas().requires_grad_(),))

@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 import torch
 from closeness import assert_same, count_roundings
-from search_problems import RECIPE, changed, garments, make_problem, small_network, some_batch
+from search_problems import (
+    RECIPE,
+    asked_macs,
+    changed,
+    garments,
+    make_problem,
+    small_network,
+    some_batch,
+)
 from tiny_nets import TINY_NETS, Dense, Flattened, Residual, Separable, TinyNet, trace_tiny
 from torch import Tensor
 
@@ -79,7 +87,7 @@ def test_a_search_tells_of_its_generations(undisturbed):
     # On record with five decimals.
     assert rows[-1]["best_loss"] == pytest.approx(figures["loss"], abs=1e-5)
     assert rows[0]["best_loss"] < rows[0]["mean_loss"]
-    assert 0.98 <= problem.cost.macs_at(result.widths) / problem.budget_macs <= 1.0
+    assert 0.98 <= problem.accounting.macs_at(result.widths) / asked_macs(problem) <= 1.0
 
 
 def test_all_plans_judged_are_in_the_band_and_different(undisturbed):
@@ -88,7 +96,7 @@ def test_all_plans_judged_are_in_the_band_and_different(undisturbed):
     plans = [tuple(plan) for plan in found["plan"].tolist()]
     assert len(set(plans)) == len(plans) == STEPS * STEPS
     for plan in plans:
-        assert 0.98 <= problem.cost.macs(np.array(plan)) / problem.budget_macs <= 1.0
+        assert 0.98 <= problem.accounting.macs(np.array(plan)) / asked_macs(problem) <= 1.0
     best = plans[int(found["loss"].argmin())]
     assert problem.space.widths(np.array(best)) == result.widths
 
@@ -242,7 +250,7 @@ def tiny_search(net: type[TinyNet], folder: Path, data: ImageData) -> SearchProb
 def test_tiny_networks_are_searched_and_computed_by_the_weights_generated(net, pictures, tmp_path):
     problem = tiny_search(net, tmp_path, pictures)
     result = metapruning.search(problem)
-    assert 0.9 <= problem.cost.macs_at(result.widths) / problem.budget_macs <= 1.0
+    assert 0.9 <= problem.accounting.macs_at(result.widths) / asked_macs(problem) <= 1.0
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     network = problem.network
     network.model.eval()
@@ -257,9 +265,9 @@ def test_tiny_networks_are_searched_and_computed_by_the_weights_generated(net, p
 def test_every_tiny_network_is_searched(net, pictures, tmp_path):
     problem = tiny_search(net, tmp_path, pictures)
     result = metapruning.search(problem)
-    uniform = problem.cost.macs(problem.uniform_units())
-    least = min(0.98 * problem.budget_macs, uniform)
-    assert least <= problem.cost.macs_at(result.widths) <= problem.budget_macs
+    uniform = problem.accounting.macs(problem.uniform_units(problem.limits))
+    least = min(0.98 * asked_macs(problem), uniform)
+    assert least <= problem.accounting.macs_at(result.widths) <= asked_macs(problem)
 
 
 NIGHTLY = pytest.mark.nightly("ten seconds each; test_methods.py searches MobileNetV2 every time")
@@ -284,7 +292,7 @@ def test_stock_networks_are_searched(model, tmp_path):
         width = result.widths[group.name]
         assert width % group.unit == 0
         assert group.size <= 8 or width % 8 == 0
-    assert 0.98 <= problem.cost.macs_at(result.widths) / problem.budget_macs <= 1.0
+    assert 0.98 <= problem.accounting.macs_at(result.widths) / asked_macs(problem) <= 1.0
 
 
 @pytest.mark.slow

@@ -11,7 +11,9 @@ import torch
 from attention_nets import Attention
 from constant_nets import HalvesOfGroups, Hierarchy
 from search_problems import (
+    asked_macs,
     fresh_network,
+    macs_limits,
     make_problem,
     noise_data,
     paper_network,
@@ -148,7 +150,7 @@ class TestContract:
             assert 1 <= width <= groups[name].size
             assert width % groups[name].unit == 0
             assert groups[name].size <= align or width % align == 0 or width == groups[name].size
-        assert 0.98 <= found.problem.cost.macs_at(widths) / found.problem.budget_macs <= 1.0
+        assert 0.98 <= found.problem.accounting.macs_at(widths) / asked_macs(found.problem) <= 1.0
 
     def test_its_plan_slices_to_what_the_supernet_computes(self, found):
         network, plan = found.problem.network, found.plan
@@ -185,7 +187,8 @@ class TestContract:
 def test_for_the_whole_budget_the_whole_network_is_kept(method, tmp_path):
     # One of its groups has 6 channels, of which 4 do not divide.
     case = Case(lambda: trace_tiny(Residual), align=4, share=1.0)
-    problem = replace(case.problem(tmp_path), budget_macs=sum(Residual.truth.macs))
+    problem = case.problem(tmp_path)
+    problem = replace(problem, limits=macs_limits(problem.network, sum(Residual.truth.macs)))
     widths = find_method(method)(problem).channels()
     assert widths == {group.name: group.size for group in problem.network.prunable}
 
@@ -205,7 +208,7 @@ def test_uniform_scales_every_group_by_one_multiplier(multiplier, macs, tmp_path
     problem = make_problem(network, tmp_path, share=share, budget_macs=macs)
     widths = search_uniform(problem).widths
     assert widths == {g.name: round(multiplier * g.size) for g in network.prunable}
-    assert problem.cost.macs_at(widths) == macs
+    assert problem.accounting.macs_at(widths) == macs
 
 
 def test_uniform_differs_from_one_multiplier_by_steps_of_the_grid_alone(tmp_path):
@@ -215,4 +218,4 @@ def test_uniform_differs_from_one_multiplier_by_steps_of_the_grid_alone(tmp_path
         widths = search_uniform(problem).widths
         shares = [widths[g.name] / g.size for g in network.prunable if g.size >= 16 * align]
         assert max(shares) - min(shares) <= 1 / 16
-        assert 0.98 <= problem.cost.macs_at(widths) / problem.budget_macs <= 1.0
+        assert 0.98 <= problem.accounting.macs_at(widths) / asked_macs(problem) <= 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from search_problems import garments, make_problem, small_network
+from search_problems import asked_macs, garments, make_problem, small_network
 
 from dmcp_deploy.data.loader import eval_batches, train_batches
 from dmcp_deploy.network.slicing import slice_network
@@ -57,11 +57,11 @@ def test_the_searched_plan_beats_random_plans_of_the_same_macs(method, tmp_path)
     searched = np.array([widths[name] for name in problem.space.names])
     generator = torch.Generator().manual_seed(1000)
     plans = [
-        fit_widths(problem.cost, problem.grid, wanted.astype(np.float64), problem.budget_macs)
+        fit_widths(problem.limits, problem.grid, wanted.astype(np.float64))
         for wanted in (problem.space.random_units(generator) for _ in range(RANDOM_PLANS))
     ]
     for plan in (searched, *plans):
-        assert 0.98 <= problem.cost.macs(plan) / problem.budget_macs <= 1.0
+        assert 0.98 <= problem.accounting.macs(plan) / asked_macs(problem) <= 1.0
     own = validation_loss(problem, searched)
     wins = sum(own < validation_loss(problem, plan) for plan in plans)
     assert wins >= 15

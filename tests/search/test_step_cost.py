@@ -40,7 +40,7 @@ def counted(work: Callable[[], object]) -> dict[Any, int]:
 
 def convolution_macs(problem: SearchProblem, widths: dict[str, int]) -> int:
     """Multiply-adds of one forward pass; the counter does not tell those of linear layers."""
-    costs = problem.cost.layer_costs(widths)
+    costs = problem.accounting.layer_costs(widths)
     return IMAGES * sum(cost.macs for cost in costs if cost.kind == "conv")
 
 
@@ -107,7 +107,7 @@ def test_a_weight_step_does_compute_them(problem):
     task = DmcpTask(problem, steps=2)
     with weight_gradients() as shapes:
         task.step(0, noise())
-    convolutions = [c for c in problem.cost.layer_costs({}) if c.kind == "conv"]
+    convolutions = [c for c in problem.accounting.layer_costs({}) if c.kind == "conv"]
     assert len(shapes) == 4 * len(convolutions)
 
 

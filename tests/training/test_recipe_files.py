@@ -14,7 +14,7 @@ import click
 import pytest
 import torch
 from picture_folders import make_folder
-from search_problems import FP32, asked_of, fresh_network, noise_data, paper_network
+from search_problems import FP32, asked_macs, asked_of, fresh_network, noise_data, paper_network
 from tiny_runs import succeed
 
 import dmcp_deploy
@@ -29,6 +29,7 @@ from dmcp_deploy.options.run import Compute, RunOptions
 from dmcp_deploy.plan import ChannelPlan, NetworkSpec
 from dmcp_deploy.registry import METHODS
 from dmcp_deploy.rundir.directory import RunDir
+from dmcp_deploy.search.costs.asked import asked_budgets
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.run import plan_problem, search_plan
 from dmcp_deploy.training.dense import DenseTask, DistillTask
@@ -186,16 +187,16 @@ def test_a_file_trains_on_as_many_images_a_step_as_its_release(row):
 )
 def test_the_budget_of_a_row_can_be_met(row, tmp_path):
     problem = problem_of(row, paper_network(row.model, row.width_mult), tmp_path)
-    assert problem.cost.full_macs == FULL_MACS[row.model, row.width_mult]
+    assert problem.accounting.full_macs == FULL_MACS[row.model, row.width_mult]
     stated = parse_budget(row.flops).amount
     if row.method == "uniform":
-        assert problem.budget_macs == problem.cost.full_macs
-        assert math.isclose(problem.budget_macs, stated, rel_tol=0.05)
-        assert (problem.uniform_units() == problem.space.full).all()
+        assert asked_macs(problem) == problem.accounting.full_macs
+        assert math.isclose(asked_macs(problem), stated, rel_tol=0.05)
+        assert (problem.uniform_units(problem.limits) == problem.space.full).all()
     else:
-        assert problem.budget_macs == stated
-        found = problem.cost.macs(problem.uniform_units())
-        assert 0.98 <= found / problem.budget_macs <= 1.0
+        assert asked_macs(problem) == stated
+        found = problem.accounting.macs(problem.uniform_units(problem.limits))
+        assert 0.98 <= found / asked_macs(problem) <= 1.0
 
 
 @pytest.mark.parametrize(
@@ -305,7 +306,7 @@ def take_two_steps(row: Row, folder: Path) -> None:
     problem = problem_of(row, network, folder)
     align = recipe_run(row.path).get("align", DEFAULT_ALIGN)
     plan, _ = search_plan(row.method, problem, align)
-    assert 0.98 <= plan.macs / problem.budget_macs <= 1.0
+    assert 0.98 <= plan.macs / asked_macs(problem) <= 1.0
     assert all(keep.width % align == 0 for keep in plan.groups.values())
 
     task = training_of(row, network, plan, problem.recipe)
@@ -336,14 +337,14 @@ def problem_of(row: Row, network: Network, folder: Path) -> SearchProblem:
     """Returns a row's search at small images and batches; all else is the file's."""
     asked = recipe_run(row.path)
     recipe = trial_of(load_recipe(row.path))
-    budget, align = parse_budget(asked["flops"]), asked.get("align", DEFAULT_ALIGN)
-    cost, space, grid, budget_macs = plan_problem(network, budget, align, recipe)
+    budgets, align = asked_budgets(flops=asked["flops"]), asked.get("align", DEFAULT_ALIGN)
+    accounting, space, grid, limits = plan_problem(network, budgets, align, recipe)
     return SearchProblem(
         network=network,
-        cost=cost,
+        accounting=accounting,
         space=space,
         grid=grid,
-        budget_macs=budget_macs,
+        limits=limits,
         data=noise_data(CLASSES),
         recipe=recipe,
         request=asked_of(network.spec, weights=asked.get("weights"), max_steps=STEPS),

@@ -44,6 +44,11 @@ def make_limits(
     return Limits(tuple(budget(accounting, space) for budget in budgets))
 
 
+def flops_limits(flops: str, accounting: NetworkCost, space: SearchSpace) -> Limits:
+    """Returns a FLOPs budget alone, such as "211M" or "50%", as limits."""
+    return make_limits(asked_budgets(flops=flops), accounting, space)
+
+
 def count_limit(
     cost_type: type[MacsCost] | type[ParamsCost] | type[WeightBytesCost],
     budget: Budget,

@@ -11,6 +11,7 @@ import pytest
 import torch
 from closeness import assert_same, count_roundings
 from search_problems import (
+    asked_macs,
     chain_network,
     changed,
     garments,
@@ -32,7 +33,7 @@ from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.search.amc import method as amc
 from dmcp_deploy.search.amc.episodes import Episodes, Exploration
-from dmcp_deploy.search.amc.space import Walk, make_walk
+from dmcp_deploy.search.amc.space import Walk, make_walk, tightest
 from dmcp_deploy.search.fit import fit_widths
 from dmcp_deploy.search.problem import SearchProblem, SearchResult
 from dmcp_deploy.search.run import search_plan
@@ -47,7 +48,7 @@ FULL_MACS = 16 * (3 * 10 + 10 * 10 + 10 * 10) + 10 * 2
 def chain_walk(folder: Path, budget_macs: int) -> Walk:
     """Three groups of 10 channels: 1x1 convolutions on 4x4 positions, then 2 classes."""
     walk = make_walk(make_problem(chain_network((10, 10, 10)), folder, budget_macs=budget_macs))
-    assert walk.cost.full_macs == FULL_MACS == 3700
+    assert tightest(walk.limits, walk.full).at(walk.full) == FULL_MACS == 3700
     return walk
 
 
@@ -127,14 +128,14 @@ def test_bounds_are_exact_for_tied_groups_and_every_walk_ends_in_budget(net, tmp
             low, most = walk.bounds(units, place)
             rest = walk._others(units, place, walk.grid.low)
             rest[group] = most
-            assert walk.cost.macs(rest) <= walk.budget_macs
+            assert walk.limits.is_met(rest)
             rest[group] = most + 1
-            assert most == walk.full[group] or walk.cost.macs(rest) > walk.budget_macs
+            assert most == walk.full[group] or not walk.limits.is_met(rest)
             units[group] = walk.realised(draw.random(), units, place)
             assert low <= units[group] <= most
-        assert walk.cost.macs(units) <= walk.budget_macs
+        assert walk.limits.is_met(units)
         fitted = walk.fitted(units)
-        assert walk.cost.macs(units) <= walk.cost.macs(fitted) <= walk.budget_macs
+        assert walk.limits.share(units) <= walk.limits.share(fitted) <= 1.0
         assert (fitted >= walk.grid.low).all()
         assert (walk.fitted(fitted) == fitted).all()
 
@@ -267,7 +268,7 @@ def test_stock_networks_are_pruned_in_budget(model, tmp_path):
         network, tmp_path, share=0.5, align=8, data=noise_data(10), max_steps=2, train_size=64
     )
     plan, result = search_plan("amc", problem, 8)
-    assert 0.98 <= plan.macs / problem.budget_macs <= 1.0
+    assert 0.98 <= plan.macs / asked_macs(problem) <= 1.0
     dense = slice_network(network, result.widths).eval()
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -296,7 +297,7 @@ def test_the_plan_beats_random_plans_before_any_fine_tuning(fashion_mnist, tmp_p
     judge, draw = amc.PlanJudge(full, amc.observe_layers(full, rest.train)), torch.Generator()
     draw.manual_seed(1000)
     plans = [
-        fit_widths(full.cost, full.grid, wanted.astype(np.float64), full.budget_macs)
+        fit_widths(full.limits, full.grid, wanted.astype(np.float64))
         for wanted in (full.space.random_units(draw) for _ in range(20))
     ]
     wins = sum(own.top1 > judge(plan, images) for plan in plans)
