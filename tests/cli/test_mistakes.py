@@ -73,7 +73,10 @@ def test_words_that_are_not_understood_are_a_usage_error(words: tuple, sentence:
         ({"flops": "1,04G"}, "--flops '1,04G' separates two budgets: write one as 1.04G"),
         ({"flops": "50%;25%"}, "--flops '50%;25%' is not understood: write 50%,25%."),
         ({"flops": "50%,"}, "--flops '50%,' has an empty part"),
-        ({"flops": "40M"}, "40.0M (1323.1%) is above the full network: choose one from 199.8K to"),
+        (
+            {"flops": "40M"},
+            "40.0M multiply-adds (1323.1%) is above the full network: .* 199.8K to",
+        ),
         ({"flops": "1%"}, "(199752 to 3023232), which is 6.7% to 100% of the network."),
         ({"model": "ResNet50"}, "did you mean resnet50?"),
         ({"model": "mobilenet-v2"}, "did you mean mobilenet_v2?"),

@@ -29,8 +29,11 @@ from dmcp_deploy.network.graph import Network
 from dmcp_deploy.plan import ChannelPlan, NetworkSpec
 from dmcp_deploy.registry import METHODS
 from dmcp_deploy.search.baselines import search_uniform
+from dmcp_deploy.search.costs.limits import Limit, Limits
+from dmcp_deploy.search.costs.macs import MacsCost
+from dmcp_deploy.search.costs.params import ParamsCost
 from dmcp_deploy.search.problem import SearchProblem, SearchResult
-from dmcp_deploy.search.run import find_method, search_plan
+from dmcp_deploy.search.run import find_method, make_plan, search_plan
 
 SEED = 3
 
@@ -181,6 +184,41 @@ class TestContract:
         assert all(parameter.requires_grad for parameter in model.parameters())
         same = all(torch.equal(after[name], found.before[name]) for name in after)
         assert same is not found.result.trained
+
+
+@pytest.mark.parametrize(("case", "align"), [("small MobileNet", 8), ("concatenation", 1)])
+@pytest.mark.parametrize("method", METHODS)
+def test_two_budgets_hold_at_once_whichever_binds_and_after_decoding_anew(
+    method, case, align, tmp_path
+):
+    problem = replace(CASES[case], align=align).problem(tmp_path)
+    loose, tight = (two_limits(problem, *shares) for shares in ((0.7, 0.4), (0.4, 0.7)))
+    problem = replace(problem, limits=loose)
+    plan, result = search_plan(method, problem, align)
+    (other,) = plan.limits
+    assert (other.quantity, other.value) == ("parameters", plan.params)
+    assert plan.macs <= plan.budget_macs
+    assert other.value <= other.most
+    for limits in (loose, tight):
+        anew = replace(result, widths=result.decode(limits))
+        units = problem.accounting.units(anew.channels())
+        assert all(limit.share(units) <= 1.0 for limit in limits.limits)
+        assert limits.share(units) >= 0.95
+        assert (anew.widths == result.widths) is (limits is loose)
+        plan = make_plan(replace(problem, limits=limits), anew.widths, method, align)
+        images = torch.randn(2, *problem.network.spec.input_shape)
+        assert slice_proven(problem.network, plan, images)[1].max_rel <= TOLERANCE
+
+
+def two_limits(problem: SearchProblem, macs: float, params: float) -> Limits:
+    """Limits at shares of what lies between the narrowest plan and the widest."""
+    limits = []
+    for cost in (MacsCost, ParamsCost):
+        made = cost(problem.accounting, problem.space)
+        low, high = made.at(problem.grid.low), made.at(problem.grid.high)
+        share = macs if cost is MacsCost else params
+        limits.append(Limit(made, int(low + share * (high - low)), f"{share}"))
+    return Limits(tuple(limits))
 
 
 @pytest.mark.parametrize("method", METHODS)
