@@ -10,7 +10,7 @@ from typing import Any
 from dmcp_deploy.artifact import LATER_IF_SET, encode, load_artifact, write_artifact
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.options.network import SizeOptions
-from dmcp_deploy.units import format_macs
+from dmcp_deploy.units import MULTIPLY_ADDS, format_quantity
 
 KIND = "plan"
 
@@ -80,7 +80,7 @@ class Keep:
 
 @dataclass(frozen=True)
 class PlanLimit:
-    """A budget other than multiply-adds that a plan answers to.
+    """A budget that a plan answers to.
 
     Attributes:
         quantity: What is limited: "parameters", "milliseconds".
@@ -93,6 +93,16 @@ class PlanLimit:
     asked: str
     most: float
     value: float
+
+    @property
+    def share(self) -> float:
+        """The share of the budget that the plan takes; at most 1.0 if it is met."""
+        return self.value / self.most
+
+    @property
+    def text(self) -> str:
+        """The budget with its unit: "211.0M multiply-adds"."""
+        return format_quantity(self.quantity, self.most)
 
 
 @dataclass(frozen=True)
@@ -109,7 +119,7 @@ class ChannelPlan:
         method: The search method's name.
         align: Widths are multiples of this, or the full ones, where the group is larger.
         seed: The seed of the search.
-        limits: The other budgets.
+        limits: The budgets of other quantities.
     """
 
     network: NetworkSpec = field(metadata={"json": "model"})
@@ -127,16 +137,31 @@ class ChannelPlan:
         """Returns the channels kept by each group."""
         return {name: keep.width for name, keep in self.groups.items()}
 
+    def budgets(self) -> tuple[PlanLimit, ...]:
+        """Returns all budgets, that of multiply-adds first; empty if there was none."""
+        if self.budget_macs is None:
+            return self.limits
+        asked, most = str(self.budget_macs), float(self.budget_macs)
+        return (PlanLimit(MULTIPLY_ADDS, asked, most, float(self.macs)), *self.limits)
+
     def shortfall(self) -> str:
-        """Returns what is to be said of a plan that ends below 98% of its budget; "" if none is."""
-        if self.budget_macs is None or self.macs >= LOWEST_SHARE * self.budget_macs:
+        """Returns what is to be said of a plan below 98% of all its budgets; "" if none is."""
+        tightest = max(self.budgets(), key=lambda budget: budget.share, default=None)
+        if tightest is None or tightest.share >= LOWEST_SHARE:
             return ""
-        finer = "--align 1 offers more, and " if self.align > 1 else ""
         among = f"among multiples of {self.align}" if self.align > 1 else "among its widths"
+        remedies = ["--align 1 offers more"] if self.align > 1 else []
+        if tightest.quantity == MULTIPLY_ADDS:
+            remedies.append(f"--flops {self.macs} is reached just so")
         return (
-            f"The plan reaches {self.macs / self.budget_macs:.1%} of the budget"
-            f" {format_macs(self.budget_macs)}, where 98% is usual: no wider one was found"
-            f" {among}; {finer}--flops {self.macs} is reached just so."
+            "; ".join(
+                [
+                    f"The plan reaches {tightest.share:.1%} of the budget of {tightest.text}, where"
+                    f" 98% is usual: no wider one was found {among}",
+                    *filter(None, [", and ".join(remedies)]),
+                ]
+            )
+            + "."
         )
 
     def check_fits(self, sizes: Mapping[str, int], model: str) -> None:

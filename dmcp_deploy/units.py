@@ -149,3 +149,19 @@ def format_bytes(count: float) -> str:
         if count >= scale:
             return f"{count / scale:.1f} {unit}"
     return f"{count:.0f} B"
+
+
+#: What budgets are of, by the names that plans record.
+MULTIPLY_ADDS = "multiply-adds"
+PARAMETERS = "parameters"
+WEIGHT_BYTES = "weight bytes"
+MILLISECONDS = "milliseconds"
+
+
+def format_quantity(quantity: str, value: float) -> str:
+    """Returns a value with its unit: "211.0M multiply-adds", "8.1 MB of weights", "3.98 ms"."""
+    if quantity == MILLISECONDS:
+        return f"{value:.2f} ms" if value >= 1 else f"{value:.3g} ms"
+    if quantity == WEIGHT_BYTES:
+        return f"{format_bytes(value)} of weights"
+    return f"{format_macs(value)} {quantity}"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.plan import ChannelPlan, Keep, NetworkSpec
+from dmcp_deploy.plan import ChannelPlan, Keep, NetworkSpec, PlanLimit
 
 
 @pytest.fixture
@@ -48,10 +48,19 @@ def test_same_plan_is_the_same_bytes(plan: ChannelPlan, tmp_path: Path) -> None:
 def test_a_plan_below_the_usual_share_of_its_budget_says_what_helps(plan: ChannelPlan) -> None:
     assert plan.shortfall() == ""  # 100 of 101
     assert replace(plan, budget_macs=None).shortfall() == ""
+    other = PlanLimit("parameters", "50%", 1000.0, 900.0)
+    only = replace(plan, budget_macs=None, limits=(other,))
+    assert only.shortfall() == (
+        "The plan reaches 90.0% of the budget of 1.0K parameters, where 98% is usual: no wider one"
+        " was found among multiples of 8; --align 1 offers more."
+    )
+    assert replace(only, align=1).shortfall().endswith("found among its widths.")
+    assert replace(only, budget_macs=101).shortfall() == ""  # of several one is nearly filled
     assert replace(plan, budget_macs=102).shortfall() == ""
     assert replace(plan, budget_macs=160).shortfall() == (
-        "The plan reaches 62.5% of the budget 160, where 98% is usual: no wider one was found"
-        " among multiples of 8; --align 1 offers more, and --flops 100 is reached just so."
+        "The plan reaches 62.5% of the budget of 160 multiply-adds, where 98% is usual: no wider"
+        " one was found among multiples of 8; --align 1 offers more, and --flops 100 is reached"
+        " just so."
     )
     assert (
         replace(plan, budget_macs=160, align=1)
@@ -191,3 +200,21 @@ def damaged(plan: ChannelPlan, path: Path, keys: tuple[str, ...], value: object)
         place[keys[-1]] = value
     path.write_text(json.dumps(content))
     return path
+
+
+def test_other_budgets_are_on_record_and_a_flops_budget_alone_leaves_none(
+    plan: ChannelPlan, tmp_path: Path
+) -> None:
+    plan.save(tmp_path / "alone.json")
+    assert "limits" not in json.loads((tmp_path / "alone.json").read_text())
+    others = (
+        PlanLimit("parameters", "2M", 2e6, 1.96e6),
+        PlanLimit("milliseconds", "9%", 4.0, 3.9),
+    )
+    several = replace(plan, limits=others)
+    several.save(tmp_path / "several.json")
+    loaded = ChannelPlan.load(tmp_path / "several.json")
+    assert loaded == several
+    texts = [budget.text for budget in loaded.budgets()]
+    assert texts == ["101 multiply-adds", "2.0M parameters", "4.00 ms"]
+    assert [budget.share for budget in loaded.budgets()] == [100 / 101, 0.98, 0.975]

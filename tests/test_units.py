@@ -3,7 +3,14 @@ from __future__ import annotations
 import pytest
 
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.units import format_bytes, format_macs, parse_budget
+from dmcp_deploy.units import (
+    Budget,
+    format_bytes,
+    format_macs,
+    parse_budget,
+    parse_bytes,
+    parse_params,
+)
 
 
 @pytest.mark.parametrize(
@@ -90,3 +97,34 @@ def test_formatted_macs_parse_back(text: str) -> None:
 )
 def test_bytes_are_written_in_decimal_units(count: float, text: str) -> None:
     assert format_bytes(count) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [("8MB", 8_000_000), ("350 kB", 350_000), ("1.5GB", 1_500_000_000), ("2048", 2048), ("9b", 9)],
+)
+def test_bytes_of_weights_have_an_optional_b(text: str, amount: int) -> None:
+    assert parse_bytes(text) == Budget(text, amount, None)
+
+
+@pytest.mark.parametrize(("text", "share"), [("50%", 0.5), ("100 %", 1.0)])
+def test_every_count_may_be_a_share(text: str, share: float) -> None:
+    for parse in (parse_budget, parse_params, parse_bytes):
+        assert parse(text) == Budget(text, None, share)
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "sentence"),
+    [
+        (parse_params, "0", "The parameter budget '0' must be above zero: write it as 2M, 350k"),
+        (parse_params, "two", "The parameter budget 'two' is not understood: write it as 2M"),
+        (parse_params, "0.4", "The parameter budget '0.4' is below one parameter"),
+        (parse_bytes, "8mib", "The weight budget '8mib' is not understood: write it as 8MB"),
+        (parse_bytes, "B", "The weight budget 'B' is not understood"),
+        (parse_bytes, "101%", "The weight budget '101%' is above 100% of the network"),
+    ],
+)
+def test_other_counts_are_refused_by_their_name(parse, text: str, sentence: str) -> None:
+    with pytest.raises(DmcpError) as error:
+        parse(text)
+    assert str(error.value).startswith(sentence)

@@ -93,15 +93,12 @@ def describe_network(spec: NetworkSpec) -> str:
 
 def _totals(plan: ChannelPlan) -> list[str]:
     kept = f"{format_macs(plan.macs)} ({plan.macs:,}, {plan.macs / plan.full_macs:.1%})"
-    budget = "none"
-    if plan.budget_macs is not None:
-        share = plan.macs / plan.budget_macs
-        budget = f"{format_macs(plan.budget_macs)}, {share:.2%} of it used"
+    budgets = [f"{one.text}, {one.share:.2%} of it used" for one in plan.budgets()]
     return [
         f"model {describe_network(plan.network)}",
         f"multiply-adds {format_macs(plan.full_macs)} -> {kept}, parameters {plan.params:,}",
         f"method {plan.method}, seed {plan.seed}, widths multiples of {plan.align}",
-        f"budget {budget}",
+        f"budget {'; '.join(budgets) or 'none'}",
     ]
 
 

@@ -34,7 +34,8 @@ def content(runs: Sequence[RunFacts]) -> dict[str, Any]:
 
 def _run(facts: RunFacts) -> dict[str, Any]:
     plan = facts.plan
-    met = None if plan is None or plan.budget_macs is None else plan.macs <= plan.budget_macs
+    budgets = () if plan is None else plan.budgets()
+    met = all(budget.share <= 1 for budget in budgets) if budgets else None
     return {
         "name": facts.name,
         "path": str(facts.path),

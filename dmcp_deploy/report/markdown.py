@@ -56,9 +56,9 @@ def _budget(facts: RunFacts) -> str:
     if plan is None:
         return _text(f"{words}.")
     words += f": {format_macs(plan.full_macs)} -> {format_macs(plan.macs)} multiply-adds"
-    if plan.budget_macs is not None:
-        verdict = "met" if plan.macs <= plan.budget_macs else "missed"
-        words += f", {plan.macs / plan.budget_macs:.2%} of the budget, which is {verdict}"
+    for one in plan.budgets():
+        verdict = "met" if one.share <= 1 else "missed"
+        words += f", {one.share:.2%} of the budget of {one.text}, which is {verdict}"
     return _text(f"{words}. {plan.shortfall()}".rstrip())
 
 

@@ -123,7 +123,8 @@ def runs_table(runs: Sequence[RunFacts]) -> Table:
 def _row(facts: RunFacts) -> tuple[str, ...]:
     plan, accuracy = facts.plan, facts.final_accuracy
     latency = None if facts.bench is None else _pruned(facts.bench)
-    share = "" if plan is None or not plan.budget_macs else f"{plan.macs / plan.budget_macs:.2%}"
+    shares = [] if plan is None else [budget.share for budget in plan.budgets()]
+    share = f"{max(shares):.2%}" if shares else ""
     place: tuple[str, ...] = ()
     if facts.bench is not None and latency is not None:
         place = _device(facts.bench, latency)

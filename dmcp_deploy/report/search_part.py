@@ -34,9 +34,9 @@ def _expected_chart(facts: RunFacts, key: str) -> list[str]:
     if not share:
         return []
     reached = facts.search.expected_macs if facts.search else None
-    end = f" It ended at {format_macs(reached)}." if reached else ""
-    text = f"Expected multiply-adds as a share of the budget.{end}"
-    labels = Labels(f"{key}-expected", "Expected FLOPs", text, _STEP, "E[MACs] / budget")
+    end = f" It ended at {format_macs(reached)} multiply-adds." if reached else ""
+    text = f"Expected cost as a share of the budget, of several the largest.{end}"
+    labels = Labels(f"{key}-expected", "Expected cost", text, _STEP, "expected / budget")
     budget = level("the budget", 1.0, share, 1)
     return [line_chart(labels, [Series("expected", share)], [budget], percent)]
 

@@ -66,9 +66,8 @@ def _tiles(facts: RunFacts) -> Iterator[tuple[str, str, str, str]]:
     if plan is not None:
         note = f"of {format_macs(plan.full_macs)} multiply-adds"
         yield "Network", format_macs(plan.macs), note, ""
-        if plan.budget_macs is not None:
-            met = plan.macs <= plan.budget_macs
-            share = f"{plan.macs / plan.budget_macs:.2%} of {format_macs(plan.budget_macs)}"
+        for budget in plan.budgets():
+            met, share = budget.share <= 1, f"{budget.share:.2%} of {budget.text}"
             yield "Budget", "met" if met else "missed", share, "good" if met else "bad"
     if accuracy is not None:
         note = f"on {accuracy.images} images at {accuracy.image_size} px"
@@ -94,11 +93,8 @@ def _channels(facts: RunFacts, key: str) -> str:
     kept = [keep.width for keep in keeps]
     count = sum(keep.width < keep.size for keep in keeps)
     words = f"{count} of {len(names)} groups are narrower than in {plan.network.model}."
-    if plan.budget_macs is not None:
-        words = (
-            f"{format_macs(plan.macs)} of the budget's {format_macs(plan.budget_macs)}"
-            f" multiply-adds ({plan.macs / plan.budget_macs:.2%}). {words} {plan.shortfall()}"
-        ).rstrip()
+    shares = (f"{one.share:.2%} of the budget of {one.text}. " for one in plan.budgets())
+    words = f"{''.join(shares)}{words} {plan.shortfall()}".rstrip()
     group = "channel group, from input to output"
     absolute = bar_chart(
         Labels(f"{key}-channels", "Channels kept per group", words, group, "channels"),

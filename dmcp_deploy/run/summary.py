@@ -72,10 +72,8 @@ def _current(run: RunDir, kind: str) -> list[Stage]:
 def _budget(run: RunDir, plan: ChannelPlan) -> str:
     text = f"{run.path}: {plan.network.model} {format_macs(plan.full_macs)}"
     text += f" -> {format_macs(plan.macs)} multiply-adds"
-    if plan.budget_macs is None:
-        return text
-    share = plan.macs / plan.budget_macs
-    return f"{text}, {share:.2%} of the budget {format_macs(plan.budget_macs)}"
+    shares = (f", {one.share:.2%} of the budget of {one.text}" for one in plan.budgets())
+    return text + "".join(shares)
 
 
 def _accuracy_line(item: Accuracy) -> str:

@@ -125,7 +125,7 @@ def test_a_recipe_that_sets_the_run_badly_is_refused(
 def test_a_finished_run_is_summed_up(finished_run: Path, tiny_folder: Path) -> None:
     lines = succeed(*asked("prune", tiny_folder, finished_run, seconds=0.2)).splitlines()
     assert lines[0].startswith(f"{finished_run}: {MODEL} 3.0M -> 7")
-    assert lines[0].endswith("of the budget 755.8K")
+    assert lines[0].endswith("of the budget of 755.8K multiply-adds")
     assert lines[1].endswith("at 32 px on 24 images  full network after the search")
     assert lines[2].endswith("pruned, before its training")
     assert lines[3].endswith("pruned, trained")

@@ -50,7 +50,7 @@ def test_a_plan_is_shown_group_by_group_with_its_totals(tmp_path: Path) -> None:
         "model small_net x1, 10 classes, input 3x32x32",
         "multiply-adds 5.0M -> 1.2M (1,250,000, 25.0%), parameters 4,321",
         "method dmcp, seed 3, widths multiples of 8",
-        "budget 1.3M, 96.15% of it used",
+        "budget 1.3M multiply-adds, 96.15% of it used",
     ]
 
 

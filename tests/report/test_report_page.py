@@ -74,7 +74,9 @@ def test_a_budget_that_is_not_filled_is_said_to_be_with_what_helps(tmp_path: Pat
     for form in ("html", "md", "json"):
         assert "where 98% is usual" not in report_text([near], form)
         text = report_text([far], form)
-        assert "The plan reaches 95.0% of the budget 200, where 98% is usual" in text
+        assert (
+            "The plan reaches 95.0% of the budget of 200 multiply-adds, where 98% is usual" in text
+        )
         assert "--align 1 offers more, and --flops 190 is reached just so" in text
 
 
@@ -169,7 +171,7 @@ def test_layers_are_compared_with_the_originals(run: Path) -> None:
 
 def test_the_markdown_holds_tables_and_commands(run: Path) -> None:
     text = report_text([run], "md")
-    assert "95.00% of the budget, which is met" in text
+    assert "95.00% of the budget of 200 multiply-adds, which is met" in text
     assert "| pruned, trained | 75.00% | 0.5000 | 40 | 64 |" in text
     assert "\n    dmcp-deploy prune --model mobilenet_v2 --flops 200 " in text
     widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table_lines(text, "Latency")}

@@ -73,7 +73,7 @@ def search(problem: SearchProblem) -> SearchResult:
 
     def decode(limits: Limits) -> Mapping[str, Keep]:
         other = replace(walk, limits=limits, grid=problem.grid)
-        units = task.best if limits == problem.limits else other.fitted(task.best)
+        units = task.best if limits is problem.limits else other.fitted(task.best)
         return keeps(problem.network, judge.settle(units))
 
     return SearchResult.decoded(problem, decode, figures, trained=True)

@@ -12,15 +12,18 @@ from dmcp_deploy.network.bilinear import Bilinear
 from dmcp_deploy.search import markov
 from dmcp_deploy.search.costs.protocol import Term
 from dmcp_deploy.search.space import SearchSpace
+from dmcp_deploy.units import format_quantity
 
 
 class BilinearCost:
     """What multiply-adds, parameters and bytes of weights share as costs.
 
     Attributes:
+        name: The quantity.
         exact_terms: Whether `terms` add up to `at`.
     """
 
+    name: str
     exact_terms = True
 
     def __init__(self, quantity: Bilinear, space: SearchSpace, scale: int = 1) -> None:
@@ -50,3 +53,7 @@ class BilinearCost:
             pairs = np.outer(rows[first], rows[second])
             terms.append(Term((first, second), self._scale * whole.square[first, second] * pairs))
         return terms
+
+    def text(self, value: float) -> str:
+        """Returns a value with its unit: "211.0M multiply-adds"."""
+        return format_quantity(self.name, value)
