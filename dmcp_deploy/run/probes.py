@@ -87,6 +87,15 @@ def draw_units(space: SearchSpace, grid: WidthGrid, count: int, seed: int) -> np
     return np.stack(columns, axis=1)
 
 
+def layer_forms(network: Network) -> dict[str, LayerForm]:
+    """Returns for each weighted layer how its channels follow from the widths of the groups."""
+    return {
+        layer.name: _layer_form(layer, network)
+        for layer in network.layers.values()
+        if layer.kind in WEIGHTED
+    }
+
+
 def _check(count: int, align: int) -> None:
     if not FEWEST_PROBES <= count <= MOST_PROBES:
         raise DmcpError(f"--probes {count} must lie in {FEWEST_PROBES}..{MOST_PROBES}.")
@@ -101,12 +110,7 @@ def _describe(network: Network, count: int, align: int, seed: int) -> ProbeSet:
     widths: dict[str, Widths] = {"full": {name: group.size for name, group in groups.items()}}
     for number, units in enumerate(drawn, start=1):
         widths[f"probe{number:03d}"] = space.widths(units)
-    forms = {
-        layer.name: _layer_form(layer, network)
-        for layer in network.layers.values()
-        if layer.kind in WEIGHTED
-    }
-    return ProbeSet(network.spec, align, seed, groups, forms, widths)
+    return ProbeSet(network.spec, align, seed, groups, layer_forms(network), widths)
 
 
 def _begin(probes: ProbeSet, folder: Path) -> None:

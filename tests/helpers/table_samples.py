@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from dmcp_deploy.bench.tables.fit import Choice
-from dmcp_deploy.bench.tables.make import fitted
 from dmcp_deploy.bench.tables.probes import LayerForm, ProbedGroup, WidthForm
 from dmcp_deploy.bench.tables.table import LatencyTable, TableLayer, Times
 from dmcp_deploy.options.measure import Setting
@@ -61,9 +59,8 @@ def made_up(**changes: Any) -> LatencyTable:
         layers=layers,
         whole=Times(whole, (0.0,) * count),
         median_ms=tuple(USUAL * ms for ms in whole),
-        left_out_ms=whole,
     )
-    return fitted(replace(table, **changes))
+    return replace(table, **changes)
 
 
 def whole_ms(first: int, second: int) -> float:
@@ -90,8 +87,5 @@ def _layer(name: str, inputs: Any, outputs: Any, ms: list[float], after: float, 
         out_channels=tuple(outputs),
         own=Times(tuple(ms), (0.0,) * count),
         after=Times((after,) * count, (0.0,) * count),
-        own_choice=Choice(),
-        after_choice=Choice(),
-        left_out_ms=tuple(ms),
         form=LayerForm(*sides),
     )

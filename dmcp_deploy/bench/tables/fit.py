@@ -1,8 +1,9 @@
-"""From a layer's times at some widths to its time at any: regression, and what it leaves over."""
+"""From times at some widths to the time at any: regressions without coefficients below zero."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,29 +11,13 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
-#: Multiples that kernels may round widths up to: each is tried.
-ROUNDINGS = (1, 8, 16, 32)
+#: Multiples that kernels may round widths up to: each pair is tried.
+ROUNDINGS = (1, 4, 8, 16, 32)
 
-#: Added to the squared distance in the logarithms of widths, so that near samples count alike.
-_NEAR = 0.02
 #: Profilers count microseconds: shorter times weigh no more in a regression than 1 us.
 _LEAST_MS = 1e-3
-
-
-@dataclass(frozen=True)
-class Choice:
-    """How a layer's time is computed from its samples.
-
-    Attributes:
-        rounding: Widths are rounded up to multiples of it.
-        corrected: Whether what the regression leaves over is interpolated and added.
-    """
-
-    rounding: int = 1
-    corrected: bool = True
-
-
-CHOICES = tuple(Choice(step, corrected) for step in ROUNDINGS for corrected in (False, True))
+#: Terms that differ by less, relatively, are not told apart.
+_SINGULAR = 1e-9
 
 
 @dataclass(frozen=True)
@@ -49,91 +34,105 @@ class Samples:
     ms: Array
     by_output: bool
 
-    def without(self, left_out: npt.NDArray[np.bool_]) -> Samples:
-        """Returns all samples but some."""
-        return Samples(self.widths[~left_out], self.ms[~left_out], self.by_output)
 
+@dataclass(frozen=True)
+class LayerFit:
+    """How a layer's time follows from its widths.
 
-def predict_ms(samples: Samples, widths: Array, choice: Choice) -> Array:
-    """Returns a layer's time at other widths, in milliseconds, shape [places].
-
-    The time is a sum with coefficients of zero or more of 1, in, out and in * out, the widths
-    rounded up; relative errors count. What this leaves over of the samples is added, weighted by
-    the inverse squared distance in the logarithms of the widths.
-
-    Args:
-        samples: What was measured.
-        widths: Input and output channels, shape [places, 2].
-        choice: How to compute.
+    Attributes:
+        coefficients: Of 1, in, out and in * out, widths rounded up; none is below zero.
+        rounding: What the input and the output channels are rounded up to.
+        left_out_ms: Each sample's time, predicted from the others, shape [samples].
     """
-    known = _features(samples.widths, samples.by_output, choice.rounding)
-    factors = nonnegative(known, samples.ms, 1 / np.maximum(samples.ms, _LEAST_MS) ** 0.5)
-    predicted = _features(widths, samples.by_output, choice.rounding) @ factors
-    if choice.corrected:
-        predicted = predicted + _interpolate(samples, samples.ms - known @ factors, widths)
-    return np.asarray(np.maximum(predicted, 0.0))
+
+    coefficients: Array
+    rounding: tuple[int, int]
+    left_out_ms: Array
 
 
-def nonnegative(features: Array, values: Array, weights: Array) -> Array:
-    """Returns the coefficients, none below zero, of the least weighted squares.
+def fit_layer(samples: Samples) -> LayerFit:
+    """Returns how a layer's time follows from its widths.
 
-    All sets of features are tried, which takes 2 ** n solutions for n features.
-
-    Args:
-        features: Shape [samples, n].
-        values: Shape [samples].
-        weights: Shape [samples]; errors are multiplied by them.
+    Of all pairs of roundings and all sets of terms whose coefficients come out at zero or more,
+    the one with the least squares of relative errors, each sample predicted from the others.
     """
-    scale = np.maximum(np.abs(features).max(axis=0), 1e-12)
-    rows, wanted = features / scale * weights[:, None], values * weights
-    count = features.shape[1]
-    best, least = np.zeros(count), float(wanted @ wanted)
-    for chosen in itertools.product((False, True), repeat=count):
-        used = np.array(chosen)
-        if not used.any():
+    candidates = [
+        fit
+        for inputs in ((1,) if samples.by_output else ROUNDINGS)
+        for outputs in ROUNDINGS
+        for fit in _fits(samples, (inputs, outputs))
+    ]
+    weights = 1 / np.maximum(samples.ms, _LEAST_MS) ** 0.5
+
+    def error(fit: LayerFit) -> float:
+        return float((((fit.left_out_ms - samples.ms) * weights) ** 2).sum())
+
+    return min(candidates, key=error)
+
+
+def _fits(samples: Samples, rounding: tuple[int, int]) -> Iterator[LayerFit]:
+    """Yields the least squares of each set of terms, where no coefficient is below zero."""
+    features = _features(samples.widths, rounding)
+    scale = np.maximum(features.max(axis=0), 1.0)
+    weights = 1 / np.maximum(samples.ms, _LEAST_MS) ** 0.5
+    rows, wanted = features / scale * weights[:, None], samples.ms * weights
+    for used in _term_sets(samples.by_output):
+        left, values, right = np.linalg.svd(rows[:, used], full_matrices=False)
+        if values[-1] < _SINGULAR * values[0]:
             continue
-        part = np.linalg.lstsq(rows[:, used], wanted, rcond=None)[0]
-        error = float(((rows[:, used] @ part - wanted) ** 2).sum())
-        if part.min() >= 0 and error < least:
-            least = error
-            best = np.zeros(count)
-            best[used] = part
-    return np.asarray(best / scale)
+        part = right.T @ (left.T @ wanted / values)
+        if part.min() < 0:
+            continue
+        leverage = (left**2).sum(axis=1)
+        left_over = (wanted - rows[:, used] @ part) / np.maximum(1 - leverage, _SINGULAR)
+        coefficients = np.zeros(len(scale))
+        coefficients[used] = part
+        yield LayerFit(coefficients / scale, rounding, (wanted - left_over) / weights)
 
 
-def choose(samples: Samples, probes: npt.NDArray[np.int64]) -> tuple[Choice, Array]:
-    """Returns the best way to compute a layer's time, and what it says of each probe left out.
-
-    The best has the least sum of errors over the probes, each predicted from the others.
-
-    Args:
-        samples: What was measured.
-        probes: Number of the probe of each sample, shape [samples].
-
-    Returns:
-        The choice, and for each sample its time predicted without its probe, shape [samples].
-    """
-    predicted = {choice: _left_out(samples, probes, choice) for choice in CHOICES}
-    best = min(CHOICES, key=lambda choice: float(np.abs(predicted[choice] - samples.ms).sum()))
-    return best, predicted[best]
+def _term_sets(by_output: bool) -> list[list[int]]:
+    """Returns all sets of the terms 1, in, out and in * out that a layer's time may be made of."""
+    terms = (0, 2) if by_output else (0, 1, 2, 3)
+    sizes = range(1, len(terms) + 1)
+    return [list(some) for size in sizes for some in itertools.combinations(terms, size)]
 
 
-def _left_out(samples: Samples, probes: npt.NDArray[np.int64], choice: Choice) -> Array:
-    predicted = np.zeros_like(samples.ms)
-    for probe in np.unique(probes):
-        chosen = probes == probe
-        predicted[chosen] = predict_ms(samples.without(chosen), samples.widths[chosen], choice)
-    return predicted
-
-
-def _features(widths: Array, by_output: bool, rounding: int) -> Array:
+def _features(widths: Array, rounding: tuple[int, int]) -> Array:
     inputs, outputs = (np.ceil(widths / rounding) * rounding).T
-    ones = np.ones_like(outputs)
-    columns = [ones, outputs] if by_output else [ones, inputs, outputs, inputs * outputs]
-    return np.stack(columns, axis=1)
+    return np.stack([np.ones_like(outputs), inputs, outputs, inputs * outputs], axis=1)
 
 
-def _interpolate(samples: Samples, left_over: Array, widths: Array) -> Array:
-    apart = np.log(widths)[:, None, :] - np.log(samples.widths)[None, :, :]
-    weights = 1 / ((apart**2).sum(axis=2) + _NEAR)
-    return np.asarray((weights * left_over).sum(axis=1) / weights.sum(axis=1))
+@dataclass(frozen=True)
+class CallsFit:
+    """Whole calls as a function of the time of all kernels.
+
+    Attributes:
+        fixed_ms: What every call takes besides.
+        factor: What a millisecond of profiled kernels takes without the profiler.
+    """
+
+    fixed_ms: float
+    factor: float
+
+    def at(self, kernels_ms: Array) -> Array:
+        """Returns the latency of calls, in milliseconds."""
+        return np.asarray(self.fixed_ms + self.factor * kernels_ms)
+
+
+def fit_calls(kernels_ms: Array, calls_ms: Array) -> CallsFit:
+    """Returns how whole calls follow from their kernels: the least sum of relative errors.
+
+    Of all lines through two of the points, or through one and the origin, that neither start nor
+    fall below zero, it is the best: a few calls that were disturbed do not move it.
+    """
+    points = list(zip(kernels_ms.tolist(), calls_ms.tolist(), strict=True))
+    lines = [CallsFit(0.0, y / x) for x, y in points if x > 0]
+    for (x1, y1), (x2, y2) in itertools.combinations(points, 2):
+        slope = (y2 - y1) / (x2 - x1) if x1 != x2 else 0.0
+        if slope >= 0 and y1 - slope * x1 >= 0:
+            lines.append(CallsFit(y1 - slope * x1, slope))
+
+    def error(line: CallsFit) -> float:
+        return float(np.abs(line.at(kernels_ms) / calls_ms - 1).sum())
+
+    return min(lines, key=error)

@@ -5,24 +5,14 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from dmcp_deploy.bench.tables.fit import Array, Choice, Samples, choose
 from dmcp_deploy.bench.tables.measure import Measured, Step
-from dmcp_deploy.bench.tables.predict import fit_calls, layer_samples, layers_by_shape
 from dmcp_deploy.bench.tables.probes import ProbeSet, check_form
-from dmcp_deploy.bench.tables.table import (
-    LatencyTable,
-    TableLayer,
-    Times,
-    output_sides,
-    usual_factor,
-)
+from dmcp_deploy.bench.tables.table import LatencyTable, TableLayer, Times, output_sides
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.onnxgraph.layers import OnnxLayer, onnx_layers
 from dmcp_deploy.options.measure import Setting
@@ -56,9 +46,8 @@ def make_table(
     columns = list(zip(*listed.values(), strict=True))
     layers = [_layer(column, steps, probes) for column in columns]
     calls_ms = [[step.whole_ms for step in passes] for passes in steps]
-    whole = _times(calls_ms)
     medians = [statistics.median(itertools.chain(*passes)) for passes in calls_ms]
-    plain = LatencyTable(
+    return LatencyTable(
         network=probes.network,
         align=probes.align,
         seed=probes.seed,
@@ -68,11 +57,9 @@ def make_table(
         ran_by=_ran_by(steps[0][0], setting, measured.environment),
         environment=measured.environment,
         layers=tuple(layers),
-        whole=whole,
+        whole=_times(calls_ms),
         median_ms=_rounded(medians),
-        left_out_ms=whole.ms,
     )
-    return fitted(plain)
 
 
 def _ran_by(step: Step, setting: Setting, environment: Mapping[str, Any]) -> str:
@@ -99,46 +86,6 @@ def check_layers(listed: Mapping[str, Sequence[OnnxLayer]]) -> None:
             )
 
 
-def fitted(table: LatencyTable) -> LatencyTable:
-    """Returns a table with how each layer is computed chosen, and its errors.
-
-    Layers of one shape share their samples. Each probe is predicted from the others alone, and
-    for each layer the way is chosen whose errors then are least.
-    """
-    alike = layers_by_shape(table)
-    by_name = {layer.name: layer for same in alike.values() for layer in _choose(table, same)}
-    layers = tuple(by_name[layer.name] for layer in table.layers)
-    left_out = np.array([layer.left_out_ms for layer in layers]).sum(axis=0)
-    kernels, low, median = map(np.array, (table.kernels_ms, table.whole.ms, table.median_ms))
-    numbers = np.arange(len(low))
-    predicted = []
-    for number in numbers:
-        rest = numbers != number
-        undisturbed_ms = fit_calls(kernels[rest], low[rest]).at(left_out[number])
-        predicted.append(undisturbed_ms * usual_factor(low[rest], median[rest]))
-    return replace(table, layers=layers, left_out_ms=_rounded(predicted))
-
-
-def _choose(table: LatencyTable, same: Sequence[TableLayer]) -> list[TableLayer]:
-    own, after = layer_samples(same)
-    probes = np.tile(np.arange(len(table.widths)), len(same))
-    own_choice, own_ms = _chosen(own, probes)
-    after_choice, after_ms = _chosen(after, probes)
-    left_out = (own_ms + after_ms).reshape(len(same), -1)
-    return [
-        replace(
-            layer, own_choice=own_choice, after_choice=after_choice, left_out_ms=_rounded(values)
-        )
-        for layer, values in zip(same, left_out, strict=True)
-    ]
-
-
-def _chosen(samples: Samples, probes: npt.NDArray[np.int64]) -> tuple[Choice, Array]:
-    if samples.ms.any():
-        return choose(samples, probes)
-    return Choice(), samples.ms
-
-
 def _layer(
     column: Sequence[OnnxLayer], steps: Sequence[Sequence[Step]], probes: ProbeSet
 ) -> TableLayer:
@@ -160,9 +107,6 @@ def _layer(
         out_channels=outputs,
         own=own,
         after=after,
-        own_choice=Choice(),
-        after_choice=Choice(),
-        left_out_ms=own.ms,
         form=form if form is not None and check_form(form, channels, probes) else None,
     )
 
@@ -174,5 +118,5 @@ def _times(samples: Sequence[Sequence[Sequence[float]]]) -> Times:
     return Times(_rounded(ms), _rounded([(max(some) - min(some)) / 2 for some in by_pass]))
 
 
-def _rounded(values: Sequence[float] | Array) -> tuple[float, ...]:
+def _rounded(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(round(float(value), _DIGITS) for value in values)

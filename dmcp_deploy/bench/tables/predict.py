@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dmcp_deploy.bench.tables.fit import Array, Samples, predict_ms
+from dmcp_deploy.bench.tables.model import IntArray, latency_model, table_channels
 from dmcp_deploy.bench.tables.table import LatencyTable, TableLayer, output_sides
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.onnxgraph.layers import onnx_layers
@@ -32,18 +30,14 @@ class LayerPrediction:
         name: Its name.
         in_channels: Channels that it reads.
         out_channels: Channels that it writes.
-        own_ms: What its own kernels take.
-        after_ms: What the kernels take that follow it and are no layer.
-        error_ms: What 90% of the probes' errors stay below, at this time.
+        ms: What it takes, with the kernels that follow it and are no layer.
         is_probed: Whether both widths lie within those of the probes.
     """
 
     name: str
     in_channels: int
     out_channels: int
-    own_ms: float
-    after_ms: float
-    error_ms: float
+    ms: float
     is_probed: bool
 
 
@@ -54,10 +48,9 @@ class Prediction:
     Attributes:
         name: The network.
         latency_ms: The middle one of many calls.
-        error_ms: What 90% of the probes' errors stay below, each predicted from the others.
+        error_ms: What 90% of the errors stay below of networks that were left out.
         undisturbed_ms: The 10th percentile of many calls.
-        overhead_ms: What of that lies outside of kernels; below zero where profiling made the
-            probes' kernels slower than that.
+        overhead_ms: What of the latency no layer takes.
         full_ms: The full network's measured latency.
         layers: Its layers.
     """
@@ -71,6 +64,11 @@ class Prediction:
     layers: tuple[LayerPrediction, ...]
 
     @property
+    def error_share(self) -> float:
+        """The relative error that 90% of networks stay below that were left out."""
+        return self.error_ms / self.latency_ms
+
+    @property
     def outside(self) -> tuple[str, ...]:
         """Layers whose widths lie outside of the probes'."""
         return tuple(layer.name for layer in self.layers if not layer.is_probed)
@@ -80,30 +78,13 @@ class Prediction:
         return {**vars(self), "layers": [dict(vars(layer)) for layer in self.layers]}
 
 
-@dataclass(frozen=True)
-class CallsFit:
-    """Whole calls as a function of the time of all kernels.
-
-    Attributes:
-        fixed_ms: What every call takes besides.
-        factor: What a millisecond of profiled kernels takes without the profiler.
-    """
-
-    fixed_ms: float
-    factor: float
-
-    def at(self, kernels_ms: float) -> float:
-        """Returns the latency of a call, in milliseconds."""
-        return self.fixed_ms + self.factor * kernels_ms
-
-
 class Predictor:
-    """Predicts networks from a table; what is computed of the table is kept."""
+    """Predicts networks from a table by its model."""
 
     def __init__(self, table: LatencyTable) -> None:
-        """Nothing is computed yet."""
+        """Fits the model."""
         self.table = table
-        self._alike = layers_by_shape(table)
+        self.model = latency_model(table)
 
     def predict_plan(self, name: str, plan: ChannelPlan) -> Prediction:
         """Returns what a plan's network takes.
@@ -124,79 +105,33 @@ class Predictor:
 
     def predict(self, name: str, channels: Channels) -> Prediction:
         """Returns what the network takes whose layers have these channels."""
-        layers = tuple(self._layer(layer, *channels[layer.name]) for layer in self.table.layers)
-        kernels_ms = sum(layer.own_ms + layer.after_ms for layer in layers)
-        undisturbed_ms = self._calls.at(kernels_ms)
-        latency_ms = undisturbed_ms * self.table.usual_factor
+        inputs, outputs = np.array([channels[layer.name] for layer in self.table.layers]).T
+        model = self.model
+        latency_ms = float(model.ms(inputs, outputs))
+        layers_ms = model.layers.ms(inputs, outputs)
         return Prediction(
             name=name,
             latency_ms=latency_ms,
-            error_ms=latency_ms * self.table.error_share,
-            undisturbed_ms=undisturbed_ms,
-            overhead_ms=undisturbed_ms - kernels_ms,
-            full_ms=self.table.median_ms[0],
-            layers=layers,
+            error_ms=latency_ms * model.error_share,
+            undisturbed_ms=latency_ms / self.table.usual_factor,
+            overhead_ms=model.fixed_ms,
+            full_ms=model.full_ms,
+            layers=tuple(
+                LayerPrediction(layer.name, *channels[layer.name], float(ms), is_probed)
+                for layer, ms, is_probed in zip(
+                    self.table.layers, layers_ms, self._are_probed(inputs, outputs), strict=True
+                )
+            ),
         )
 
-    @functools.cached_property
-    def _calls(self) -> CallsFit:
-        return fit_calls(np.array(self.table.kernels_ms), np.array(self.table.whole.ms))
-
-    def _layer(self, layer: TableLayer, inputs: int, outputs: int) -> LayerPrediction:
-        own, after = layer_samples(self._alike[layer.shape])
-        place = np.array([[inputs, outputs]], dtype=np.float64)
-        own_ms = float(predict_ms(own, place, layer.own_choice)[0])
-        after_ms = float(predict_ms(after, place, layer.after_choice)[0])
-        low, high = own.widths.min(axis=0), own.widths.max(axis=0)
-        return LayerPrediction(
-            name=layer.name,
-            in_channels=inputs,
-            out_channels=outputs,
-            own_ms=own_ms,
-            after_ms=after_ms,
-            error_ms=(own_ms + after_ms) * layer.error_share,
-            is_probed=bool((low <= place).all() and (place <= high).all()),
-        )
-
-
-def layers_by_shape(table: LatencyTable) -> dict[tuple[object, ...], list[TableLayer]]:
-    """Returns the layers that take the same time at the same widths, each list in graph order."""
-    alike: dict[tuple[object, ...], list[TableLayer]] = {}
-    for layer in table.layers:
-        alike.setdefault(layer.shape, []).append(layer)
-    return alike
-
-
-def layer_samples(same: Sequence[TableLayer]) -> tuple[Samples, Samples]:
-    """Returns the samples of layers of one shape, of their own kernels and of those that follow.
-
-    They are ordered by layer, then by probe.
-    """
-    channels = [(layer.in_channels, layer.out_channels) for layer in same]
-    widths = np.concatenate(channels, axis=1, dtype=np.float64).T
-    own = np.concatenate([layer.own.ms for layer in same])
-    after = np.concatenate([layer.after.ms for layer in same])
-    by_output = same[0].kind == "depthwise"
-    return Samples(widths, own, by_output), Samples(widths, after, by_output=True)
-
-
-def fit_calls(kernels_ms: Array, calls_ms: Array) -> CallsFit:
-    """Returns how whole calls follow from their kernels: the least sum of relative errors.
-
-    Of all lines through two of the points, or through one and the origin, that neither start nor
-    fall below zero, it is the best: a few calls that were disturbed do not move it.
-    """
-    points = list(zip(kernels_ms.tolist(), calls_ms.tolist(), strict=True))
-    lines = [CallsFit(0.0, y / x) for x, y in points if x > 0]
-    for (x1, y1), (x2, y2) in itertools.combinations(points, 2):
-        slope = (y2 - y1) / (x2 - x1) if x1 != x2 else 0.0
-        if slope >= 0 and y1 - slope * x1 >= 0:
-            lines.append(CallsFit(y1 - slope * x1, slope))
-
-    def error(line: CallsFit) -> float:
-        return float(np.abs((line.fixed_ms + line.factor * kernels_ms) / calls_ms - 1).sum())
-
-    return min(lines, key=error)
+    def _are_probed(self, inputs: IntArray, outputs: IntArray) -> list[bool]:
+        """Returns for each layer whether its widths lie within those of the probes."""
+        sides = zip(table_channels(self.table), (inputs, outputs), strict=True)
+        within = [
+            (probed.min(axis=0) <= widths) & (widths <= probed.max(axis=0))
+            for probed, widths in sides
+        ]
+        return [bool(both) for both in np.logical_and(*within)]
 
 
 def plan_channels(table: LatencyTable, plan: ChannelPlan) -> Channels:

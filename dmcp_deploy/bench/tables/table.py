@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dmcp_deploy.artifact import encode, load_artifact, write_artifact
-from dmcp_deploy.bench.tables.fit import ROUNDINGS, Choice
+import numpy as np
+
+from dmcp_deploy.artifact import LATER, encode, load_artifact, write_artifact
 from dmcp_deploy.bench.tables.probes import LayerForm, ProbedGroup, Widths
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.machine.environment import first_gpu
@@ -20,6 +21,9 @@ from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.registry import ENGINE_RUNTIMES
 
 KIND = "latency-table"
+
+#: The quantile of a plan's calls that stands for them: disturbances only ever make calls slower.
+_LOW = 0.25
 
 #: Fields of the environment that make the device.
 DEVICE = ("machine", "cpu", "cores", "board", "gpus")
@@ -53,9 +57,6 @@ class TableLayer:
         own: What its kernels took.
         after: What the kernels took that follow, up to the next layer's: no layers themselves,
             but reorders, pools, additions.
-        own_choice: How its own time is computed at other widths.
-        after_choice: How that of the kernels that follow is.
-        left_out_ms: Its time and that of what follows in each probe, predicted from the others.
         form: How its channels follow from the groups'; None where that is not known.
     """
 
@@ -68,9 +69,6 @@ class TableLayer:
     out_channels: tuple[int, ...]
     own: Times
     after: Times
-    own_choice: Choice
-    after_choice: Choice
-    left_out_ms: tuple[float, ...]
     form: LayerForm | None
 
     @property
@@ -84,10 +82,38 @@ class TableLayer:
         """Its own time and that of what follows, in each probe."""
         return tuple(a + b for a, b in zip(self.own.ms, self.after.ms, strict=True))
 
+
+@dataclass(frozen=True)
+class PlanTimes:
+    """What a plan's network took, and the full one beside it, in passes.
+
+    Attributes:
+        widths: Group -> channels kept.
+        ms: Whole calls in each pass, with profiling off.
+        reference_ms: Those of the full network in the same minute.
+    """
+
+    widths: Widths
+    ms: tuple[tuple[float, ...], ...]
+    reference_ms: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        for passes in (self.ms, self.reference_ms):
+            if not passes or not all(passes):
+                raise DmcpError("A plan was not measured.")
+            if not all(math.isfinite(ms) and ms > 0 for some in passes for ms in some):
+                raise DmcpError("A plan's times are finite and above zero.")
+
     @property
-    def error_share(self) -> float:
-        """Relative error that 90% of the probes stay below, each predicted from the others."""
-        return error_share(self.left_out_ms, self.total_ms)
+    def ratios(self) -> Sequence[float]:
+        """The lower quartile over the full network's, in each pass."""
+        pairs = zip(self.ms, self.reference_ms, strict=True)
+        return [float(np.quantile(a, _LOW) / np.quantile(b, _LOW)) for a, b in pairs]
+
+    @property
+    def ratio(self) -> float:
+        """The middle one of the ratios."""
+        return statistics.median(self.ratios)
 
 
 @dataclass(frozen=True)
@@ -105,8 +131,8 @@ class LatencyTable:
         widths: Probe -> group -> channels kept; the first probe is the full network.
         whole: What whole calls took in each probe, with profiling off.
         median_ms: The median of the same samples.
-        left_out_ms: The median in each probe, predicted from the other probes.
         layers: The layers, in graph order.
+        plans: Whole plans that correct what the layers say.
     """
 
     network: NetworkSpec = field(metadata={"json": "model"})
@@ -119,8 +145,8 @@ class LatencyTable:
     widths: Mapping[str, Widths] = field(metadata={"json": "probes"})
     whole: Times
     median_ms: tuple[float, ...]
-    left_out_ms: tuple[float, ...]
     layers: tuple[TableLayer, ...]
+    plans: tuple[PlanTimes, ...] = field(default=(), metadata=LATER)
 
     def __post_init__(self) -> None:
         count = len(self.widths)
@@ -130,22 +156,19 @@ class LatencyTable:
             )
         if len({layer.name for layer in self.layers}) < len(self.layers):
             raise DmcpError("A layer stands twice in one table.")
-        _check_values("whole calls", count, self.whole.ms, self.left_out_ms)
+        _check_values("whole calls", count, self.whole.ms)
         _check_values("whole calls", count, self.whole.spread_ms, self.median_ms)
         if (least := min(*self.whole.ms, *self.median_ms)) <= 0:
             raise DmcpError(f"whole calls took {least} ms: times are above zero.")
         for layer in self.layers:
             _check_layer(layer, count)
+        for plan in self.plans:
+            _check_plan(plan, self.groups)
 
     @property
     def kernels_ms(self) -> tuple[float, ...]:
         """Time of all kernels together in each probe."""
         return tuple(map(sum, zip(*(layer.total_ms for layer in self.layers), strict=True)))
-
-    @property
-    def error_share(self) -> float:
-        """Relative error that 90% of the probes stay below, each predicted from the others."""
-        return error_share(self.left_out_ms, self.median_ms)
 
     @property
     def usual_factor(self) -> float:
@@ -184,7 +207,7 @@ def usual_factor(low_ms: Sequence[float], median_ms: Sequence[float]) -> float:
     return statistics.median(b / a for a, b in zip(low_ms, median_ms, strict=True))
 
 
-def error_share(predicted: Sequence[float], measured: Sequence[float]) -> float:
+def error_share(predicted: Iterable[float], measured: Iterable[float]) -> float:
     """Returns the relative error that 90% of some predictions stay below."""
     pairs = zip(predicted, measured, strict=True)
     errors = sorted(abs(a / b - 1) for a, b in pairs if b > 0)
@@ -192,14 +215,21 @@ def error_share(predicted: Sequence[float], measured: Sequence[float]) -> float:
 
 
 def _check_layer(layer: TableLayer, count: int) -> None:
-    _check_values(layer.name, count, layer.own.ms, layer.after.ms, layer.left_out_ms)
+    _check_values(layer.name, count, layer.own.ms, layer.after.ms)
     _check_values(layer.name, count, layer.own.spread_ms, layer.after.spread_ms)
     for channels in (layer.in_channels, layer.out_channels):
         if len(channels) != count or min(channels) < 1:
             raise DmcpError(f"{layer.name} needs channels in each of {count} probes, 1 or more.")
-    odd = {layer.own_choice.rounding, layer.after_choice.rounding} - set(ROUNDINGS)
-    if odd:
-        raise DmcpError(f"{layer.name} rounds widths to {odd.pop()}, not one of {ROUNDINGS}.")
+
+
+def _check_plan(plan: PlanTimes, groups: Mapping[str, ProbedGroup]) -> None:
+    if set(plan.widths) != set(groups):
+        raise DmcpError("A plan of the table has other groups than its network.")
+    for name, width in plan.widths.items():
+        if not 0 < width <= groups[name].size or width % groups[name].unit:
+            raise DmcpError(f"A plan of the table has {width} channels in the group {name}.")
+    if len(plan.ms) != len(plan.reference_ms):
+        raise DmcpError("A plan of the table was measured in other passes than the full network.")
 
 
 def _check_values(name: str, count: int, *values: Iterable[float]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dmcp_deploy.bench.tables.model import latency_model
 from dmcp_deploy.bench.tables.predict import LayerPrediction, Prediction
 from dmcp_deploy.bench.tables.table import LatencyTable
 from dmcp_deploy.text_table import columns
@@ -11,10 +12,10 @@ from dmcp_deploy.text_table import columns
 
 def format_table(table: LatencyTable) -> str:
     """Returns what a table holds, in a few lines."""
-    full = table.median_ms[0]
+    model = latency_model(table)
     return (
         f"{table.network.model}: {len(table.layers)} layers in {len(table.widths)} probe networks;"
-        f" the full network takes {full:.3f} ms\n{_conditions(table)}"
+        f" the full network takes {model.full_ms:.3f} ms\n{_conditions(table, model.error_share)}"
     )
 
 
@@ -22,12 +23,12 @@ def format_predictions(
     table: LatencyTable, predictions: Sequence[Prediction], with_layers: bool = False
 ) -> str:
     """Returns predictions as text, with their layers on demand."""
-    head = ("network", "latency ms", "+-", "of full", "undisturbed ms", "outside kernels ms")
+    head = ("network", "latency ms", "+-", "of full", "undisturbed ms", "outside layers ms")
     parts = [columns([head, *map(_row, predictions)], right=(1, 2, 3, 4, 5))]
     if with_layers:
         parts += [f"\n{item.name}\n{_layers(item.layers)}" for item in predictions]
     parts += [_outside(item) for item in predictions if item.outside]
-    return "\n".join([*parts, _conditions(table)])
+    return "\n".join([*parts, _conditions(table, predictions[0].error_share)])
 
 
 def _row(item: Prediction) -> tuple[str, ...]:
@@ -42,11 +43,11 @@ def _row(item: Prediction) -> tuple[str, ...]:
 
 
 def _layers(layers: Sequence[LayerPrediction]) -> str:
-    rows = [["layer", "in", "out", "ms", "+-", "what follows ms"]]
+    rows = [["layer", "in", "out", "ms"]]
     for layer in layers:
-        times = (f"{ms:.4f}" for ms in (layer.own_ms, layer.error_ms, layer.after_ms))
-        rows.append([layer.name, str(layer.in_channels), str(layer.out_channels), *times])
-    return columns(rows, right=(1, 2, 3, 4, 5))
+        channels = str(layer.in_channels), str(layer.out_channels)
+        rows.append([layer.name, *channels, f"{layer.ms:.4f}"])
+    return columns(rows, right=(1, 2, 3))
 
 
 def _outside(item: Prediction) -> str:
@@ -54,10 +55,10 @@ def _outside(item: Prediction) -> str:
     return f"{item.name}: narrower or wider than any probe, so less certain: {shown}"
 
 
-def _conditions(table: LatencyTable) -> str:
+def _conditions(table: LatencyTable, error_share: float) -> str:
     setting = table.setting
     threads = f", {setting.threads} thread(s)" if setting.threads else ""
     return (
-        f"{table.device}, {table.ran_by}{threads}, batch {setting.batch}; each predicted from the"
-        f" others, 90% of the probe networks are within {table.error_share:.1%}"
+        f"{table.device}, {table.ran_by}{threads}, batch {setting.batch}; 90% of networks that"
+        f" were left out are within {error_share:.1%}"
     )

@@ -5,72 +5,60 @@ import itertools
 import numpy as np
 import pytest
 
-from dmcp_deploy.bench.tables.fit import CHOICES, Choice, Samples, choose, nonnegative, predict_ms
+from dmcp_deploy.bench.tables.fit import Samples, fit_calls, fit_layer
 
 WIDTHS = np.array([(a, b) for a, b in itertools.product((8, 24, 40, 56), (16, 40, 72))], float)
-PLACES = np.array([(12.0, 30.0), (50.0, 64.0), (33.0, 17.0)])
+TRUTH = np.array([0.01, 0.0, 1e-4, 2e-5])
 
 
-def stepped(widths: np.ndarray, step: int) -> np.ndarray:
+def stepped(widths: np.ndarray, rounding: tuple[int, int]) -> np.ndarray:
     """Returns times of kernels that work on whole blocks of channels."""
-    inputs, outputs = (np.ceil(widths / step) * step).T
-    return 0.01 + 2e-5 * inputs * outputs + 1e-4 * outputs
+    inputs, outputs = (np.ceil(widths / rounding) * rounding).T
+    return np.stack([np.ones_like(inputs), inputs, outputs, inputs * outputs], axis=1) @ TRUTH
 
 
-def test_what_a_regression_can_say_is_said_exactly_at_other_widths():
-    samples = Samples(WIDTHS, stepped(WIDTHS, 1), by_output=False)
-    for corrected in (False, True):
-        found = predict_ms(samples, PLACES, Choice(1, corrected))
-        assert found == pytest.approx(stepped(PLACES, 1))
+def test_what_a_regression_can_say_is_said_exactly():
+    fit = fit_layer(Samples(WIDTHS, stepped(WIDTHS, (1, 1)), by_output=False))
+    assert fit.coefficients == pytest.approx(TRUTH)
+    assert fit.left_out_ms == pytest.approx(stepped(WIDTHS, (1, 1)))
 
 
-@pytest.mark.parametrize("step", [8, 16, 32])
-def test_the_block_that_kernels_round_up_to_is_found(step):
-    widths = np.random.default_rng(0).integers(4, 100, (24, 2)).astype(float)
-    samples = Samples(widths, stepped(widths, step), by_output=False)
-    choice, left_out = choose(samples, np.arange(24))
-    assert choice.rounding == step
-    assert left_out == pytest.approx(samples.ms, rel=0.02)
-    assert predict_ms(samples, PLACES, choice) == pytest.approx(stepped(PLACES, step), rel=0.02)
-
-
-def test_a_layer_that_leaves_the_cache_is_corrected_near_its_samples():
-    ms = np.where(WIDTHS[:, 1] > 60, 2.0, 1.0) * stepped(WIDTHS, 1)
-    samples = Samples(WIDTHS, ms, by_output=False)
-    near = np.array([[40.0, 70.0]])
-    wrong, right = (
-        abs(predict_ms(samples, near, Choice(1, corrected))[0] / (2 * stepped(near, 1)[0]) - 1)
-        for corrected in (False, True)
-    )
-    assert right < wrong / 2
-    assert choose(samples, np.arange(len(ms)))[0].corrected
+@pytest.mark.parametrize("rounding", [(4, 16), (16, 8), (1, 32), (32, 1)])
+def test_the_blocks_that_kernels_round_up_to_are_found(rounding):
+    rng = np.random.default_rng(0)
+    widths = rng.integers(4, 100, (24, 2)).astype(float)
+    disturbed = stepped(widths, rounding) * rng.normal(1, 0.005, 24)
+    fit = fit_layer(Samples(widths, disturbed, by_output=False))
+    assert fit.rounding == rounding
+    # A product of two rounded widths tells both roundings.
+    assert fit.coefficients[3] == pytest.approx(TRUTH[3], rel=0.03)
+    assert fit.left_out_ms == pytest.approx(disturbed, rel=0.03)
 
 
 def test_a_depthwise_layer_depends_on_its_output_alone():
     same = np.array([(w, w) for w in (8, 16, 32, 64)], float)
-    samples = Samples(same, 0.001 * same[:, 1], by_output=True)
-    found = predict_ms(samples, np.array([[999.0, 48.0]]), Choice(1, corrected=False))
-    assert found == pytest.approx([0.048])
+    fit = fit_layer(Samples(same, 0.001 * same[:, 1], by_output=True))
+    assert fit.coefficients == pytest.approx([0, 0, 0.001, 0])
 
 
-def test_no_coefficient_and_no_time_is_below_zero():
-    features = np.array([[1.0, 1.0], [1.0, 2.0], [1.0, 3.0]])
-    falling = np.array([3.0, 2.0, 1.0])
-    assert nonnegative(features, falling, np.ones(3)) == pytest.approx([2.0, 0.0])
-    assert nonnegative(features, -falling, np.ones(3)) == pytest.approx([0.0, 0.0])
-    samples = Samples(np.array([(8.0, 8.0), (8.0, 64.0)]), np.array([0.0, 1.0]), by_output=True)
-    for choice in CHOICES:
-        assert predict_ms(samples, np.array([[1.0, 1.0]]), choice)[0] >= 0
+def test_no_coefficient_is_below_zero():
+    falling = np.array([3.0, 2.0, 1.0, 0.5])
+    widths = np.array([(8, 8), (16, 24), (24, 16), (40, 40)], float)
+    fit = fit_layer(Samples(widths, falling, by_output=False))
+    assert (fit.coefficients >= 0).all()
+    assert fit.coefficients[0] > 0
+    assert not fit.coefficients[1:].any()
 
 
-def test_the_least_squares_are_those_of_the_weights():
-    found = nonnegative(np.ones((2, 1)), np.array([1.0, 4.0]), np.array([1.0, 3.0]))
-    assert found == pytest.approx([(1 + 9 * 4) / 10])
+def test_a_layer_without_kernels_takes_nothing():
+    fit = fit_layer(Samples(WIDTHS, np.zeros(len(WIDTHS)), by_output=False))
+    assert not fit.coefficients.any()
 
 
-def test_a_probe_is_left_out_with_all_its_samples():
-    # Two layers of one shape: the third probe's samples are the only slow ones.
-    widths = np.array([(8, 8), (16, 16), (32, 32), (8, 8), (16, 16), (32, 32)], float)
-    ms = np.array([1.0, 1.0, 9.0, 1.0, 1.0, 9.0])
-    _, left_out = choose(Samples(widths, ms, by_output=True), np.array([0, 1, 2, 0, 1, 2]))
-    assert left_out[2] == left_out[5] < 3
+def test_a_few_disturbed_calls_do_not_move_the_line():
+    kernels = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    calls = 0.5 + 1.2 * kernels
+    calls[2] *= 1.6
+    line = fit_calls(kernels, calls)
+    assert (line.fixed_ms, line.factor) == pytest.approx((0.5, 1.2))
+    assert fit_calls(kernels, 2 * kernels - 1.5).fixed_ms == 0

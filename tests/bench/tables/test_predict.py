@@ -1,7 +1,18 @@
 from __future__ import annotations
 
 import pytest
-from table_samples import AFTER_MS, SPEC, USUAL, first_ms, made_up, plan, second_ms, whole_ms
+from table_samples import (
+    AFTER_MS,
+    FACTOR,
+    FIXED_MS,
+    SPEC,
+    USUAL,
+    first_ms,
+    made_up,
+    plan,
+    second_ms,
+    whole_ms,
+)
 from tiny_onnx import write_tiny_net
 
 from dmcp_deploy.bench.tables.predict import Predictor
@@ -20,15 +31,16 @@ def test_a_plan_takes_the_sum_of_its_layers_and_what_lies_outside(predictor):
     first, second = found.layers
     assert (first.in_channels, first.out_channels) == (3, 44)
     assert (second.in_channels, second.out_channels) == (44, 80)
-    assert first.own_ms == pytest.approx(first_ms(44), rel=1e-3)
-    assert first.after_ms == pytest.approx(AFTER_MS, rel=1e-3)
-    assert second.own_ms == pytest.approx(second_ms(44, 80), rel=1e-3)
+    kernels = first_ms(44) + AFTER_MS + second_ms(44, 80)
+    share = USUAL * FACTOR
+    assert first.ms == pytest.approx(share * (first_ms(44) + AFTER_MS), rel=1e-3)
+    assert second.ms == pytest.approx(share * second_ms(44, 80), rel=1e-3)
+    assert first.ms + second.ms == pytest.approx(share * kernels, rel=1e-3)
     assert found.undisturbed_ms == pytest.approx(whole_ms(44, 80), rel=1e-3)
     assert found.latency_ms == pytest.approx(USUAL * whole_ms(44, 80), rel=1e-3)
     assert found.full_ms == pytest.approx(USUAL * whole_ms(64, 96))
-    kernels = first_ms(44) + AFTER_MS + second_ms(44, 80)
-    assert found.overhead_ms == pytest.approx(whole_ms(44, 80) - kernels, rel=1e-2)
-    assert found.error_ms == pytest.approx(found.latency_ms * predictor.table.error_share)
+    assert found.overhead_ms == pytest.approx(USUAL * FIXED_MS, rel=1e-2)
+    assert found.error_share == pytest.approx(predictor.model.error_share)
     assert found.outside == ()
 
 

@@ -5,9 +5,9 @@ import math
 from dataclasses import replace
 
 import pytest
-from table_samples import USUAL, WIDTHS, made_up
+from table_samples import made_up
 
-from dmcp_deploy.bench.tables.table import LatencyTable, Times, error_share
+from dmcp_deploy.bench.tables.table import LatencyTable, error_share
 from dmcp_deploy.errors import DmcpError
 
 
@@ -44,13 +44,6 @@ def test_the_kernels_of_a_probe_are_the_sum_over_its_layers():
     assert table.kernels_ms == pytest.approx(expected)
 
 
-def test_what_a_formula_says_is_predicted_of_a_probe_that_is_left_out():
-    table = made_up()
-    assert table.left_out_ms[1:] == pytest.approx(table.median_ms[1:], rel=0.05)
-    assert table.usual_factor == pytest.approx(USUAL)
-    assert table.error_share < 0.05
-
-
 def test_the_error_is_the_one_that_nine_of_ten_stay_below():
     measured = [1.0] * 10
     predicted = [1 + 0.01 * i for i in range(9)] + [5.0]
@@ -73,11 +66,10 @@ def test_the_error_is_the_one_that_nine_of_ten_stay_below():
             r"misstates 'ms': '12' .a list is needed. in layers.1.own",
         ),
         (("layers", 1, "in_channels"), [8], r"second needs channels in each of 9 probes"),
-        (("layers", 1, "own_choice", "rounding"), 7, r"second rounds widths to 7, not one of"),
         (("layers", 1, "name"), "first", r"A layer stands twice in one table"),
         (("whole", "ms", 0), 0.0, r"whole calls took 0.0 ms: times are above zero"),
         (("median_ms", 3), math.inf, r"whole calls: a time of inf ms"),
-        (("left_out_ms",), [1.0], r"whole calls: 1 times for 9 probes"),
+        (("median_ms",), [1.0], r"whole calls: 1 times for 9 probes"),
         (("setting",), {}, r"lacks or misstates 'runtime'"),
         (("environment",), 3, r"lacks or misstates"),
     ],
@@ -96,14 +88,8 @@ def test_a_missing_table_and_no_json_are_refused(tmp_path):
         LatencyTable.load(tmp_path / "table.json")
 
 
-def test_layers_of_one_shape_share_their_samples_and_others_do_not():
-    table = made_up()
-    first, second = table.layers
+def test_layers_of_one_shape_are_told_from_others():
+    first, second = made_up().layers
     twin = replace(second, name="third")
-    slow = replace(twin, own=Times(tuple(9 * ms for ms in second.own.ms), second.own.spread_ms))
     assert twin.shape == second.shape != first.shape
     assert replace(twin, kernel=(3, 3)).shape != second.shape
-    shared = made_up(layers=(first, second, slow)).layers
-    assert shared[1].left_out_ms == shared[2].left_out_ms
-    assert shared[1].left_out_ms[0] > 1.5 * second.left_out_ms[0]
-    assert len(WIDTHS) == len(shared[1].left_out_ms)
