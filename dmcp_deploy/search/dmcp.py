@@ -13,16 +13,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dmcp_deploy.data.types import Batch
+from dmcp_deploy.plan import LOWEST_SHARE
 from dmcp_deploy.rundir.directory import KEPT
 from dmcp_deploy.search import markov
 from dmcp_deploy.search.architecture import Architecture
 from dmcp_deploy.search.budget_loss import budget_loss
 from dmcp_deploy.search.costs.limits import Limits
 from dmcp_deploy.search.costs.macs import MacsCost
+from dmcp_deploy.search.decode import decode
+from dmcp_deploy.search.fit import scaled_widths
 from dmcp_deploy.search.problem import SearchProblem, SearchResult
 from dmcp_deploy.search.sampling import best_draw
 from dmcp_deploy.search.slimmable import SharedWeights
 from dmcp_deploy.search.steps import run_steps, search_steps
+from dmcp_deploy.search.worth import near_worth
 from dmcp_deploy.training.distributed import average
 
 #: How often in stage 2 the metrics tell what every group is expected to keep.
@@ -148,8 +152,24 @@ def _read_plan(problem: SearchProblem, task: DmcpTask) -> SearchResult:
     if problem.request.sampling == "markov":
         return _best_draw(problem, probabilities, figures)
     wanted = architecture.expected_units().detach().cpu().numpy()
-    decode = partial(problem.widths_near, wanted)
-    return SearchResult.decoded(problem, decode, figures, trained=True)
+    again = partial(_nearest_widths, problem, wanted)
+    return SearchResult.decoded(problem, again, figures, trained=True)
+
+
+def _nearest_widths(
+    problem: SearchProblem, wanted: np.ndarray, limits: Limits
+) -> Mapping[str, int]:
+    """Returns the widths nearest to the expected ones that meet budgets, by group.
+
+    The probabilities of a group are high at both ends of its range and low between them: the
+    likeliest plan within a budget keeps some groups whole and starves others, which the
+    expectation, of which DMCP reads its plan, does not.
+    """
+    if all(isinstance(limit.cost, MacsCost) for limit in limits.limits):
+        return problem.widths_near(wanted, limits)  # the plans of every release
+    axes = problem.grid.spread_axes()
+    worth = near_worth(scaled_widths(limits, problem.grid, wanted), axes)
+    return problem.space.widths(decode(limits, axes, worth, least=LOWEST_SHARE).units)
 
 
 def _best_draw(
@@ -158,8 +178,8 @@ def _best_draw(
     units, candidates = best_draw(problem, probabilities)
     judged = {"candidates": candidates, "plans_judged": len(candidates)}
 
-    def decode(limits: Limits) -> Mapping[str, int]:
+    def again(limits: Limits) -> Mapping[str, int]:
         units, _ = best_draw(replace(problem, limits=limits), probabilities)
         return problem.space.widths(units)
 
-    return SearchResult(problem.space.widths(units), {**figures, **judged}, True, decode)
+    return SearchResult(problem.space.widths(units), {**figures, **judged}, True, again)

@@ -44,6 +44,12 @@ class WidthGrid:
         ends = zip(self.low.tolist(), self.high.tolist(), self.step.tolist(), strict=True)
         return [[*range(low, high, step), high] for low, high, step in ends]
 
+    def spread_axes(self, most: int = 48) -> list[np.ndarray]:
+        """Returns the allowed widths of every group, ascending; of many, some evenly spread."""
+        axes = [np.array(axis) for axis in self.axes()]
+        places = [np.linspace(0, len(axis) - 1, min(most, len(axis))) for axis in axes]
+        return [axis[np.round(at).astype(np.int64)] for axis, at in zip(axes, places, strict=True)]
+
     def moved(self, units: np.ndarray, group: int, steps: int) -> np.ndarray | None:
         """Returns a plan of the grid with one group some widths wider, or narrower if negative.
 
@@ -112,8 +118,12 @@ def fit_widths(limits: Limits, grid: WidthGrid, wanted: np.ndarray) -> np.ndarra
         grid: The allowed widths.
         wanted: Wanted units, real numbers, shape [groups].
     """
-    scale = _largest_scale(limits, grid, wanted)
-    return _Fit(limits, grid, wanted * scale).plan()
+    return _Fit(limits, grid, scaled_widths(limits, grid, wanted)).plan()
+
+
+def scaled_widths(limits: Limits, grid: WidthGrid, wanted: np.ndarray) -> np.ndarray:
+    """Returns wanted units times the largest factor with which their rounding meets the budgets."""
+    return wanted * _largest_scale(limits, grid, wanted)
 
 
 def _span(cost: Cost, lowest: float, highest: float) -> str:

@@ -56,8 +56,10 @@ def search(problem: SearchProblem) -> SearchResult:
         "generator_params": task.net.generator_params(),
         "generations": generations_report(judged),
     }
+    trained = copy.deepcopy(problem.network.model.state_dict())
 
     def decode(limits: Limits) -> Mapping[str, int]:
+        problem.network.model.load_state_dict(trained)  # generators start from these weights
         units = evolution.within_budget(replace(problem, limits=limits))(np.array(best.plan))
         task.net.settle(units, problem.network.model)
         return problem.space.widths(units)

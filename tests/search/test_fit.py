@@ -195,3 +195,13 @@ def test_the_ends_of_the_range_are_reachable():
 def test_the_grid_of_one_group(channels, align, expected):
     grid = width_grid(search_space(chain_network([channels])), align)
     assert (int(grid.low[0]), int(grid.high[0]), int(grid.step[0])) == expected
+
+
+def test_of_many_widths_some_are_spread_from_the_narrowest_to_the_full():
+    grid = width_grid(search_space(chain_network([500, 20])), 8)
+    many, few = grid.spread_axes(most=10)
+    assert len(many) == 10
+    assert (many[0], many[-1]) == (grid.low[0], 500)
+    assert set(many.tolist()) <= set(grid.axes()[0])
+    assert np.diff(many).max() <= 56
+    assert few.tolist() == grid.axes()[1]

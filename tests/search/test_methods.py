@@ -32,7 +32,7 @@ from dmcp_deploy.search.baselines import search_uniform
 from dmcp_deploy.search.costs.limits import Limit, Limits
 from dmcp_deploy.search.costs.macs import MacsCost
 from dmcp_deploy.search.costs.params import ParamsCost
-from dmcp_deploy.search.problem import SearchProblem, SearchResult
+from dmcp_deploy.search.problem import SearchProblem, SearchResult, channel_counts
 from dmcp_deploy.search.run import find_method, make_plan, search_plan
 
 SEED = 3
@@ -199,7 +199,8 @@ def test_two_budgets_hold_at_once_whichever_binds_and_after_decoding_anew(
     assert (other.quantity, other.value) == ("parameters", plan.params)
     assert plan.macs <= plan.budget_macs
     assert other.value <= other.most
-    for limits in (loose, tight):
+    before = {k: tensor.clone() for k, tensor in problem.network.model.state_dict().items()}
+    for limits in (tight, loose):
         anew = replace(result, widths=result.decode(limits))
         units = problem.accounting.units(anew.channels())
         assert all(limit.share(units) <= 1.0 for limit in limits.limits)
@@ -208,6 +209,18 @@ def test_two_budgets_hold_at_once_whichever_binds_and_after_decoding_anew(
         plan = make_plan(replace(problem, limits=limits), anew.widths, method, align)
         images = torch.randn(2, *problem.network.spec.input_shape)
         assert slice_proven(problem.network, plan, images)[1].max_rel <= TOLERANCE
+    after = problem.network.model.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_drawn_plans_are_drawn_anew_for_other_budgets(tmp_path):
+    problem = CASES["small MobileNet"].problem(tmp_path)
+    tight = two_limits(problem, 0.4, 0.7)
+    problem = replace(problem, request=replace(problem.request, sampling="markov"))
+    result = find_method("dmcp")(problem)
+    assert result.decode(problem.limits) == result.widths
+    units = problem.accounting.units(channel_counts(result.decode(tight)))
+    assert 0.98 <= tight.share(units) <= 1.0
 
 
 def two_limits(problem: SearchProblem, macs: float, params: float) -> Limits:

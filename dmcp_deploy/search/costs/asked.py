@@ -9,6 +9,7 @@ from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.search.costs.limits import Limit, Limits
 from dmcp_deploy.search.costs.macs import MacsCost
 from dmcp_deploy.search.costs.params import ParamsCost, WeightBytesCost
+from dmcp_deploy.search.costs.protocol import Cost
 from dmcp_deploy.search.space import SearchSpace
 from dmcp_deploy.units import Budget, parse_budget, parse_bytes, parse_params
 
@@ -50,7 +51,7 @@ def flops_limits(flops: str, accounting: NetworkCost, space: SearchSpace) -> Lim
 
 
 def count_limit(
-    cost_type: type[MacsCost] | type[ParamsCost] | type[WeightBytesCost],
+    make_cost: Callable[[NetworkCost, SearchSpace], Cost],
     budget: Budget,
     accounting: NetworkCost,
     space: SearchSpace,
@@ -58,10 +59,10 @@ def count_limit(
     """Returns the limit of a quantity that is counted; a share is rounded down to a whole number.
 
     Args:
-        cost_type: The quantity.
+        make_cost: Makes the cost of the quantity.
         budget: The most there may be of it.
         accounting: The cost of the network.
         space: The widths on offer.
     """
-    cost = cost_type(accounting, space)
+    cost = make_cost(accounting, space)
     return Limit(cost, budget.resolve(int(cost.at(space.full))), budget.text)

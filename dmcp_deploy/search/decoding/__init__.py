@@ -1,0 +1,1 @@
+"""What exact decoding under limits is made of."""
