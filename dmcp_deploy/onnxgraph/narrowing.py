@@ -49,8 +49,8 @@ def read_numbers(model: ModelProto) -> dict[Slot, int]:
     numbers: dict[Slot, int] = {}
     for name, tensor in stored_tensors(model.graph).items():
         numbers.update((Slot(AXIS, name, n), size) for n, size in enumerate(tensor.dims))
-        if _holds_counts(tensor):
-            values = _array(tensor).reshape(-1).tolist()
+        if holds_counts(tensor):
+            values = array_of(tensor).reshape(-1).tolist()
             numbers.update((Slot(ELEMENT, name, n), value) for n, value in enumerate(values))
     for name, attribute in _attributes(model.graph):
         values = _whole_numbers(attribute)
@@ -65,12 +65,15 @@ def read_numbers(model: ModelProto) -> dict[Slot, int]:
 class NarrowableGraph:
     """A graph that narrower ones are made of, its stored tensors apart."""
 
-    def __init__(self, model: ModelProto) -> None:
-        """Takes the graph; what is made of it shares no memory with it."""
-        self._tensors = {tensor.name: _array(tensor) for tensor in model.graph.initializer}
+    def __init__(self, model: ModelProto, forgotten: Iterable[str] = ()) -> None:
+        """Takes the graph, and the values between operators whose shapes are to be forgotten."""
+        unknown = set(forgotten)
+        kept = [value for value in model.graph.value_info if value.name not in unknown]
+        self._tensors = {tensor.name: array_of(tensor) for tensor in model.graph.initializer}
         self._bare = type(model)()
         self._bare.CopyFrom(model)
-        del self._bare.graph.initializer[:]
+        del self._bare.graph.initializer[:], self._bare.graph.value_info[:]
+        self._bare.graph.value_info.extend(kept)
 
     def at(self, numbers: Mapping[Slot, int]) -> ModelProto:
         """Returns the graph with other numbers; those that are not given stay.
@@ -92,7 +95,7 @@ class NarrowableGraph:
             for slot, number in attributes.get(name, {}).items():
                 _set(attribute, slot, number)
             if attribute.HasField("t") and (name in axes or name in elements):
-                cut = _cut(_array(attribute.t), axes.get(name, {}), elements.get(name, {}))
+                cut = _cut(array_of(attribute.t), axes.get(name, {}), elements.get(name, {}))
                 attribute.t.CopyFrom(numpy_helper.from_array(cut, attribute.t.name))
         for value in _values(model.graph):
             for slot, number in between.get(value.name, {}).items():
@@ -109,25 +112,20 @@ class NarrowableGraph:
             part.write_bytes(self.at(numbers).SerializeToString(deterministic=True))
 
 
-def without_values(model: ModelProto, names: Iterable[str]) -> ModelProto:
-    """Returns a graph that says nothing of the shapes of some values between operators."""
-    unknown = set(names)
-    bare = type(model)()
-    bare.CopyFrom(model)
-    kept = [value for value in model.graph.value_info if value.name not in unknown]
-    del bare.graph.value_info[:]
-    bare.graph.value_info.extend(kept)
-    return bare
+def holds_counts(tensor: TensorProto) -> bool:
+    """Tells whether a stored tensor holds a shape or the like, and neither weights nor indices."""
+    return holds_whole_numbers(tensor) and prod(tensor.dims) <= _MOST_ELEMENTS
 
 
-def _holds_counts(tensor: TensorProto) -> bool:
+def holds_whole_numbers(tensor: TensorProto) -> bool:
+    """Tells whether a stored tensor is no weight."""
     from onnx import TensorProto
 
-    is_whole = tensor.data_type in (TensorProto.INT64, TensorProto.INT32)
-    return is_whole and prod(tensor.dims) <= _MOST_ELEMENTS
+    return tensor.data_type in (TensorProto.INT64, TensorProto.INT32)
 
 
-def _array(tensor: TensorProto) -> Array:
+def array_of(tensor: TensorProto) -> Array:
+    """Returns the elements of a stored tensor."""
     from onnx import numpy_helper
 
     return numpy_helper.to_array(tensor)

@@ -1,29 +1,29 @@
-"""Makes probe networks: a network sliced to drawn widths, each exported to ONNX."""
+"""Makes probe networks: ONNX files of one network at drawn widths."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from dmcp_deploy.bench.tables.probes import (
     FILE,
-    LayerForm,
-    ProbedGroup,
     ProbeSet,
-    WidthForm,
     Widths,
 )
+from dmcp_deploy.bench.tables.template import FILE as TEMPLATE
+from dmcp_deploy.bench.tables.template import FULL, OpenTemplate, narrow_onnx, open_template
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.export.to_onnx import export_onnx
-from dmcp_deploy.network.graph import Layer, Network, Units
+from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.layers import WEIGHTED
 from dmcp_deploy.network.listing import nothing_to_narrow
 from dmcp_deploy.network.models import build_network
-from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.options.measure import FEWEST_PROBES, MOST_PROBES
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.progress import NO_PROGRESS, Progress
+from dmcp_deploy.run.forms import layer_form, probed_groups
+from dmcp_deploy.run.template import NoTemplateError, export_probe, make_template
 from dmcp_deploy.search.fit import WidthGrid, width_grid
 from dmcp_deploy.search.space import SearchSpace, search_space
 
@@ -60,14 +60,9 @@ def make_probes(
         raise nothing_to_narrow(network)
     probes = _describe(network, count, align, seed)
     _begin(probes, folder)
-    made = {name for name in probes.widths if (folder / f"{name}.onnx").is_file()}
-    with progress.task("probe networks", len(probes.widths), len(made), unit="net") as bar:
-        for name, widths in probes.widths.items():
-            if name not in made:
-                dense = slice_network(network, widths).eval()
-                path = folder / f"{name}.onnx"
-                export_onnx(dense, path, input_shape=spec.input_shape)
-                bar.advance()
+    missing = [name for name in probes.widths if not (folder / f"{name}.onnx").is_file()]
+    if missing:
+        _write(network, probes, missing, folder, progress)
     return probes
 
 
@@ -90,7 +85,7 @@ def draw_units(space: SearchSpace, grid: WidthGrid, count: int, seed: int) -> np
 def layer_forms(network: Network) -> dict[str, LayerForm]:
     """Returns for each weighted layer how its channels follow from the widths of the groups."""
     return {
-        layer.name: _layer_form(layer, network)
+        layer.name: layer_form(layer, network)
         for layer in network.layers.values()
         if layer.kind in WEIGHTED
     }
@@ -106,11 +101,38 @@ def _check(count: int, align: int) -> None:
 def _describe(network: Network, count: int, align: int, seed: int) -> ProbeSet:
     space = search_space(network)
     drawn = draw_units(space, width_grid(space, align), count - 1, seed)
-    groups = {group.name: ProbedGroup(group.size, group.unit) for group in network.prunable}
+    groups = probed_groups(network)
     widths: dict[str, Widths] = {"full": {name: group.size for name, group in groups.items()}}
     for number, units in enumerate(drawn, start=1):
         widths[f"probe{number:03d}"] = space.widths(units)
     return ProbeSet(network.spec, align, seed, groups, layer_forms(network), widths)
+
+
+def _write(
+    network: Network, probes: ProbeSet, missing: Sequence[str], folder: Path, progress: Progress
+) -> None:
+    """Writes the probes that are missing, from the network's template if it has one."""
+    template = _template(network, folder, progress)
+    count = len(probes.widths)
+    with progress.task("probe networks", count, count - len(missing), unit="net") as bar:
+        for name in missing:
+            path = folder / f"{name}.onnx"
+            if template is None:
+                export_probe(network, probes.widths[name], path)
+            elif path.name != FULL:
+                narrow_onnx(template, probes.widths[name], path)
+            bar.advance()
+
+
+def _template(network: Network, folder: Path, progress: Progress) -> OpenTemplate | None:
+    """Returns the template in a folder, made if it is missing; None if the network has none."""
+    try:
+        if not ((folder / TEMPLATE).exists() and (folder / FULL).exists()):
+            make_template(network, folder, progress=progress)
+    except NoTemplateError as err:
+        progress.say(f"{err} Every probe network is exported on its own, which takes longer.")
+        return None
+    return open_template(folder)
 
 
 def _begin(probes: ProbeSet, folder: Path) -> None:
@@ -125,19 +147,3 @@ def _begin(probes: ProbeSet, folder: Path) -> None:
     if folder.is_dir() and any(path.suffix != ".part" for path in folder.iterdir()):
         raise DmcpError(f"{folder} holds files, and no probe networks: choose another folder.")
     probes.save(folder)
-
-
-def _layer_form(layer: Layer, network: Network) -> LayerForm:
-    return LayerForm(
-        _form(layer.inputs, layer.in_channels, network),
-        _form(layer.outputs, layer.out_channels, network),
-    )
-
-
-def _form(units: Units | None, whole: int, network: Network) -> WidthForm:
-    if units is None:
-        return WidthForm(whole, {})
-    counts = np.bincount(units[units >= 0], minlength=network.unit_count)
-    per_unit = {group.name: int(counts[group.first]) for group in network.prunable}
-    fixed = int((units < 0).sum())
-    return WidthForm(fixed, {name: number for name, number in per_unit.items() if number})

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from math import gcd
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +13,28 @@ from onnx import ModelProto
 from torch import nn
 
 from dmcp_deploy.artifact import digest_file
+from dmcp_deploy.bench.tables.counting import are_told_apart, find_counting
 from dmcp_deploy.bench.tables.probes import ProbedGroup, WidthForm, Widths
-from dmcp_deploy.bench.tables.template import FULL, Count, Rule, Template
+from dmcp_deploy.bench.tables.template import FULL, Template
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.export.to_onnx import export_onnx
-from dmcp_deploy.network.graph import Network, Units
+from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.slicing import slice_network
+from dmcp_deploy.onnxgraph.alike import UnlikeError, check_same, renamed, unshared
+from dmcp_deploy.onnxgraph.file import write_onnx
 from dmcp_deploy.onnxgraph.load import load_onnx
-from dmcp_deploy.onnxgraph.narrowing import BETWEEN, Slot, read_numbers
-from dmcp_deploy.progress import NO_PROGRESS, Progress
+from dmcp_deploy.onnxgraph.narrowing import BETWEEN, NarrowableGraph, read_numbers
+from dmcp_deploy.progress import NO_PROGRESS, Bar, Progress
+from dmcp_deploy.run.forms import all_forms, probed_groups
 
-#: Exports of narrower networks at most, the one that the template is checked on included.
-_MOST_EXPORTS = 6
-_FEWEST_EXPORTS = 3
+#: Narrower networks that are exported to learn from.
+_FEWEST, _MOST = 2, 6
+#: Draws of widths that are tried before one more network is exported.
+_DRAWS = 100
 
-Numbers = Mapping[Slot, int]
+
+class NoTemplateError(DmcpError):
+    """A network's graph changes in other ways than by the widths of its groups."""
 
 
 def make_template(
@@ -35,8 +42,8 @@ def make_template(
 ) -> Template:
     """Writes a network's ONNX file and its template into a folder.
 
-    Which numbers of the graph follow from which groups is told by exports at drawn widths, and
-    checked on one more export that it was not told by.
+    Which numbers of the graph follow from which groups is told by exports at drawn widths. The
+    template is checked on one more export: what it makes at those widths must be the same graph.
 
     Args:
         network: The full network.
@@ -45,132 +52,94 @@ def make_template(
         progress: Told of each export.
 
     Raises:
-        DmcpError: The network cannot be exported, or its graph is not told by its widths.
+        NoTemplateError: The graph does not follow from the widths; the full network's file is
+            written.
+        DmcpError: The network cannot be exported, or a file cannot be written.
     """
-    groups = {group.name: ProbedGroup(group.size, group.unit) for group in network.prunable}
-    full_path = folder / FULL
-    full = _export(network, {}, full_path)
-    learnt: list[tuple[Widths, Numbers]] = [(_full_widths(groups), read_numbers(full))]
-    forms = _forms(network, groups)
-    with tempfile.TemporaryDirectory() as scratch:
-        for number, widths in enumerate(_drawn(groups, seed), start=1):
-            model = _export(network, widths, Path(scratch) / "narrow.onnx")
-            _check_alike(full, model)
-            seen = read_numbers(model)
-            if number >= _FEWEST_EXPORTS:
-                template = _template(network, groups, forms, learnt, digest_file(full_path))
-                if template is not None and _tells(template, widths, learnt[0][1], seen):
-                    template.save(folder)
-                    return template
-            learnt.append((widths, seen))
-    raise DmcpError("How the graph of the network follows from its widths could not be told.")
+    groups, forms = probed_groups(network), all_forms(network)
+    *learnt, last = _telling_widths(groups, forms, seed)
+    with progress.task("ONNX template", len(learnt) + 2, unit="export") as bar:
+        full = _exported(network, {}, bar)
+        write_onnx(full, folder / FULL)
+        try:
+            models = [full, *(renamed(_exported(network, w, bar), full) for w in learnt)]
+            template = _template(network, groups, forms, models, learnt, digest_file(folder / FULL))
+            narrow = NarrowableGraph(full, template.forgotten).at(template.numbers(last))
+            check_same(narrow, renamed(_exported(network, last, bar), full))
+        except UnlikeError as err:
+            raise NoTemplateError(str(err)) from err
+    template.save(folder)
+    return template
 
 
-def _export(network: Network, widths: Widths, path: Path) -> ModelProto:
-    dense = _unlike(slice_network(network, widths)).eval()
+def export_probe(network: Network, widths: Widths, path: Path) -> None:
+    """Writes the ONNX file of a network sliced to some widths, its weights unlike one another.
+
+    Of a fresh network the exporter drops biases of zero and norms that change nothing; a trained
+    one has them.
+    """
+    dense = slice_network(network, widths).eval()
+    _make_unlike(dense)
     export_onnx(dense, path, input_shape=network.spec.input_shape)
-    return load_onnx(path)
 
 
-def _unlike(model: nn.Module) -> nn.Module:
-    """Returns a network in which no tensor is all zeros or all ones, as trained ones are."""
+def _exported(network: Network, widths: Widths, bar: Bar) -> ModelProto:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        export_probe(network, widths, path)
+        bar.advance()
+        return unshared(load_onnx(path))
+
+
+def _make_unlike(model: nn.Module) -> None:
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
             if tensor.is_floating_point() and tensor.numel() > 1 and tensor.min() == tensor.max():
                 tensor += 0.1 * torch.rand(tensor.shape, generator=draw).to(tensor)
-    return model
-
-
-def _full_widths(groups: Mapping[str, ProbedGroup]) -> Widths:
-    return {name: group.size for name, group in groups.items()}
-
-
-def _drawn(groups: Mapping[str, ProbedGroup], seed: int) -> Iterator[Widths]:
-    rng = np.random.default_rng(seed)
-    for _ in range(_MOST_EXPORTS):
-        yield {
-            name: group.unit
-            * int(rng.integers(min(2, group.size // group.unit), group.size // group.unit + 1))
-            for name, group in groups.items()
-        }
-
-
-def _check_alike(full: ModelProto, model: ModelProto) -> None:
-    if _operators(full) != _operators(model):
-        raise DmcpError("The exported graph has other operators at other widths.")
-
-
-def _operators(model: ModelProto) -> list[tuple[object, ...]]:
-    return [
-        (
-            node.domain,
-            node.op_type,
-            tuple(node.input),
-            tuple(node.output),
-            tuple(sorted(a.name for a in node.attribute)),
-        )
-        for node in model.graph.node
-    ]
-
-
-def _forms(network: Network, groups: Mapping[str, ProbedGroup]) -> list[WidthForm]:
-    single = [WidthForm(0, {name: group.unit}) for name, group in groups.items()]
-    arrays: list[Units | None] = []
-    for layer in network.layers.values():
-        arrays += [layer.outputs, layer.inputs]
-        arrays += [units for cuts in layer.cuts.values() for _, units in cuts]
-    arrays += [units for _, units in network.parameters.values()]
-    arrays += [units for units, _ in network.gates.values()]
-    forms = [_form(units, network) for units in arrays if units is not None]
-    return [*single, *forms]
-
-
-def _form(units: Units, network: Network) -> WidthForm:
-    counts = np.bincount(units[units >= 0].reshape(-1), minlength=network.unit_count)
-    per_unit = {group.name: int(counts[group.first]) for group in network.prunable}
-    fixed = int((units < 0).sum())
-    return WidthForm(fixed, {name: number for name, number in per_unit.items() if number})
 
 
 def _template(
     network: Network,
     groups: Mapping[str, ProbedGroup],
     forms: Sequence[WidthForm],
-    learnt: Sequence[tuple[Widths, Numbers]],
+    models: Sequence[ModelProto],
+    learnt: Sequence[Widths],
     digest: str,
-) -> Template | None:
-    candidates = {}
-    for form in forms:
-        vector = tuple(form.at(widths, groups) for widths, _ in learnt)
-        candidates.setdefault(_direction(vector), (vector, form))
-    counts: dict[tuple[int, ...], int] = {}
-    listed: list[Count] = []
-    rules = []
-    for slot in learnt[0][1]:
-        vector = tuple(numbers.get(slot, 0) for _, numbers in learnt)
-        if len(set(vector)) == 1:
-            continue
-        if vector not in counts:
-            known = candidates.get(_direction(vector))
-            if known is None:
-                if slot.kind == BETWEEN:
-                    continue
-                return None
-            base, form = known
-            common = gcd(vector[0], base[0])
-            counts[vector] = len(listed)
-            listed.append(Count(form, vector[0] // common, base[0] // common))
-        rules.append(Rule(slot, counts[vector]))
-    return Template(network.spec, digest, groups, tuple(listed), tuple(rules))
+) -> Template:
+    whole = {name: group.size for name, group in groups.items()}
+    seen = [read_numbers(model) for model in models]
+    counting = find_counting(seen, [whole, *learnt], groups, forms)
+    untold = [slot for slot in counting.untold if slot.kind != BETWEEN]
+    if untold:
+        raise NoTemplateError(
+            f"How {untold[0].name} of the network's graph follows from its widths cannot be told."
+        )
+    forgotten = tuple(dict.fromkeys(slot.name for slot in counting.untold))
+    return Template(network.spec, digest, groups, counting.counts, counting.rules, forgotten)
 
 
-def _direction(vector: Sequence[int]) -> tuple[int, ...]:
-    common = gcd(*vector) or 1
-    return tuple(number // common for number in vector)
+def _telling_widths(
+    groups: Mapping[str, ProbedGroup], forms: Sequence[WidthForm], seed: int
+) -> list[Widths]:
+    """Returns widths at which no two forms look the same, and some more to check them at.
+
+    Raises:
+        NoTemplateError: There are none.
+    """
+    rng = np.random.default_rng(seed)
+    whole = {name: group.size for name, group in groups.items()}
+    for count, _ in itertools.product(range(_FEWEST, _MOST + 1), range(_DRAWS)):
+        drawn = [_drawn(groups, rng) for _ in range(count)]
+        if are_told_apart(forms, [whole, *drawn], groups):
+            return [*drawn, _drawn(groups, rng)]
+    raise NoTemplateError("The groups are too small to tell them apart by their widths.")
 
 
-def _tells(template: Template, widths: Widths, full: Numbers, seen: Numbers) -> bool:
-    told = {**full, **template.numbers(widths)}
-
-    return all(told.get(slot) == number for slot, number in seen.items())
+def _drawn(groups: Mapping[str, ProbedGroup], rng: np.random.Generator) -> Widths:
+    """Returns widths, of a single unit only where there are few: axes of 1 are special in ONNX."""
+    units = {name: group.size // group.unit for name, group in groups.items()}
+    return {
+        name: groups[name].unit * int(rng.integers(1 if number < 4 else 2, number + 1))
+        for name, number in units.items()
+    }

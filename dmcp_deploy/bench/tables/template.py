@@ -68,6 +68,7 @@ class Template:
         groups: The groups that can be narrowed.
         counts: How numbers follow from the groups' widths.
         rules: The numbers of the graph that change.
+        forgotten: Values between operators of which the full network's shape alone is known.
     """
 
     network: NetworkSpec = field(metadata={"json": "model"})
@@ -75,6 +76,7 @@ class Template:
     groups: Mapping[str, ProbedGroup]
     counts: tuple[Count, ...]
     rules: tuple[Rule, ...]
+    forgotten: tuple[str, ...]
 
     def __post_init__(self) -> None:
         if any(not 0 <= rule.count < len(self.counts) for rule in self.rules):
@@ -140,7 +142,7 @@ def open_template(folder: Path) -> OpenTemplate:
             f"{path} is not the file that {folder / FILE} was made of: make the probe networks"
             " again with dmcp-deploy table probes."
         )
-    return OpenTemplate(template, NarrowableGraph(load_onnx(path)))
+    return OpenTemplate(template, NarrowableGraph(load_onnx(path), template.forgotten))
 
 
 def narrow_onnx(template: OpenTemplate, widths: Widths, path: Path) -> None:
