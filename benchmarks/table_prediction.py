@@ -1,224 +1,204 @@
-"""What latency tables predict of random plans, against what these plans' networks take.
+"""What latency tables predict of plans, against what these plans' networks take.
 
     python benchmarks/table_prediction.py --out benchmarks/results/table_prediction.json
 
-Builds a table of each network in each runtime, then draws plans of other widths than the probes'
-for budgets from 30% to 80%, and measures them in passes, together with the full network. Run it on
-a machine that does nothing else.
+Builds a table of each network in each runtime, then measures plans that it knows nothing of, each
+right beside the full network: some are drawn, and some chosen for the most worth in a predicted
+time, as a search chooses them, which looks for what a predictor takes for too fast. They are
+predicted from single layers alone (before) and as whole plans correct them (after). Run it on a
+machine that does nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import numpy as np
-import torch
 
 from dmcp_deploy.artifact import write_text
-from dmcp_deploy.bench.tables.predict import Prediction
-from dmcp_deploy.bench.tables.table import LatencyTable
-from dmcp_deploy.export.to_onnx import export_onnx
-from dmcp_deploy.machine.affinity import pinned
+from dmcp_deploy.bench.artifacts import FileArtifact
+from dmcp_deploy.bench.tables.draw import draw_plans
+from dmcp_deploy.bench.tables.measure_plans import measure_plans
+from dmcp_deploy.bench.tables.model import LatencyModel, latency_model
+from dmcp_deploy.bench.tables.probes import Widths
+from dmcp_deploy.bench.tables.table import LatencyTable, PlanTimes
+from dmcp_deploy.bench.tables.template import FULL, narrow_onnx, open_template
 from dmcp_deploy.machine.environment import read_environment
-from dmcp_deploy.network.cost import NetworkCost
-from dmcp_deploy.network.models import build_network
-from dmcp_deploy.network.slicing import slice_network
+from dmcp_deploy.options.measure import PLANS, Setting
 from dmcp_deploy.options.run import Compute
-from dmcp_deploy.plan import ChannelPlan, Keep, NetworkSpec
+from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.progress import TerminalProgress
-from dmcp_deploy.run.tables import table_build, table_predict, table_probes
-from dmcp_deploy.runtimes.sampler import Clock, make_sampler
-from dmcp_deploy.runtimes.session import open_session
-from dmcp_deploy.search.costs.asked import flops_limits
-from dmcp_deploy.search.fit import fit_widths, width_grid
-from dmcp_deploy.search.space import search_space
+from dmcp_deploy.run.tables import table_build, table_probes
 
-SIDE, ALIGN, THREADS = 224, 8, 1
-SHARES = (0.3, 0.8)
-#: Of the plans; the probes have another.
+#: Of the plans that are predicted; those that correct the table have another.
 SEED = 7
-#: The percentile of samples that tables are made of.
-LOW = 0.1
-#: Calls of a network in a pass.
-WARM_UPS, CALLS = 3, 40
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A plan with its network's file."""
-
-    plan: ChannelPlan
-    path: Path
+#: Shares of the full network's time that plans are chosen for.
+SHARES = (0.35, 0.8)
 
 
 def main() -> None:
     """Builds the tables, measures the plans, writes both and prints the errors."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--out", type=Path, default=Path("benchmarks/results/table_prediction.json")
-    )
-    parser.add_argument("--models", default="mobilenet_v2,resnet18")
-    parser.add_argument("--runtimes", default="onnxruntime,openvino")
-    parser.add_argument("--probes", type=int, default=16)
-    parser.add_argument("--plans", type=int, default=12)
-    parser.add_argument("--passes", type=int, default=5, help="Times that a plan is measured.")
-    parser.add_argument("--work", type=Path, help="Keep networks and tables here, and go on there.")
-    options = parser.parse_args()
-    torch.set_num_threads(THREADS)
+    options = _options()
     with tempfile.TemporaryDirectory() as scratch:
         work = options.work or Path(scratch)
-        found = [
-            one for model in options.models.split(",") for one in _tables(model, work, options)
+        tables = [
+            _measure(model, runtime, work, options)
+            for model in options.models.split(",")
+            for runtime in options.runtimes.split(",")
         ]
-    content = {"environment": read_environment(), "threads": THREADS, "input": SIDE}
-    write_text(options.out, json.dumps({**content, "tables": found}) + "\n")
-    print(report(found))
+    content = {"environment": read_environment(), "threads": options.threads, "tables": tables}
+    write_text(options.out, json.dumps(content) + "\n")
+    print(report(tables))
 
 
-def report(tables: list[dict[str, Any]]) -> str:
-    """Returns the errors as a Markdown table; those of ratios are free of the machine's drift."""
+def report(tables: Sequence[dict[str, Any]]) -> str:
+    """Returns the errors of the ratios to the full network as a Markdown table."""
     lines = [
-        "| network | runtime | error: median | worst | of the 10th percentile: median | worst"
-        " | of the ratio to the full network: median | worst | table's own estimate (90%) |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| network | runtime | plans | before: median | worst | bias | after: median | worst | bias"
+        " | spread of a plan's passes | table's own estimate (90%) |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for table in tables:
-        cells = [table["model"], table["runtime"]]
-        full = table["full_samples_ms"]
-        for errors in zip(*(_errors(plan, full) for plan in table["plans"]), strict=True):
-            cells += [f"{statistics.median(errors):.1%}", f"{max(errors):.1%}"]
-        lines.append(f"| {' | '.join([*cells, format(table['error_share'], '.1%')])} |")
+        for name in dict.fromkeys(row["plans"] for row in table["rows"]):
+            rows = [row for row in table["rows"] if row["plans"] == name]
+            cells = [table["model"], table["runtime"], f"{len(rows)} {name}"]
+            for when in ("before", "after"):
+                errors = np.array([row[when] / row["measured"] - 1 for row in rows])
+                middle, worst = np.median(np.abs(errors)), np.abs(errors).max()
+                cells += [f"{middle:.1%}", f"{worst:.1%}", f"{errors.mean():+.1%}"]
+            spread = np.median([max(row["passes"]) / min(row["passes"]) - 1 for row in rows])
+            cells += [f"{spread:.1%}", f"{table['error_share']:.1%}"]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _errors(plan: dict[str, Any], full: list[list[float]]) -> tuple[float, float, float]:
-    """Returns relative errors: of the median, of the 10th percentile, of the ratio."""
-    own = plan["samples_ms"]
-    together = [ms for some in own for ms in some]
-    ratios = [statistics.median(a) / statistics.median(b) for a, b in zip(own, full, strict=True)]
-    measured = (
-        (plan["predicted_ms"], statistics.median(together)),
-        (plan["undisturbed_ms"], float(np.quantile(together, LOW))),
-        (plan["predicted_ratio"], statistics.median(ratios)),
-    )
-    middle, low, ratio = (abs(predicted / found - 1) for predicted, found in measured)
-    return middle, low, ratio
+def choose_plans(model: LatencyModel, count: int, seed: int) -> list[Widths]:
+    """Returns plans that keep the most worth in a predicted time, greedily.
 
-
-def _tables(model: str, work: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    compute = Compute(progress=TerminalProgress())
-    probes = work / f"{model}-probes"
-    table_probes(model, probes, count=options.probes, align=ALIGN, compute=compute)
-    plans = _plans(model, work / f"{model}-plans", options.plans)
+    Each starts whole and gives up, step by step, what costs the least worth for the time saved; the
+    worth of a group is drawn, and falls with the logarithm of its channels.
+    """
+    rng = np.random.default_rng(seed)
     return [
-        _measure(model, runtime, probes, plans, work, options)
-        for runtime in options.runtimes.split(",")
+        _choose(model, share * model.full_ms, rng.lognormal(0, 0.7, len(model.groups)))
+        for share in np.linspace(*SHARES, count)
     ]
 
 
-def _plans(model: str, folder: Path, count: int) -> list[Planned]:
-    """Returns random plans of rising budgets, each with its network as an ONNX file."""
-    network = build_network(NetworkSpec(model, 1.0, 1000, (3, SIDE, SIDE)))
-    space, cost = search_space(network), NetworkCost(network)
-    grid, generator = width_grid(space, ALIGN), torch.Generator().manual_seed(SEED)
-    planned = []
-    for number, share in enumerate(np.linspace(*SHARES, count)):
-        wanted = space.random_units(generator).astype(float)
-        budget = int(share * cost.full_macs)
-        limits = flops_limits(str(budget), cost, space)
-        widths = space.widths(fit_widths(limits, grid, wanted))
-        groups = {g.name: Keep(g.size, widths.get(g.name, g.size)) for g in network.groups}
-        plan = ChannelPlan(
-            network=network.spec,
-            groups=groups,
-            macs=cost.macs_at(widths),
-            full_macs=cost.full_macs,
-            params=cost.params(widths),
-            budget_macs=budget,
-            method="random",
-            align=ALIGN,
-            seed=SEED,
+def _choose(model: LatencyModel, limit_ms: float, worth: np.ndarray) -> Widths:
+    edges = model.edges()
+    offered = {name: [w for w in widths if w >= 0.1 * widths[-1]] for name, widths in edges.items()}
+    at = {name: len(widths) - 1 for name, widths in offered.items()}
+    worths = dict(zip(offered, worth, strict=True))
+    while (taken_ms := _ms(model, offered, at)) > limit_ms:
+        gains = {}
+        for name in (name for name, place in at.items() if place > 0):
+            kept, less = offered[name][at[name]], offered[name][at[name] - 1]
+            saved = taken_ms - _ms(model, offered, {**at, name: at[name] - 1})
+            gains[name] = saved / (worths[name] * np.log(kept / less))
+        at[max(gains, key=lambda name: gains[name])] -= 1
+    return {name: widths[at[name]] for name, widths in offered.items()}
+
+
+def _ms(model: LatencyModel, offered: dict[str, list[int]], at: dict[str, int]) -> float:
+    widths = {name: options[at[name]] for name, options in offered.items()}
+    return float(model.ms(*model.channels(widths)))
+
+
+def _measure(model: str, runtime: str, work: Path, options: argparse.Namespace) -> dict[str, Any]:
+    compute, folder = Compute(progress=TerminalProgress()), work / f"{model}-probes"
+    known = table_probes(model, folder, compute=compute)
+    setting = Setting(runtime=runtime, threads=options.threads)
+    out = work / f"{model}-{runtime}-{options.threads}.json"
+    started = time.monotonic()
+    if out.exists():
+        table = LatencyTable.load(out)
+    else:
+        table = table_build(
+            folder, out, plans=options.table_plans, options=setting, compute=compute
         )
-        path = folder / f"plan{number:02d}.onnx"
-        if not path.exists():
-            export_onnx(slice_network(network, widths).eval(), path, input_shape=(3, SIDE, SIDE))
-        planned.append(Planned(plan, path))
-    return planned
-
-
-def _measure(
-    model: str,
-    runtime: str,
-    probes: Path,
-    plans: list[Planned],
-    work: Path,
-    options: argparse.Namespace,
-) -> dict[str, Any]:
-    """Returns the plans' predicted and measured latencies in one runtime."""
-    started, compute = time.monotonic(), Compute(progress=TerminalProgress())
-    table = table_build(
-        probes, work / f"{model}-{runtime}.json", runtime=runtime, threads=THREADS, compute=compute
-    )
     built_s = time.monotonic() - started
-    full = probes / "full.onnx"
-    samples = _interleaved([full, *(item.path for item in plans)], runtime, options.passes)
-    (whole,) = table_predict(table, full)
+    before, after = latency_model(replace(table, plans=())), latency_model(table)
+    plans = {
+        "drawn": draw_plans(before, options.plans, seed=SEED),
+        "chosen": choose_plans(after, options.plans, SEED),
+    }
+    files = [ChannelPlan.load(path) for path in options.files]
+    if of_model := [plan for plan in files if plan.network == known.network]:
+        plans["of files"] = [
+            {name: plan.widths()[name] for name in known.groups} for plan in of_model
+        ]
+    labels = [name for name, some in plans.items() for _ in some]
+    times = _time(folder, [widths for some in plans.values() for widths in some], setting, options)
+    rows = [_row(*pair, before, after) for pair in zip(labels, times, strict=True)]
     return {
         "model": model,
         "runtime": runtime,
         "ran_by": table.ran_by,
-        "probes": len(table.widths),
         "table_s": round(built_s, 1),
-        "error_share": table.error_share,
-        "full_samples_ms": samples[full],
-        "plans": [_plan_row(table, whole, item, samples[item.path]) for item in plans],
+        "error_share": after.error_share,
+        "rows": rows,
     }
 
 
-def _plan_row(
-    table: LatencyTable, whole: Prediction, item: Planned, samples_ms: list[list[float]]
-) -> dict[str, Any]:
-    saved = item.path.with_suffix(".json")
-    item.plan.save(saved)
-    (predicted,) = table_predict(table, saved)
+def _time(
+    folder: Path, plans: Sequence[Widths], setting: Setting, options: argparse.Namespace
+) -> Sequence[PlanTimes]:
+    template = open_template(folder)
+
+    def file(path: Path) -> FileArtifact:
+        return FileArtifact(path, setting.runtime, setting.threads)
+
+    with tempfile.TemporaryDirectory() as scratch:
+
+        def make(number: int) -> FileArtifact:
+            narrow_onnx(template, plans[number], Path(scratch, "plan.onnx"))
+            return file(Path(scratch, "plan.onnx"))
+
+        return measure_plans(
+            file(folder / FULL),
+            plans,
+            make,
+            template.template.network.input_shape,
+            setting,
+            Path(scratch, "part.json"),
+            passes=options.passes,
+            progress=TerminalProgress(),
+        )
+
+
+def _row(label: str, times: PlanTimes, before: LatencyModel, after: LatencyModel) -> dict[str, Any]:
     return {
-        "plan": item.path.stem,
-        "macs": item.plan.macs,
-        "full_macs": item.plan.full_macs,
-        "predicted_ms": predicted.latency_ms,
-        "undisturbed_ms": predicted.undisturbed_ms,
-        "error_ms": predicted.error_ms,
-        "predicted_ratio": predicted.latency_ms / whole.latency_ms,
-        "samples_ms": samples_ms,
+        "plans": label,
+        "widths": dict(times.widths),
+        "measured": times.ratio,
+        "passes": times.ratios,
+        "before": float(before.ms(*before.channels(times.widths))) / before.full_ms,
+        "after": float(after.ms(*after.channels(times.widths))) / after.full_ms,
     }
 
 
-def _interleaved(files: list[Path], runtime: str, passes: int) -> dict[Path, list[list[float]]]:
-    """Returns the samples of each file in each pass over all, in an order of its own.
-
-    Within a pass a network runs back to back, as it does on a device that runs no other: calls of
-    several in turn would find one another's weights in the caches.
-    """
-    images = np.random.default_rng(0).standard_normal((1, 3, SIDE, SIDE), dtype=np.float32)
-    samples: dict[Path, list[list[float]]] = {path: [] for path in files}
-    with pinned(THREADS):
-        for number in range(passes):
-            order = list(files)
-            Random(number).shuffle(order)
-            for path in order:
-                with open_session(path, runtime, THREADS) as session:
-                    sampler = make_sampler(session, images, Clock())
-                    found = [round(sampler.sample_ms(), 4) for _ in range(WARM_UPS + CALLS)]
-                samples[path].append(found[WARM_UPS:])
-    return samples
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmarks/results/table_prediction.json")
+    )
+    parser.add_argument("--models", default="mobilenet_v2,resnet50")
+    parser.add_argument("--runtimes", default="onnxruntime,openvino")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--table-plans", type=int, default=PLANS, help="That correct a table.")
+    parser.add_argument("--plans", type=int, default=20, help="Drawn, and as many chosen.")
+    parser.add_argument("--files", type=Path, nargs="*", default=[], help="Plans of searches.")
+    parser.add_argument("--passes", type=int, default=5, help="Times that a plan is measured.")
+    parser.add_argument("--work", type=Path, help="Keep probes and tables here, and go on there.")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,15 @@ from dmcp_deploy.cli.groups import Commands
 from dmcp_deploy.cli.options import PathText, PrintOptions, takes_options
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.options.declare import option
-from dmcp_deploy.options.measure import FEWEST_PROBES, MOST_PROBES, PROBES, ProbeOptions, Setting
+from dmcp_deploy.options.measure import (
+    ENGINE_PLANS,
+    FEWEST_PROBES,
+    MOST_PROBES,
+    PLANS,
+    PROBES,
+    ProbeOptions,
+    Setting,
+)
 from dmcp_deploy.options.network import MODEL_HELP, ModelOption
 from dmcp_deploy.options.run import Compute
 from dmcp_deploy.progress import TerminalProgress
@@ -38,6 +46,14 @@ class TableTarget:
     model: str | None = option(None, help=f"{MODEL_HELP} Its probe networks are made first.")
     probes: str = option(str(PROBES), help="How many; without --model, their folder.")
     out: Path = option(Path("table.json"), help="The table to write.")
+    plans: int | None = option(
+        None,
+        help=f"Whole plans that correct it; 0 for none. {PLANS}, or {ENGINE_PLANS} with engines, if"
+        " not given.",
+    )
+    near: float | None = option(
+        None, help="Half of them near this share of the full network's latency, as in 0.6."
+    )
 
 
 @dataclass(frozen=True)
@@ -81,6 +97,7 @@ def build(target: TableTarget, options: ProbeOptions, setting: Setting) -> None:
     from dmcp_deploy.run import tables
 
     tables.check_setting(setting)
+    tables.check_plans(target.plans, target.near)
     compute = Compute(progress=TerminalProgress())
     folder = Path(target.probes)
     if target.model is None and not folder.is_dir():
@@ -91,7 +108,14 @@ def build(target: TableTarget, options: ProbeOptions, setting: Setting) -> None:
     if target.model is not None:
         check_writable(target.out, KIND)
         folder = _make_probes(target.model, target.probes, target.out, options, compute)
-    table = tables.table_build(folder, target.out, options=setting, compute=compute)
+    table = tables.table_build(
+        folder,
+        target.out,
+        plans=target.plans,
+        near=target.near,
+        options=setting,
+        compute=compute,
+    )
     click.echo(format_table(table))
     click.echo(str(target.out))
 

@@ -18,6 +18,9 @@ MAX_REGRESS = "5%"
 #: Networks that a latency table is measured on.
 PROBES = 16
 FEWEST_PROBES, MOST_PROBES = 4, 999
+#: Whole plans that correct one; an engine is built for each where a runtime needs one.
+PLANS, ENGINE_PLANS = 120, 24
+FEWEST_PLANS, MOST_PLANS = 10, 999
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def _describe(network: Network, count: int, align: int, seed: int) -> ProbeSet:
 def _write(
     network: Network, probes: ProbeSet, missing: Sequence[str], folder: Path, progress: Progress
 ) -> None:
-    """Writes the probes that are missing, from the network's template if it has one."""
+    """Writes the probes that are missing; all of them if there was no template for the others."""
     template = _template(network, folder, progress)
     count = len(probes.widths)
     with progress.task("probe networks", count, count - len(missing), unit="net") as bar:

@@ -31,8 +31,10 @@ def made(tmp_path_factory):
     """Returns a folder with a table of four probe networks, built by one command."""
     folder = tmp_path_factory.mktemp("table")
     out = folder / "table.json"
-    text = succeed("table", "build", *SIZE, "--probes", 4, "--threads", 1, "--out", out)
+    few = ("--probes", 4, "--plans", 10)
+    text = succeed("table", "build", *SIZE, *few, "--threads", 1, "--out", out)
     assert text.splitlines()[0].startswith(f"{MODEL}: 8 layers in 4 probe networks")
+    assert "and 10 whole plans" in text.splitlines()[0]
     assert text.splitlines()[-1] == str(out)
     return folder
 
@@ -96,9 +98,18 @@ def test_the_same_commands_leave_finished_probes_as_they_are(made):
 
 def test_probes_of_a_folder_are_measured_again_into_another_table(made, tmp_path):
     out = tmp_path / "again.json"
-    table = dmcp_deploy.table_build(made / "table-probes", out, threads=1)
+    table = dmcp_deploy.table_build(made / "table-probes", out, plans=0, threads=1)
     assert LatencyTable.load(out) == table
+    assert not table.plans
     assert not list(tmp_path.glob("*.part.json"))
+
+
+def test_whole_plans_stand_in_the_table_with_the_full_network_beside_them(made):
+    table = LatencyTable.load(made / "table.json")
+    assert len(table.plans) == 10
+    for plan in table.plans:
+        assert len(plan.ms) == len(plan.reference_ms) == len(plan.ratios) == 3
+        assert {name: min(w, GROUPS[name]) for name, w in plan.widths.items()} == plan.widths
 
 
 def test_what_cannot_be_done_is_said_in_one_sentence(made, tmp_path):
@@ -115,6 +126,8 @@ def test_what_cannot_be_done_is_said_in_one_sentence(made, tmp_path):
     assert "must be how many" in refused(*build, *SIZE, "--probes", "few")
     assert "--probes 3 must lie in 4..999" in refused(*build, *SIZE, "--probes", 3)
     assert "--runtime 'torch' is unknown" in refused(*build, *SIZE, "--runtime", "torch")
+    assert "--plans 3 must be 0 or lie in 10..999" in refused(*build, *SIZE, "--plans", 3)
+    assert "--near 60 must be a share above 0" in refused(*build, *SIZE, "--near", 60)
     assert "--precision fp16 is for engines" in refused(*build, *SIZE, "--precision", "fp16")
     assert "There is no model 'nothing'" in refused(*build, "--model", "nothing")
     assert call("table", "predict", table).exit_code == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,27 +12,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dmcp_deploy.artifact import (
-    decode,
-    digest_files,
-    encode,
-    read_artifact,
-    well_formed,
-    write_artifact,
-)
+from dmcp_deploy.artifact import digest_files
 from dmcp_deploy.bench.artifacts import Artifact
 from dmcp_deploy.bench.lineup import random_images
-from dmcp_deploy.bench.tables.table import DEVICE
+from dmcp_deploy.bench.tables.part import open_part
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.machine.affinity import pinned
-from dmcp_deploy.machine.environment import read_environment
 from dmcp_deploy.options.measure import Setting
 from dmcp_deploy.progress import NO_PROGRESS, Progress
 from dmcp_deploy.runtimes.profile import KernelTime, profile_layers
 from dmcp_deploy.runtimes.sampler import Clock, make_sampler
 
 PASSES = 3
-PART_KIND = "latency-table-part"
 
 _WARM_UPS = 3
 #: A probe is profiled for this long in a pass, and for so many calls.
@@ -110,7 +101,8 @@ def measure_probes(
         DmcpError: The file is of another measurement, or a probe cannot be measured.
     """
     images = random_images(image, setting.batch)
-    kept = _Part(part, setting, artifacts)
+    files = (item.at_batch(setting.batch).path for item in artifacts.values())
+    kept = open_part(part, setting, {"probes": digest_files(files)}, _Turn, Step)
     turns = []
     for number in range(passes):
         names = list(artifacts)
@@ -166,48 +158,3 @@ def _measure(artifact: Artifact, images: npt.NDArray[np.float32], setting: Setti
         file.path, images, runtime=setting.runtime, threads=setting.threads, runs=calls
     )
     return Step(*split_kernels(kernels), calls_ms, ran_by)
-
-
-class _Part:
-    """What is measured so far, in memory and in a file.
-
-    Attributes:
-        steps: Turn -> what was measured.
-        environment: The machine at the start.
-    """
-
-    def __init__(self, path: Path, setting: Setting, artifacts: Mapping[str, Artifact]) -> None:
-        self._path = path
-        self.environment = read_environment(devices=True)
-        self._head = {
-            "setting": asdict(setting),
-            "probes": digest_files(
-                item.at_batch(setting.batch).path for item in artifacts.values()
-            ),
-            "device": {name: self.environment.get(name) for name in DEVICE},
-            "libraries": self.environment["libraries"],
-        }
-        self.steps: dict[_Turn, Step] = {}
-        if path.exists():
-            self._read()
-
-    def add(self, turn: _Turn, step: Step) -> None:
-        """Keeps what was measured of a probe in a pass."""
-        self.steps[turn] = step
-        listed = [{**encode(turn), **vars(step)} for turn, step in self.steps.items()]
-        content = {**self._head, "environment": self.environment, "steps": listed}
-        write_artifact(self._path, PART_KIND, content)
-
-    def _read(self) -> None:
-        content = read_artifact(self._path, PART_KIND)
-        differing = [name for name, value in self._head.items() if content.get(name) != value]
-        if differing:
-            raise DmcpError(
-                f"{self._path} holds a measurement that was stopped, with another"
-                f" {differing[0]}: delete it, or ask for another --out."
-            )
-        with well_formed(str(self._path), ": delete it"):
-            turns = decode(tuple[_Turn, ...], content["steps"], "steps")
-            steps = decode(tuple[Step, ...], content["steps"], "steps")
-            self.steps = dict(zip(turns, steps, strict=True))
-            self.environment = dict(content["environment"])

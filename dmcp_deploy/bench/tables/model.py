@@ -15,6 +15,9 @@ from dmcp_deploy.bench.tables.probes import LayerForm, ProbedGroup, WidthForm, W
 from dmcp_deploy.bench.tables.table import LatencyTable, TableLayer, error_share
 from dmcp_deploy.errors import DmcpError
 
+#: The widest error bar that a budget can be kept by.
+MOST_ERROR = 0.25
+
 IntArray = npt.NDArray[np.int64]
 
 
@@ -82,7 +85,9 @@ class LatencyModel:
         Raises:
             DmcpError: How they follow from the groups is not known.
         """
-        unknown = [name for name, form in zip(self.layers.names, self.forms, strict=True) if not form]
+        unknown = [
+            name for name, form in zip(self.layers.names, self.forms, strict=True) if not form
+        ]
         if unknown:
             raise DmcpError(
                 f"How the channels of {unknown[0]} follow from the plan's groups is not known:"
@@ -150,6 +155,20 @@ def latency_model(table: LatencyTable) -> LatencyModel:
     """
     fitted = _fit_layers(table)
     return _corrected(fitted, table) if table.plans else fitted
+
+
+def check_certain(model: LatencyModel) -> None:
+    """Checks that a model's error bar is narrow enough to hold a budget by.
+
+    Raises:
+        DmcpError: It is not, as where a table was measured on a busy machine.
+    """
+    if model.error_share > MOST_ERROR:
+        raise DmcpError(
+            f"The latency table is too noisy to keep a budget by: 90% of networks are within"
+            f" {model.error_share:.0%} of what it says, and {MOST_ERROR:.0%} are needed; build it"
+            " again on a machine that does nothing else."
+        )
 
 
 def _corrected(model: LatencyModel, table: LatencyTable) -> LatencyModel:

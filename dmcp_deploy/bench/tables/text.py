@@ -13,9 +13,11 @@ from dmcp_deploy.text_table import columns
 def format_table(table: LatencyTable) -> str:
     """Returns what a table holds, in a few lines."""
     model = latency_model(table)
+    plans = f" and {len(table.plans)} whole plans" if table.plans else ""
     return (
-        f"{table.network.model}: {len(table.layers)} layers in {len(table.widths)} probe networks;"
-        f" the full network takes {model.full_ms:.3f} ms\n{_conditions(table, model.error_share)}"
+        f"{table.network.model}: {len(table.layers)} layers in {len(table.widths)} probe networks"
+        f"{plans}; the full network takes {model.full_ms:.3f} ms\n"
+        f"{_conditions(table, model.error_share)}"
     )
 
 
