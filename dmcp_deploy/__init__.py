@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from dmcp_deploy.options.measure import BenchOptions
     from dmcp_deploy.options.run import Compute, RunOptions
     from dmcp_deploy.report.write import write_report
-    from dmcp_deploy.run.api import engine, gate, load, prune, slice, train
+    from dmcp_deploy.run.api import engine, load, prune, slice, train
+    from dmcp_deploy.run.gates import gate
     from dmcp_deploy.run.tables import table_build, table_predict, table_probes
 
 __all__ = [
@@ -54,7 +55,7 @@ _HOMES = {
     "compare": "comparison.run",
     "engine": "run.api",
     "flops": "network.listing",
-    "gate": "run.api",
+    "gate": "run.gates",
     "groups": "network.listing",
     "load": "run.api",
     "prune": "run.api",

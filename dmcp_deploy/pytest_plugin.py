@@ -105,13 +105,13 @@ def _measured(request: pytest.FixtureRequest, artifact: Path, **options: Any) ->
     """Returns what a gate found; a request that cannot be met fails the test in one sentence."""
     from dmcp_deploy.bench.comparable import NotComparableError
     from dmcp_deploy.errors import DmcpError
-    from dmcp_deploy.run import api
+    from dmcp_deploy.run import gates
 
     __tracebackhide__ = True
     _warn_of_workers()
     try:
         with _only_one():
-            return api.gate(artifact, **options)
+            return gates.gate(artifact, **options)
     except DmcpError as err:
         problem = err
     # Out of the handler, so that the sentence is not shown twice.

@@ -1,4 +1,4 @@
-"""Text to numbers and back: budgets and multiply-adds, bytes."""
+"""Text to numbers and back: budgets, multiply-adds, milliseconds, bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from dmcp_deploy.errors import DmcpError
 _SCALE = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _INPUT = re.compile(r"(\d{1,5})x(\d{1,5})x(\d{1,5})", re.IGNORECASE)
 _BUDGET = re.compile(r"(?P<number>\d{1,18}(\.\d*)?|\.\d+)\s*(?P<unit>[kmgt%]?)", re.IGNORECASE)
-_FEWEST = 1000  # multiply-adds of a network: fewer lack their unit
+_FEWEST = 1000  # multiply-adds or parameters of a network: fewer lack their unit
+
+_MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+_LATENCY = re.compile(r"(?P<number>\d{1,9}(\.\d*)?|\.\d+)\s*(?P<unit>us|ms|s|%)", re.IGNORECASE)
+_LATENCY_HINT = "write it as 25ms, 0.8ms, 1s or 60%"
+_BARE = re.compile(r"\s*(\d+(\.\d*)?|\.\d+)\s*(m[a-z]*|s[a-z]*)?\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -83,11 +88,60 @@ def _parse_count(text: str, kind: str, one: str, examples: str, asked: str | Non
     return Budget(text, amount, None)
 
 
-def check_unit(text: str) -> None:
-    """Checks that a budget that a user writes has the unit that it needs.
+@dataclass(frozen=True)
+class Latency:
+    """A budget in time: an absolute number of milliseconds, or a share of the full network's.
+
+    Attributes:
+        text: The budget as the user wrote it.
+        ms: Milliseconds; None if the budget is a share.
+        share: In (0, 1]; None if the budget is absolute.
+    """
+
+    text: str
+    ms: float | None
+    share: float | None
+
+    def resolve(self, full_ms: float) -> float:
+        """Returns the budget in milliseconds, given what the full network takes."""
+        if self.ms is not None:
+            return self.ms
+        assert self.share is not None
+        return self.share * full_ms
+
+
+def parse_latency(text: str) -> Latency:
+    """Returns the milliseconds that a text such as "25ms", "0.8 ms", "1s" or "60%" names.
 
     Raises:
-        DmcpError: It is so few multiply-adds that a share or millions were meant.
+        DmcpError: The text is no time, has no unit, is not above zero, or a share above 100%.
+    """
+    match = _LATENCY.fullmatch(text.strip())
+    if match is None:
+        raise DmcpError(f"The latency budget {text!r} {_wrong_latency(text)}")
+    number, unit = float(match["number"]), match["unit"].lower()
+    if number <= 0:
+        raise DmcpError(f"The latency budget {text!r} must be above zero: {_LATENCY_HINT}.")
+    if unit != "%":
+        return Latency(text, number * _MILLISECONDS[unit], None)
+    if number > 100:
+        raise DmcpError(
+            f"The latency budget {text!r} is above 100% of the full network's time:"
+            f" {_LATENCY_HINT}."
+        )
+    return Latency(text, None, number / 100)
+
+
+def check_unit(text: str, kind: str = "FLOPs", examples: str = "211M, 1.04G or 50%") -> None:
+    """Checks that a budget that a user writes has the unit that it needs.
+
+    Args:
+        text: The budget.
+        kind: What it is of, as a sentence about it has it.
+        examples: How it may be written.
+
+    Raises:
+        DmcpError: It is so little that a share or millions were meant.
     """
     if not re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*", text) or not 0 < float(text) < _FEWEST:
         return
@@ -95,9 +149,19 @@ def check_unit(text: str) -> None:
     near = [f"{100 * number if number <= 1 else number:g}%"] if number <= 100 else []
     near += [f"{number:g}M"] if number > 1 else []
     raise DmcpError(
-        f"The FLOPs budget {text!r} has no unit: write it as 211M, 1.04G or 50%; did you mean"
+        f"The {kind} budget {text!r} has no unit: write it as {examples}; did you mean"
         f" {' or '.join(near)}?"
     )
+
+
+def _wrong_latency(text: str) -> str:
+    """Returns the end of a sentence about a text that names no time."""
+    match = _BARE.fullmatch(text)
+    if match is None:
+        return f"is not understood: {_LATENCY_HINT}."
+    unit = "s" if (match[3] or "m").lower().startswith("s") else "ms"
+    what = "is not understood" if match[3] else "has no unit"
+    return f"{what}: {_LATENCY_HINT}; did you mean {match[1]}{unit}?"
 
 
 def _meant(text: str) -> str:
@@ -141,6 +205,12 @@ def format_macs(macs: float) -> str:
         if macs >= _SCALE[unit]:
             return f"{macs / _SCALE[unit]:.{digits}f}{unit.upper()}"
     return f"{macs:.0f}"
+
+
+def format_ms(milliseconds: float) -> str:
+    """Returns milliseconds with three digits or more: "25.1 ms", "0.812 ms", "1240 ms"."""
+    digits = max(0, 2 - math.floor(math.log10(milliseconds))) if milliseconds > 0 else 0
+    return f"{milliseconds:.{digits}f} ms"
 
 
 def format_bytes(count: float) -> str:

@@ -53,19 +53,19 @@ def latency_ratio(base_ms: Sequence[float], other_ms: Sequence[float]) -> Latenc
     # Within a round both saw the same clocks and the same neighbours: drift cancels.
     ratios = [other / base for base, other in zip(base_ms, other_ms, strict=True)]
     value = statistics.median(ratios)
-    low, high = _interval(ratios)
+    low, high = median_interval(ratios)
     return LatencyRatio(value, low, high, _verdict(low, high, len(ratios)))
 
 
-def _interval(ratios: Sequence[float]) -> tuple[float, float]:
-    """Returns the 95% bootstrap interval of the median, resampling blocks of rounds.
+def median_interval(samples: Sequence[float]) -> tuple[float, float]:
+    """Returns the 95% bootstrap interval of the median of samples or ratios, one a round.
 
-    Blocks of n^(1/3) neighbouring rounds keep together what a disturbance hit together; single
-    rounds would make the interval too narrow.
+    Blocks of n^(1/3) neighbouring rounds are resampled, which keep together what a disturbance
+    hit together; single rounds would make the interval too narrow.
     """
-    length = math.ceil(len(ratios) ** (1 / 3))
-    blocks = math.ceil(len(ratios) / length)
-    medians = resampled_medians(ratios, blocks, length, np.random.default_rng(RESAMPLE_SEED))
+    length = math.ceil(len(samples) ** (1 / 3))
+    blocks = math.ceil(len(samples) / length)
+    medians = resampled_medians(samples, blocks, length, np.random.default_rng(RESAMPLE_SEED))
     low, high = np.percentile(medians, (2.5, 97.5))
     return float(low), float(high)
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import click
-from click.core import ParameterSource
 
 from dmcp_deploy import __version__
+from dmcp_deploy.cli.budget import asked_budgets, certify
 from dmcp_deploy.cli.command_options import (
     BenchOutput,
     Classes,
@@ -20,6 +19,7 @@ from dmcp_deploy.cli.command_options import (
     ReportOptions,
     check_engine_options,
 )
+from dmcp_deploy.cli.gate import gate
 from dmcp_deploy.cli.groups import Commands
 from dmcp_deploy.cli.launch import share_work
 from dmcp_deploy.cli.options import But, PathText, PrintOptions, takes_options
@@ -29,7 +29,7 @@ from dmcp_deploy.cli.table import table_commands
 from dmcp_deploy.machine.launched import is_first
 from dmcp_deploy.options.compare import COMPARE_SECONDS, CompareOptions
 from dmcp_deploy.options.export import BuildOptions, ExportOptions
-from dmcp_deploy.options.measure import MAX_REGRESS, BenchOptions
+from dmcp_deploy.options.measure import BenchOptions, Setting
 from dmcp_deploy.options.network import ModelOption, NetworkOptions
 from dmcp_deploy.options.plan_file import PlanExport, PlanOutput, PlanWeights
 from dmcp_deploy.options.run import Compute, LaunchOptions, RunOptions, Target
@@ -37,6 +37,7 @@ from dmcp_deploy.progress import TerminalProgress
 from dmcp_deploy.rundir.stages import EXPORT, SLICE, TRAIN
 
 _FOR_GPUS = ("graph", "transfers", "precision")
+_NOT_A_STAGES = ("supernet", "rehearse", "certify_s")
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -80,27 +81,36 @@ def prune(
             gpu_archs=engines.gpu_arch,
         )
     chain = functools.partial(api.prune, bench_options=measured, engine_options=built)
+    asked = asked_budgets(ctx, target, measured.batches)
     for run in for_each_budget(
-        chain, target.model, target.flops, out=target.out, options=options, compute=compute
+        chain, target.model, **asked, out=target.out, options=options, compute=compute
     ):
         _print(summary.summarize(run))
 
 
 @main.command()
 @takes_options
+@click.pass_context
 def search(
+    ctx: click.Context,
+    /,
     target: Target,
     options: RunOptions,
+    setting: Annotated[Setting, But("precision")],
     compute: Annotated[Compute, But("moved_data")],
     launch: LaunchOptions,
 ) -> None:
-    """Search the channel plan of a network for a budget."""
+    """Search the channel plan of a network for a budget.
+
+    --runtime, --threads and --batch are of the target that --latency is for.
+    """
     share_work(launch, compute.device)
     from dmcp_deploy.run import api, summary
     from dmcp_deploy.run.budgets import for_each_budget
 
+    asked = asked_budgets(ctx, target, (setting.batch,))
     for run in for_each_budget(
-        api.search, target.model, target.flops, out=target.out, options=options, compute=compute
+        api.search, target.model, **asked, out=target.out, options=options, compute=compute
     ):
         _print(summary.summarize(run))
         _print(str(run.file("plan.json")))
@@ -114,7 +124,7 @@ _run_argument = click.argument("run_dir", type=PathText())
 @_run_argument
 @takes_options
 def slice_command(
-    run_dir: Path, compute: Annotated[Compute, But("supernet", "rehearse")], asked: PlanOutput
+    run_dir: Path, compute: Annotated[Compute, But(*_NOT_A_STAGES)], asked: PlanOutput
 ) -> None:
     """Slice the full network of a run, or of a plan file, by the plan; prove both equal."""
     if is_plan_file(run_dir):
@@ -139,7 +149,7 @@ def slice_command(
 @_run_argument
 @takes_options
 def train(
-    run_dir: Path, compute: Annotated[Compute, But("supernet", "rehearse")], launch: LaunchOptions
+    run_dir: Path, compute: Annotated[Compute, But(*_NOT_A_STAGES)], launch: LaunchOptions
 ) -> None:
     """Train a run's pruned network."""
     share_work(launch, compute.device)
@@ -156,7 +166,7 @@ def train(
 def export(
     run_dir: Path,
     options: ExportOptions,
-    compute: Annotated[Compute, But("supernet", "rehearse")],
+    compute: Annotated[Compute, But(*_NOT_A_STAGES)],
     asked: PlanExport,
 ) -> None:
     """Export a run's pruned and full network to ONNX; check them in ONNX Runtime.
@@ -191,7 +201,7 @@ def export(
 def engine(
     source: Path,
     options: BuildOptions,
-    compute: Annotated[Compute, But("checkpoint_s", "tensorboard", "supernet", "rehearse")],
+    compute: Annotated[Compute, But("checkpoint_s", "tensorboard", *_NOT_A_STAGES)],
     asked: PlanWeights,
 ) -> None:
     """Build TensorRT engines of an ONNX file, or of the pruned network of a run or plan file.
@@ -238,7 +248,7 @@ def bench(
         raise click.UsageError("--layers is no gate: leave out --baseline and --against.", ctx)
     artifacts = with_networks(artifacts, asked, compute.progress, original=not is_gate)
     if is_gate:
-        ctx.exit(_gate(ctx, artifacts, options, output, compute))
+        ctx.exit(gate(ctx, artifacts, options, output, compute))
     if output.max_regress is not None or output.strict:
         raise click.UsageError("--max-regress and --strict need --baseline or --against.", ctx)
     record = api.bench(*artifacts, save=output.save, options=options, compute=compute)
@@ -246,35 +256,6 @@ def bench(
     if output.layers:
         layers = bench_layers(*artifacts, options=options, compute=compute)
         click.echo(f"\n{format_layers(layers)}")
-
-
-def _gate(
-    ctx: click.Context,
-    artifacts: tuple[Path, ...],
-    options: BenchOptions,
-    output: BenchOutput,
-    compute: Compute,
-) -> int:
-    """Prints what a gate finds and returns the exit code."""
-    from dmcp_deploy.bench.gate import GATE_SECONDS, format_gate
-    from dmcp_deploy.run import api
-
-    is_default = ctx.get_parameter_source("seconds") == ParameterSource.DEFAULT
-    if output.against is not None and is_default:
-        options = replace(options, seconds=GATE_SECONDS)
-    result = api.gate(
-        *artifacts,
-        baseline=output.baseline,
-        against=output.against,
-        max_regress=MAX_REGRESS if output.max_regress is None else output.max_regress,
-        save=output.save,
-        options=options,
-        compute=compute,
-    )
-    click.echo(format_gate(result))
-    if result.is_regression:
-        return 3
-    return 1 if output.strict and result.is_noisy else 0
 
 
 _NOT_COMPARED = ("method", "weights", "init", "distill", "augment_on", "sync_bn", "seed")
@@ -290,7 +271,7 @@ def compare(
     asked: CompareOptions,
     shared: Annotated[RunOptions, But(*_NOT_COMPARED)],
     measured: Annotated[BenchOptions, But(*_FOR_GPUS, seconds=COMPARE_SECONDS)],
-    compute: Annotated[Compute, But("supernet", "moved_data")],
+    compute: Annotated[Compute, But("supernet", "certify_s", "moved_data")],
 ) -> None:
     """Compare search methods at equal budgets: accuracy, latency, cost of the search.
 
@@ -324,7 +305,7 @@ def report(run_dirs: tuple[Path, ...], options: ReportOptions) -> None:
         _print(str(write_report(run_dirs, options.out, options.form)))
 
 
-_NOT_CHECKED = ("checkpoint_s", "tensorboard", "supernet", "rehearse", "moved_data")
+_NOT_CHECKED = ("checkpoint_s", "tensorboard", *_NOT_A_STAGES, "moved_data")
 
 
 @main.command()
@@ -389,6 +370,7 @@ def doctor(output: PrintOptions) -> None:
         click.echo(clinic.format_findings(findings))
 
 
+main.add_command(certify)
 main.add_command(plan_commands)
 main.add_command(table_commands)
 

@@ -24,7 +24,7 @@ from dmcp_deploy.machine.environment import read_environment
 from dmcp_deploy.options.compare import COMPARE_SECONDS, TRAINED, CompareOptions
 from dmcp_deploy.options.declare import declared, merged, recorded
 from dmcp_deploy.options.measure import BenchOptions
-from dmcp_deploy.options.run import Compute, RunOptions
+from dmcp_deploy.options.run import Budgets, Compute, RunOptions
 from dmcp_deploy.progress import NO_PROGRESS, Progress
 from dmcp_deploy.registry import NETWORK_RUNTIMES
 from dmcp_deploy.run import api
@@ -88,7 +88,8 @@ def _compare(
 ) -> Comparison:
     cells = all_cells(parse_entries(asked.methods), parse_budgets(asked.flops), asked.seeds)
     _check_runtime(measured)
-    check_budgets(model, list(dict.fromkeys(cell.budget for cell in cells)), shared, compute)
+    budgets = [Budgets(text) for text in dict.fromkeys(cell.budget for cell in cells)]
+    check_budgets(model, budgets, shared, compute)
     folder = Path(asked.out or Path("runs") / f"compare-{folder_name(model)}")
     if compute.rehearse:
         _rehearse(folder, model, cells, shared, compute)
@@ -132,7 +133,7 @@ def _rehearse(
         if (folder / cell.folder).exists():
             continue
         options = replace(shared, method=entry.method, distill=entry.distill, seed=cell.seed)
-        request = make_request(model, cell.budget, options, quiet)
+        request = make_request(model, Budgets(cell.budget), options, quiet)
         context = RunContext(RunDir(folder / cell.folder), request, compute)
         rehearse(context, search_problem(context))
 

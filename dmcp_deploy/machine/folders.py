@@ -27,6 +27,11 @@ def user_cache() -> Path:
     return _checked_owner(Path(tempfile.gettempdir()) / f"cache-of-user-{_user()}")
 
 
+def table_cache() -> Path:
+    """Returns the folder that latency tables are kept in; it need not be there yet."""
+    return user_cache() / "dmcp-deploy" / "tables"
+
+
 def _can_write(folder: Path) -> bool:
     there = next((each for each in (folder, *folder.parents) if each.exists()), Path("/"))
     return os.access(there, os.W_OK | os.X_OK)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.extras import require
-from dmcp_deploy.options.declare import check, option
+from dmcp_deploy.options.declare import check, option, shared_fields
 from dmcp_deploy.options.network import (
     ModelOption,
     SizeOptions,
@@ -16,7 +16,7 @@ from dmcp_deploy.options.network import (
     input_size_option,
 )
 from dmcp_deploy.progress import NO_PROGRESS, Progress
-from dmcp_deploy.registry import METHODS
+from dmcp_deploy.registry import METHODS, PRECISIONS
 
 SAMPLINGS = ("expected", "markov")
 INITS = ("scratch", "sliced")
@@ -41,18 +41,72 @@ or fashion-mnist, torchvision:NAME or webdataset:FOLDER.
 
 
 @dataclass(frozen=True)
-class Target(ModelOption):
+class Budgets:
+    """What a plan may cost: all that are given hold at once; bad values raise DmcpError.
+
+    Attributes:
+        flops: Multiply-adds as text; one of the three may name several.
+        latency: Time of a call on the target as text; a share is of the full network's.
+        params: Parameters as text.
+        table: The latency table of the target; None builds one here, if there is none yet.
+    """
+
+    flops: str | None = option(
+        None, in_recipe=True, help="Budget in multiply-adds: 211M, 1.04G or 50%; or several."
+    )
+    latency: str | None = option(
+        None, help="Budget in time on the target: 25ms, or 60% of the full network's; or several."
+    )
+    params: str | None = option(None, help="Budget in parameters: 2M or 50%; or several.")
+    table: Path | str | None = option(
+        None, help="Latency table of the target; if not given, one is built here and kept."
+    )
+
+    def __post_init__(self) -> None:
+        if not any(self.texts().values()):
+            raise DmcpError(
+                "There is no budget: give --flops 211M, --latency 25ms or --params 2M, or several"
+                " of them, which then all hold."
+            )
+        if self.table is not None and not self.latency:
+            raise DmcpError(f"--table {self.table} is for a budget in time: give --latency 25ms.")
+
+    def texts(self) -> dict[str, str | None]:
+        """Returns "flops", "latency" and "params", each with its text."""
+        return {"flops": self.flops, "latency": self.latency, "params": self.params}
+
+    def __str__(self) -> str:
+        """Returns the budgets as the name of a folder has them: "211M-25ms"."""
+        parts = {"latency": self.latency or "", "params": self.params or ""}
+        named = [f"{name}-{text}" if _is_bare(name, text) else text for name, text in parts.items()]
+        return "-".join(filter(None, [self.flops, *named]))
+
+
+def _is_bare(name: str, text: str) -> bool:
+    """Returns whether a budget does not tell by itself that it is none in multiply-adds."""
+    return bool(text) and (name == "params" or "%" in text)
+
+
+@dataclass(frozen=True)
+class Target(Budgets, ModelOption):
     """What is pruned, how far, and where the run lies.
 
     Attributes:
-        flops: Budgets as text.
+        latency_precision: What engines compute in that a budget in time is for.
         out: The run directory; a folder for them where there are several budgets.
     """
 
-    flops: str = option(
-        in_recipe=True, help="Budget in multiply-adds: 211M, 1.04G or 50%; or several."
+    latency_precision: str | None = option(
+        None,
+        choices=PRECISIONS,
+        help="With --latency: of the target's engines; fp16 if not given.",
     )
     out: Path | None = option(None, help="Run directory, or their folder.")
+
+    @property
+    def budgets(self) -> Budgets:
+        """The budgets alone."""
+        return Budgets(**shared_fields(Budgets, self))
 
 
 @dataclass(frozen=True)
@@ -156,6 +210,7 @@ class Compute:
         device: "auto", "cpu", "cuda" or "cuda:N".
         workers: Processes that load images.
         checkpoint_s: Seconds between checkpoints.
+        certify_s: Seconds in which a plan is measured that has a budget in time.
         tensorboard: Whether to write TensorBoard files.
         rehearse: Whether the whole chain is tried on a few pictures before any training.
         supernet: The directory of a run whose first stage a new search takes over: the steps
@@ -168,6 +223,9 @@ class Compute:
     workers: int = option(0, least=0, help="Processes that load images.")
     checkpoint_s: float = option(
         60.0, flag="--checkpoint-seconds", least=0, help="Time between checkpoints."
+    )
+    certify_s: float = option(
+        10.0, flag="--certify-seconds", least=0.1, help="With --latency: time to measure a plan."
     )
     tensorboard: bool = option(False, help="Write TensorBoard files as well.")
     rehearse: bool = option(

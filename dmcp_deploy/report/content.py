@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dmcp_deploy.bench.certificate import told
 from dmcp_deploy.bench.layers.compare import compare_layer
 from dmcp_deploy.bench.layers.record import LayersRecord, LayerTime, Profiled
 from dmcp_deploy.bench.record import BenchRecord, Comparison, Measured, compared
@@ -53,6 +54,7 @@ def _run(facts: RunFacts) -> dict[str, Any]:
         "majority_share": facts.majority_share,
         "parities": [_named(item.what, item) for item in facts.parities],
         "unjudged": facts.unjudged,
+        "certificate": None if facts.certificate is None else told(facts.certificate),
         "bench": None if facts.bench is None else _bench(facts.bench),
         "layers": None if facts.layers is None else _layers(facts.layers),
         "engines": [_engine(item) for item in facts.engines],

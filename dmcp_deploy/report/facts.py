@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dmcp_deploy.artifact import LATER
+from dmcp_deploy.bench.certificate import Certificate
 from dmcp_deploy.bench.layers.record import LayersRecord
 from dmcp_deploy.bench.record import BenchRecord
 from dmcp_deploy.data.input_record import InputRecord
@@ -140,6 +141,7 @@ class RunFacts:
         bench: The latency record; None before the measurement.
         layers: The layers record; None if the layers were not measured.
         engines: Those recorded whose files lie here.
+        certificate: How the plan keeps its budget in time; None before it was decoded.
         commands: What makes the run again, in order.
         lacks: Part of the report -> what it lacks.
         stale: Stages done on files that have been replaced since.
@@ -162,6 +164,7 @@ class RunFacts:
     bench: BenchRecord | None
     layers: LayersRecord | None
     engines: tuple[EngineRecord, ...]
+    certificate: Certificate | None
     commands: tuple[str, ...]
     lacks: Mapping[str, Lack]
     stale: tuple[Stage, ...]

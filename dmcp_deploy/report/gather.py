@@ -17,6 +17,7 @@ from dmcp_deploy.artifact import (
     read_artifact,
     well_formed,
 )
+from dmcp_deploy.bench.certificate import FILE, Certificate
 from dmcp_deploy.bench.layers.record import LayersRecord
 from dmcp_deploy.bench.record import BenchRecord
 from dmcp_deploy.errors import DmcpError
@@ -151,6 +152,7 @@ def _facts(
         parities=tuple(parities(figures)),
         unjudged=unjudged(figures),
         bench=_load_if_there(BenchRecord.load, run.file("bench.json")),
+        certificate=_load_if_there(Certificate.load, run.file(FILE)),
         layers=_load_if_there(LayersRecord.load, run.file("layers.json")),
         engines=engines,
         commands=run_commands(_placed(run, request), run.path, figures, engines),

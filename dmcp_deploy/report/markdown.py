@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from dmcp_deploy.report import tables
+from dmcp_deploy.report.certificate_part import certificate_table
 from dmcp_deploy.report.facts import RunFacts
 from dmcp_deploy.report.layers_part import layers_table
 from dmcp_deploy.report.markup import Table
@@ -52,7 +53,7 @@ def table_markdown(table: Table) -> str:
 
 def _budget(facts: RunFacts) -> str:
     request, plan = facts.request, facts.plan
-    words = f"{request.network.model}, budget {request.budget}, method {request.method}"
+    words = f"{request.network.model}, budget {request.budgets}, method {request.method}"
     if plan is None:
         return _text(f"{words}.")
     words += f": {format_macs(plan.full_macs)} -> {format_macs(plan.macs)} multiply-adds"
@@ -65,6 +66,7 @@ def _budget(facts: RunFacts) -> str:
 def _tables(facts: RunFacts) -> list[Table]:
     all_tables = [
         tables.accuracy_table(facts),
+        *([certificate_table(facts.certificate)] if facts.certificate is not None else []),
         *([tables.bench_table(facts.bench)] if facts.bench is not None else []),
         *([layers_table(facts.layers)] if facts.layers is not None else []),
         tables.parity_table(facts),

@@ -23,13 +23,13 @@ def _title(runs: Sequence[RunFacts]) -> str:
     if len(runs) > 1:
         return f"{len(runs)} runs side by side"
     request = runs[0].request
-    return f"{request.network.model} at {request.budget}"
+    return f"{request.network.model} at {request.budgets}"
 
 
 def _run(facts: RunFacts, key: str) -> str:
     request = facts.request
     words = (
-        f"{request.network.model} x{request.network.width_mult:g}, budget {request.budget},"
+        f"{request.network.model} x{request.network.width_mult:g}, budget {request.budgets},"
         f" method {request.method}, data {request.data}, seed {request.seed}"
     )
     return (

@@ -13,6 +13,7 @@ from dmcp_deploy.options.export import DEFAULT_OPSET, BuildOptions, ExportOption
 from dmcp_deploy.options.measure import BenchOptions
 from dmcp_deploy.options.network import input_words
 from dmcp_deploy.options.run import RunOptions, Target
+from dmcp_deploy.rundir.files import TABLE
 from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.rundir.stages import BENCH, EXPORT, PRECISION, Stage
 from dmcp_deploy.runtimes.engine_record import EngineRecord
@@ -32,7 +33,9 @@ def run_command(command: str, request: RunRequest, folder: Path, *more: str) -> 
     """Returns a `prune` or `search` that asks for the same run, recipe file included."""
     spec = request.network
     sizes = {"width_mult": spec.width_mult, **input_words(spec.input_shape)}
-    target = words(Target, {"model": spec.model, "flops": request.budget})
+    target = words(
+        Target, {"model": spec.model, "flops": request.budget, **_timed(request, folder)}
+    )
     asked = words(RunOptions, {**vars(request), **sizes, "recipe": _RECIPE})
     return _line(command, *target, *asked, *more, *words(Target, {"out": folder}))
 
@@ -52,12 +55,26 @@ def run_commands(
         engines: The engines that were built.
     """
     asked = figures.get(BENCH, {}).get("asked", {})
-    bench = words(BenchOptions, {key: asked.get(key) for key in _BENCH_OF_PRUNE})
+    # Of a target, what is left out is the table's.
+    told = asked if request.latency is None else _changed(asked)
+    bench = words(BenchOptions, {key: told.get(key) for key in _BENCH_OF_PRUNE})
     lines = [run_command("prune", request, folder, *bench), *_export(folder, figures)]
     lines += [_engine(folder, like) for like in _alike(engines)]
     if asked.get("runtime", "onnxruntime") != "onnxruntime":
         lines.append(_line("bench", *words(BenchOptions, asked), str(folder)))
     return tuple(lines)
+
+
+def _changed(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those options of a measurement that are not at their defaults."""
+    usual = BenchOptions().to_json()
+    return {name: value for name, value in asked.items() if value != usual.get(name)}
+
+
+def _timed(request: RunRequest, folder: Path) -> dict[str, Any]:
+    """Returns the other budgets, and the table that one in time is read from."""
+    table = None if request.latency is None else str(folder / TABLE)
+    return {"latency": request.latency, "params": request.params, "table": table}
 
 
 def _export(folder: Path, figures: Mapping[Stage, Mapping[str, Any]]) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from dmcp_deploy.bench.record import BenchRecord, compare
 from dmcp_deploy.report import tables
+from dmcp_deploy.report.certificate_part import certificate_part
 from dmcp_deploy.report.charts import (
     COLOURS,
     Labels,
@@ -35,6 +36,7 @@ def run_sections(facts: RunFacts, key: str) -> str:
         ("Budget and channels", _channels(facts, key)),
         ("The search", search_part(facts, key)),
         ("Training", _training(facts, key)),
+        *_certificate(facts),
         ("Latency", _latency(facts, key)),
         ("Layer by layer", layers_part(facts, key)),
         ("Parity and precision", _parity(facts)),
@@ -135,6 +137,10 @@ def _training(facts: RunFacts, key: str) -> str:
     if lost:
         table += f'<p class="notice">{lost} steps reported a loss that is no finite number.</p>'
     return f'{lack_notice(facts, "train")}<div class="pair">{"".join(charts)}</div>{table}'
+
+
+def _certificate(facts: RunFacts) -> list[tuple[str, str]]:
+    return [] if facts.certificate is None else [("Latency budget", certificate_part(facts))]
 
 
 def _latency(facts: RunFacts, key: str) -> str:

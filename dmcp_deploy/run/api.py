@@ -12,17 +12,16 @@ from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.extras import is_installed, require
 from dmcp_deploy.options.declare import merged
 from dmcp_deploy.options.export import CALIBRATION_IMAGES, BuildOptions, ExportOptions
-from dmcp_deploy.options.measure import MAX_REGRESS, BenchOptions
-from dmcp_deploy.options.run import Compute, RunOptions
+from dmcp_deploy.options.measure import BenchOptions
+from dmcp_deploy.options.run import Budgets, Compute, RunOptions
 from dmcp_deploy.progress import NO_PROGRESS
 from dmcp_deploy.rundir.directory import RunDir, folder_name
-from dmcp_deploy.rundir.files import artifact_files, named_files, old_and_new, run_files
+from dmcp_deploy.rundir.files import artifact_files, run_files
 from dmcp_deploy.rundir.stages import BENCH
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from dmcp_deploy.bench.gate import GateResult
     from dmcp_deploy.bench.record import BenchRecord
     from dmcp_deploy.run.engines import EngineRequest
 
@@ -33,8 +32,12 @@ _EXPORT_LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
 
 def prune(
     model: str,
-    flops: str,
+    flops: str | None = None,
     *,
+    latency: str | None = None,
+    params: str | None = None,
+    table: Path | str | None = None,
+    target: Mapping[str, Any] | None = None,
     out: Path | str | None = None,
     options: RunOptions | None = None,
     bench_options: BenchOptions | Mapping[str, Any] | None = None,
@@ -46,8 +49,13 @@ def prune(
 
     Args:
         model: A torchvision name, "timm:NAME" or "package.module:function".
-        flops: The budget: "211M", "1.04G" or "50%" of the full network's multiply-adds.
-        out: The run directory; "runs/MODEL-FLOPS" by default.
+        flops: A budget: "211M", "1.04G" or "50%" of the full network's multiply-adds.
+        latency: A budget in time on the target: "25ms", or "60%" of the full network's.
+        params: A budget in parameters: "2M" or "50%". All budgets that are given hold.
+        table: The latency table of the target; None builds one here if there is none yet.
+        target: What `latency` is for: fields of `Setting` (runtime, precision, threads, batch);
+            None takes the table's, or else those of `bench_options`.
+        out: The run directory; "runs/MODEL-BUDGETS" by default.
         options: What else is asked for.
         bench_options: How to measure, as an object or its fields.
         engine_options: Which TensorRT engines to build as well; None builds none.
@@ -66,7 +74,11 @@ def prune(
     compute = compute or Compute()
     built = None if engine_options is None else merged(BuildOptions, engine_options)
     engines = None if built is None else _check_build(built)
-    run = _search(model, flops, out, merged(RunOptions, options, **changes), compute, engines)
+    budgets = Budgets(flops, latency, params, table)
+    if target is None and table is None:
+        target = _target(measured)
+    asked = merged(RunOptions, options, **changes)
+    run = _search(model, budgets, target, out, asked, compute, engines)
     for stage in (slice, train, export):
         stage(run.path, compute=compute)
     if built is not None:
@@ -78,8 +90,12 @@ def prune(
 
 def search(
     model: str,
-    flops: str,
+    flops: str | None = None,
     *,
+    latency: str | None = None,
+    params: str | None = None,
+    table: Path | str | None = None,
+    target: Mapping[str, Any] | None = None,
     out: Path | str | None = None,
     options: RunOptions | None = None,
     compute: Compute | None = None,
@@ -89,8 +105,13 @@ def search(
 
     Args:
         model: A torchvision name, "timm:NAME" or "package.module:function".
-        flops: The budget: "211M", "1.04G" or "50%" of the full network's multiply-adds.
-        out: The run directory; "runs/MODEL-FLOPS" by default.
+        flops: A budget: "211M", "1.04G" or "50%" of the full network's multiply-adds.
+        latency: A budget in time on the target: "25ms", or "60%" of the full network's.
+        params: A budget in parameters: "2M" or "50%". All budgets that are given hold.
+        table: The latency table of the target; None builds one here if there is none yet.
+        target: What `latency` is for: fields of `Setting` (runtime, precision, threads, batch);
+            None takes the table's.
+        out: The run directory; "runs/MODEL-BUDGETS" by default.
         options: What else is asked for.
         compute: Device, workers, checkpoints, progress.
         **changes: Fields of `RunOptions` that differ from `options`.
@@ -99,7 +120,8 @@ def search(
         DmcpError: Something asked for cannot be had; found before any training.
     """
     require(*_SEARCH_LIBRARIES)
-    return _search(model, flops, out, merged(RunOptions, options, **changes), compute)
+    budgets = Budgets(flops, latency, params, table)
+    return _search(model, budgets, target, out, merged(RunOptions, options, **changes), compute)
 
 
 def slice(run_dir: Path | str, *, compute: Compute | None = None) -> RunDir:
@@ -252,58 +274,6 @@ def bench(
     return record
 
 
-def gate(
-    *artifacts: Path | str,
-    baseline: Path | str | None = None,
-    against: Path | str | None = None,
-    max_regress: str = MAX_REGRESS,
-    save: Path | str | None = None,
-    options: BenchOptions | None = None,
-    compute: Compute | None = None,
-    **changes: Any,
-) -> GateResult:
-    """Returns whether networks got slower: than a stored record says, or than an older artifact.
-
-    Args:
-        *artifacts: As for `bench`; with `against` one, where a run stands for its pruned network.
-        baseline: A record that `bench` has saved.
-        against: An older artifact, measured now, interleaved with the new one.
-        max_regress: The slowdown that is allowed, such as "5%".
-        save: Where to write the record of what was measured; a run's own is left as it is.
-        options: How to measure; with `against`, `seconds` is the most, and 4 if there are none.
-        compute: Where to report progress.
-        **changes: Fields of `BenchOptions` that differ from `options`.
-
-    Raises:
-        NotComparableError: The baseline was measured otherwise, or elsewhere.
-        DmcpError: A file is missing, or the networks cannot be compared.
-    """
-    from dmcp_deploy.bench import comparable, record
-    from dmcp_deploy.bench.gate import GATE_SECONDS, gate_against, parse_limit
-    from dmcp_deploy.run.artifacts import artifacts_of
-
-    limit, paths = parse_limit(max_regress), [Path(artifact) for artifact in artifacts]
-    if (baseline is None) == (against is None):
-        raise DmcpError("A gate needs either a baseline or an older artifact to measure against.")
-    if against is not None and options is None:
-        changes = {"seconds": GATE_SECONDS, **changes}
-    wanted, compute = merged(BenchOptions, options, **changes), compute or Compute()
-    progress = compute.progress
-    if save is not None:
-        check_writable(Path(save), "bench")
-    if against is not None:
-        pair = dict(old_and_new(Path(against), paths))
-        old, new = artifacts_of(pair, wanted, progress).items()
-        result = gate_against(old, new, limit, wanted, progress=progress)
-    else:
-        stored = record.BenchRecord.load(Path(str(baseline)))
-        named = artifacts_of(named_files(paths), wanted, progress)
-        result = comparable.gate_baseline(named, stored, limit, wanted, progress=progress)
-    if save is not None:
-        result.record.save(Path(save))
-    return result
-
-
 def load(run_dir: Path | str) -> nn.Module:
     """Returns the pruned, trained network of a run in evaluation mode, from plan and weights.
 
@@ -329,28 +299,38 @@ def _convert(run: RunDir, precisions: Sequence[str], asked: BuildOptions, comput
 
 def _search(
     model: str,
-    flops: str,
+    budgets: Budgets,
+    target: Mapping[str, Any] | None,
     out: Path | str | None,
     options: RunOptions,
     compute: Compute | None,
     engines: EngineRequest | None = None,
 ) -> RunDir:
+    from dmcp_deploy.run.certify import run_certify
     from dmcp_deploy.run.context import RunContext
     from dmcp_deploy.run.rehearsal import rehearse
     from dmcp_deploy.run.resolve import continued, make_request
     from dmcp_deploy.run.stages import prepare_search, run_search
 
     compute = _joined(compute)
-    run = RunDir(Path(out) if out is not None else Path("runs") / folder_name(f"{model}-{flops}"))
-    request = make_request(model, flops, options, compute, run)
+    run = RunDir(Path(out) if out is not None else Path("runs") / folder_name(f"{model}-{budgets}"))
+    request = make_request(model, budgets, options, compute, run, target=target)
     begun = run.holds(request)
     context = RunContext(run, *continued(run, request, compute))
-    problem = prepare_search(context)
+    problem, result = prepare_search(context), None
     if problem is not None:
         if compute.rehearse and not begun:
             rehearse(context, problem, engines)
-        run_search(context, problem)
+        result = run_search(context, problem)
+    run_certify(context, problem, result)
     return run
+
+
+def _target(measured: BenchOptions) -> dict[str, Any]:
+    """Returns what a budget in time is for where measurements are all that is told."""
+    names = ("runtime", "threads", "precision")
+    told = {name: getattr(measured, name) for name in names if getattr(measured, name) is not None}
+    return {**told, "batch": measured.batches[0]}
 
 
 def _check_build(options: BuildOptions) -> EngineRequest:

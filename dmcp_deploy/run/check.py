@@ -16,7 +16,7 @@ from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.graph import Group, Network
 from dmcp_deploy.network.listing import notes
 from dmcp_deploy.options.export import BuildOptions
-from dmcp_deploy.options.run import Compute, RunOptions
+from dmcp_deploy.options.run import Budgets, Compute, RunOptions
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.registry import ENGINE_RUNTIMES
 from dmcp_deploy.run.context import RunContext
@@ -86,7 +86,7 @@ def check(
         options = replace(options, recipe=options.recipe or "small")  # trains at the asked size
     else:
         images = open_data(options.data, progress=compute.progress)
-    request = make_request(model, "100%", options, compute, images=images)
+    request = make_request(model, Budgets("100%"), options, compute, images=images)
     with tempfile.TemporaryDirectory(prefix="dmcp-deploy-") as folder:
         return _checked(RunContext(RunDir(Path(folder) / "check"), request, compute, images))
 

@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from dmcp_deploy.bench.tables.model import LatencyModel, latency_model
+from dmcp_deploy.bench.tables.table import LatencyTable
 from dmcp_deploy.data.seeds import step_seed
 from dmcp_deploy.data.types import ImageData
 from dmcp_deploy.errors import DmcpError
@@ -16,10 +18,12 @@ from dmcp_deploy.export.proven import ONNX_TOLERANCE
 from dmcp_deploy.options.run import Compute
 from dmcp_deploy.plan import ChannelPlan, NetworkSpec
 from dmcp_deploy.run.data import RunData, note_data, open_run_data
+from dmcp_deploy.run.target import read_table
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.rundir.stages import Stage
 from dmcp_deploy.search.costs.asked import AskedBudget, asked_budgets
+from dmcp_deploy.search.costs.asked_time import latency_budget
 from dmcp_deploy.training.distributed import is_main, wait_for_all
 from dmcp_deploy.training.loop import LoopSettings
 from dmcp_deploy.training.precision import Precision, choose_precision
@@ -89,7 +93,25 @@ class RunContext:
     @cached_property
     def budgets(self) -> tuple[AskedBudget, ...]:
         """The budgets that are asked for."""
-        return asked_budgets(flops=self.request.budget)
+        counted = asked_budgets(flops=self.request.budget, params=self.request.params)
+        if self.request.latency is None:
+            return counted
+        return (*counted, latency_budget(self.request.latency, self.latency_model))
+
+    @cached_property
+    def table(self) -> LatencyTable:
+        """The latency table that tells the time of plans.
+
+        Raises:
+            DmcpError: It is missing, damaged, or was replaced.
+        """
+        assert self.request.table_digest is not None
+        return read_table(self.run, self.request.table_digest)
+
+    @cached_property
+    def latency_model(self) -> LatencyModel:
+        """What a plan takes on the target, by the table alone."""
+        return latency_model(self.table)
 
     @cached_property
     def data(self) -> RunData:

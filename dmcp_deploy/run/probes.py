@@ -9,6 +9,7 @@ import numpy as np
 
 from dmcp_deploy.bench.tables.probes import (
     FILE,
+    LayerForm,
     ProbeSet,
     Widths,
 )

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from dmcp_deploy.artifact import digest_file
+from dmcp_deploy.bench.tables.cache import kept_path
+from dmcp_deploy.bench.tables.table import LatencyTable
 from dmcp_deploy.data.datasets import open_data
 from dmcp_deploy.data.preprocessing import PictureConventions
 from dmcp_deploy.data.types import ImageData
@@ -14,42 +18,44 @@ from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.network.conventions import Conventions, input_conventions
 from dmcp_deploy.network.models import build_network, check_model
 from dmcp_deploy.options.declare import shared_fields
-from dmcp_deploy.options.run import DEFAULT_DATA, Compute, RunOptions, RunSettings
+from dmcp_deploy.options.run import DEFAULT_DATA, Budgets, Compute, RunOptions, RunSettings
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.progress import Progress
+from dmcp_deploy.run.budgets import check_texts
 from dmcp_deploy.run.checks import check_outputs, takes_channels_last
+from dmcp_deploy.run.target import target_table
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.training.precision import choose_precision
 from dmcp_deploy.training.recipe import Recipe, load_recipe, recipe_to_json
 from dmcp_deploy.training.weight_files import split_source
-from dmcp_deploy.units import check_unit, parse_budget
 
 
 def make_request(
     model: str,
-    flops: str,
+    budgets: Budgets,
     options: RunOptions,
     compute: Compute,
     run: RunDir | None = None,
     images: ImageData | None = None,
+    target: Mapping[str, Any] | None = None,
 ) -> RunRequest:
     """Returns the request that a run records, with the defaults and the data filled in.
 
     Args:
         model: A torchvision name, "timm:NAME" or "package.module:function".
-        flops: The budget as text.
+        budgets: What a plan may cost.
         options: What else is asked for.
         compute: How it is computed.
         run: Where the run is to lie; if it was begun there, it has its weights already.
         images: The data where it is open already.
+        target: Of a budget in time: fields of `Setting` that are asked for.
 
     Raises:
-        DmcpError: The budget, the recipe, the data, the weights file or the device is not there
-            or not understood.
+        DmcpError: A budget, the latency table, the recipe, the data, the weights file or the
+            device is not there or not understood.
     """
-    check_unit(flops)
-    parse_budget(flops)
+    check_texts(budgets)
     check_model(model)
     recipe = _recipe(options)
     precision = choose_precision(compute.device, options.precision)
@@ -70,6 +76,10 @@ def make_request(
         recipe = _within(recipe, spec.input_shape)
     network = build_network(spec, options.seed)
     check_outputs(network)
+    digest = None
+    if budgets.latency is not None:
+        given = None if budgets.table is None else Path(budgets.table)
+        digest = target_table(spec, given, target or {}, run, compute)
     filled_in = {
         "data": data.name,
         "weights": weights,
@@ -78,7 +88,11 @@ def make_request(
     return RunRequest(
         **{**shared_fields(RunSettings, options), **filled_in},
         network=spec,
-        budget=flops,
+        budget=budgets.flops,
+        latency=budgets.latency,
+        params=budgets.params,
+        target=None if digest is None else LatencyTable.load(kept_path(digest)).setting,
+        table_digest=digest,
         data_digest=data.digest,
         weights_digest=weights_digest,
         recipe=recipe_to_json(recipe),

@@ -33,9 +33,10 @@ from dmcp_deploy.run.evaluation import evaluate, logits, recalibrate
 from dmcp_deploy.run.networks import load_dense, random_network, searched_network
 from dmcp_deploy.run.problem import search_problem
 from dmcp_deploy.run.start import WEIGHTS_FILE, keep_weights, weights_given
+from dmcp_deploy.run.target import keep_beside
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.rundir.stages import EXPORT, SEARCH, SLICE, TRAIN, Stage
-from dmcp_deploy.search.problem import SearchProblem
+from dmcp_deploy.search.problem import SearchProblem, SearchResult
 from dmcp_deploy.search.run import search_plan
 from dmcp_deploy.training.checkpoint import drop_previous
 from dmcp_deploy.training.dense import DenseTask, DistillTask
@@ -70,10 +71,12 @@ def prepare_search(context: RunContext) -> SearchProblem | None:
     return problem
 
 
-def run_search(context: RunContext, problem: SearchProblem) -> None:
+def run_search(context: RunContext, problem: SearchProblem) -> SearchResult:
     """Searches the plan of a run by what `prepare_search` returned."""
     if is_main():
         context.run.begin(context.request)
+        if context.request.table_digest is not None:
+            keep_beside(context.run, context.request.table_digest)
         note_data(context.data, context.run)
     if problem.pretrained:
         keep_weights(context, problem.network)
@@ -84,7 +87,19 @@ def run_search(context: RunContext, problem: SearchProblem) -> None:
         context.compute.progress.say(
             f"Search: {context.request.network.model} has {full}, the budget is {most}"
         )
-    _search(context, problem)
+    return _search(context, problem)
+
+
+def keep_decoded(context: RunContext, problem: SearchProblem, plan: ChannelPlan) -> None:
+    """Records the search anew once its plan has been decoded under other limits.
+
+    The weights of some methods are the plan's own.
+    """
+    with context.stage(SEARCH, [], [SUPERNET]) as figures:
+        figures.update(context.run.figures(SEARCH))
+        figures["macs"] = plan.macs
+        if "full_accuracy" in context.run.figures(SEARCH):
+            figures["full_accuracy"] = _keep_supernet(context, problem)
 
 
 def run_slice(context: RunContext) -> None:
@@ -192,23 +207,30 @@ def _is_searched(context: RunContext) -> bool:
     return all(context.run.file(name).exists() for name in ("plan.json", *record.outputs))
 
 
-def _search(context: RunContext, problem: SearchProblem) -> None:
+def _search(context: RunContext, problem: SearchProblem) -> SearchResult:
     with context.stage(SEARCH, [], [SUPERNET]) as figures:
         plan, result = search_plan(context.request.method, problem, context.request.align)
         figures.update(result.figures)
         figures["macs"], figures["budget_macs"] = plan.macs, plan.budget_macs
-        model = problem.network.model
         if result.trained:
-            recalibrate(context, model, "recalibrate full")
-            figures["full_accuracy"] = evaluate(context, model, "evaluate full").to_json()
-        if not is_main():
-            return
-        if result.trained:
-            save_weights(model, context.run.file(SUPERNET))
-        plan.save(context.run.file("plan.json"))
-        if note := plan.shortfall():
-            context.compute.progress.say(note)
-    drop_previous(context.run.file("checkpoints"))
+            figures["full_accuracy"] = _keep_supernet(context, problem)
+        if is_main():
+            plan.save(context.run.file("plan.json"))
+            if note := plan.shortfall():
+                context.compute.progress.say(note)
+    if is_main():
+        drop_previous(context.run.file("checkpoints"))
+    return result
+
+
+def _keep_supernet(context: RunContext, problem: SearchProblem) -> dict[str, Any]:
+    """Writes the full network as the search leaves it; returns its accuracy."""
+    model = problem.network.model
+    recalibrate(context, model, "recalibrate full")
+    accuracy = evaluate(context, model, "evaluate full").to_json()
+    if is_main():
+        save_weights(model, context.run.file(SUPERNET))
+    return accuracy
 
 
 def _slice(context: RunContext, plan: ChannelPlan) -> None:

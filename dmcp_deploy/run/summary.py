@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dmcp_deploy.bench.certificate import FILE, Certificate, certificate_text
 from dmcp_deploy.bench.columns import format_table
 from dmcp_deploy.bench.record import BenchRecord
 from dmcp_deploy.errors import DmcpError
@@ -27,7 +28,7 @@ def summarize(run: RunDir) -> str:
     figures = {stage: run.figures(stage) for stage in run.stages()}
     plan = ChannelPlan.load(run.file("plan.json"))
     lines = [_budget(run, plan), *map(_accuracy_line, accuracies(figures))]
-    lines[1:1] = filter(None, [plan.shortfall()])
+    lines[1:1] = filter(None, [plan.shortfall(), certificate_line(run, plan)])
     if "majority_share" in (train := figures.get(TRAIN, {})):
         lines.append(f"top-1 {train['majority_share']:7.2%}  always the most frequent class")
     lines += [
@@ -40,6 +41,16 @@ def summarize(run: RunDir) -> str:
     if run.file("bench.json").exists():
         lines += ["", format_table(BenchRecord.load(run.file("bench.json")))]
     return "\n".join(lines)
+
+
+def certificate_line(run: RunDir, plan: ChannelPlan) -> str:
+    """Returns what certifies that a plan keeps the budget in time; "" where nothing does."""
+    if not run.file(FILE).is_file():
+        return ""
+    certificate = Certificate.load(run.file(FILE))
+    if certificate.chosen.plan.groups == plan.groups:
+        return certificate_text(certificate)
+    return f"{run.file(FILE)} is of another plan: certify measures this one."
 
 
 def precision_lines(run: RunDir) -> list[str]:

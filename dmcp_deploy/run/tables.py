@@ -115,7 +115,7 @@ def table_build(
     known = ProbeSet.load(folder)
     files = known.files(folder)
     check_writable(out, "latency-table")
-    artifacts: dict[str, Artifact] = artifacts_of(files, _options(setting), progress)
+    artifacts: dict[str, Artifact] = artifacts_of(files, bench_options(setting), progress)
     part, plans_part = out.with_suffix(".part.json"), out.with_suffix(".plans.part.json")
     measured = measure_probes(
         artifacts, known.network.input_shape, setting, part, progress=progress
@@ -170,6 +170,17 @@ def check_setting(setting: Setting) -> None:
     check_runtime(setting.runtime, setting.threads)
 
 
+def bench_options(setting: Setting, **changes: Any) -> BenchOptions:
+    """Returns how networks are measured as a table's probes are; other fields may be changed."""
+    return BenchOptions(
+        batches=(setting.batch,),
+        threads=setting.threads,
+        runtime=setting.runtime,
+        precision=setting.precision if setting.runtime in ENGINE_RUNTIMES else None,
+        **changes,
+    )
+
+
 def check_plans(plans: int | None, near: float | None) -> None:
     """Checks which whole plans are to correct a table.
 
@@ -203,7 +214,7 @@ def _measure_plans(
 
     An engine takes long to build and little to measure: each is kept, and measured in one pass.
     """
-    template, options = open_template(folder), _options(setting)
+    template, options = open_template(folder), bench_options(setting)
     builds = setting.runtime in ENGINE_RUNTIMES
     with tempfile.TemporaryDirectory() as scratch:
 
@@ -223,15 +234,6 @@ def _measure_plans(
             passes=1 if builds else PASSES,
             progress=progress,
         )
-
-
-def _options(setting: Setting) -> BenchOptions:
-    return BenchOptions(
-        batches=(setting.batch,),
-        threads=setting.threads,
-        runtime=setting.runtime,
-        precision=setting.precision if setting.runtime in ENGINE_RUNTIMES else None,
-    )
 
 
 def _predict(predictor: Predictor, artifact: Path) -> Prediction:

@@ -9,6 +9,9 @@ from dmcp_deploy.errors import DmcpError
 
 ORIGINAL, PRUNED = "original", "pruned"
 
+#: A run's own copy of the latency table that its search reads.
+TABLE = "table.json"
+
 
 def named_files(paths: Sequence[Path]) -> dict[str, Path]:
     """Returns name -> file, as `bench` names what it records."""

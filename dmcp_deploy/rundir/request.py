@@ -12,6 +12,7 @@ from typing import Any
 from dmcp_deploy.artifact import MisstatedError, decode, encode
 from dmcp_deploy.data.preprocessing import PictureConventions
 from dmcp_deploy.options.declare import later_fields, option, recorded
+from dmcp_deploy.options.measure import Setting
 from dmcp_deploy.options.run import RunSettings
 from dmcp_deploy.plan import NetworkSpec
 
@@ -25,21 +26,36 @@ class RunRequest(RunSettings):
 
     Attributes:
         network: The full network.
-        budget: The FLOPs budget as text.
+        budget: The FLOPs budget as text; None if there is none.
         data_digest: What the data looked like at the start.
         weights_digest: SHA-256 of the weights' file; None if there is none.
         recipe: Hyper-parameters, as JSON.
         contiguous: Whether the network needs contiguous memory; else its channels come last.
         pictures: How the weights want pictures; None for ImageNet's usual way.
+        latency: The budget in time as text.
+        params: The budget in parameters as text.
+        target: What the budget in time is for.
+        table_digest: SHA-256 of the latency table that tells the time.
     """
 
     network: NetworkSpec
-    budget: str
+    budget: str | None
     data_digest: str
     weights_digest: str | None
     recipe: Mapping[str, Any]
     contiguous: bool = option(False, later=True, help="Needs contiguous memory.")
     pictures: PictureConventions | None = option(None, later=True, help="As the weights want them.")
+    latency: str | None = option(None, later=True, help="Budget in time.")
+    params: str | None = option(None, later=True, help="Budget in parameters.")
+    target: Setting | None = option(None, later=True, help="What the budget in time is for.")
+    table_digest: str | None = option(None, later=True, help="Of the latency table.")
+
+    @property
+    def budgets(self) -> str:
+        """The budgets in words: "211M and 25 ms"."""
+        params = self.params and f"{self.params} of the parameters"
+        time = self.latency and f"{self.latency} of time"
+        return " and ".join(filter(None, [self.budget, time, params]))
 
     def to_json(self) -> dict[str, Any]:
         """Returns the request as JSON values; what older runs lack is left out at its default."""
@@ -69,8 +85,9 @@ class RunRequest(RunSettings):
         """Returns the request without what the first stage of a search does not depend on."""
         own = ("name", "train", "finish_share", "ema_decay")
         recipe = {key: value for key, value in self.recipe.items() if key not in own}
+        free = dataclasses.replace(self, latency=None, params=None, target=None, table_digest=None)
         return dataclasses.replace(
-            self, budget="", sampling="", init="", distill=False, recipe=recipe
+            free, budget="", sampling="", init="", distill=False, recipe=recipe
         )
 
     def difference(self, other: RunRequest) -> str | None:

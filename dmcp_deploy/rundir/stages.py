@@ -32,7 +32,7 @@ class Stage(str):
 WEIGHTS, SEARCH, SLICE, TRAIN, EXPORT = map(
     Stage, ("weights", "search", "slice", "train", "export")
 )
-BENCH, LAYERS = map(Stage, ("bench", "layers"))
+CERTIFY, BENCH, LAYERS = map(Stage, ("certify", "bench", "layers"))
 
 #: Kinds of which a run may have several.
 PRECISION, ENGINE = "precision", "engine"

@@ -14,7 +14,7 @@ from dmcp_deploy.bench.measure import measure_artifacts
 from dmcp_deploy.bench.record import BenchRecord, Measured
 from dmcp_deploy.machine.environment import read_environment
 from dmcp_deploy.options.measure import BenchOptions
-from dmcp_deploy.run import api
+from dmcp_deploy.run import gates
 
 NET = Measured(
     name="model",
@@ -111,6 +111,6 @@ def test_a_record_of_the_same_files_made_here_compares(tmp_path: Path) -> None:
     how = BenchOptions([1], 1, 0.2)
     baseline = measure_artifacts({"model": net}, how)
     baseline.save(tmp_path / "baseline.json")
-    result = api.gate(net, baseline=tmp_path / "baseline.json", max_regress="900%", options=how)
+    result = gates.gate(net, baseline=tmp_path / "baseline.json", max_regress="900%", options=how)
     assert not result.is_regression
     assert all("Not the same" not in note for note in result.notes)

@@ -256,7 +256,7 @@ def test_what_cannot_compare_is_found_before_the_measurement(net):
     ],
 )
 def test_a_bad_baseline_is_one_sentence(damage, named, net, tmp_path):
-    from dmcp_deploy.run import api
+    from dmcp_deploy.run import gates
 
     path = tmp_path / "baseline.json"
     BASELINE.save(path)
@@ -264,5 +264,5 @@ def test_a_bad_baseline_is_one_sentence(damage, named, net, tmp_path):
     damage(content)
     path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(DmcpError, match=named) as caught:
-        api.gate(net, baseline=path, seconds=600)
+        gates.gate(net, baseline=path, seconds=600)
     assert "\n" not in str(caught.value)

@@ -11,7 +11,7 @@ from tiny_onnx import write_tiny_net
 from tiny_runs import call, refused
 
 from dmcp_deploy.bench.record import BenchRecord
-from dmcp_deploy.run import api
+from dmcp_deploy.run import gates
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def test_a_run_stands_for_its_pruned_network_against_another(folder):
         (folder / run).mkdir()
         for name, source in (("model", pruned), ("original", "wide")):
             (folder / run / f"{name}.onnx").write_bytes((folder / f"{source}.onnx").read_bytes())
-    result = api.gate(folder / "after", against=folder / "before", threads=1, seconds=1.0)
+    result = gates.gate(folder / "after", against=folder / "before", threads=1, seconds=1.0)
     assert [item.name for item in result.record.measured] == ["before", "after"]
     assert result.is_regression
     assert not (folder / "after" / "bench.json").exists()

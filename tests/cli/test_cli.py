@@ -19,7 +19,7 @@ from dmcp_deploy.cli.main import main
 from dmcp_deploy.plan import ChannelPlan
 
 COMMANDS = [
-    *("bench", "check", "compare", "doctor", "engine", "export", "flops", "groups"),
+    *("bench", "certify", "check", "compare", "doctor", "engine", "export", "flops", "groups"),
     *("plan", "prune", "report", "search", "slice", "table", "train"),
 ]
 
@@ -53,12 +53,11 @@ def test_the_module_is_the_command() -> None:
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["prnue"], "There is no command 'prnue': choose one of bench, check, compare,"),
+        (["prnue"], "There is no command 'prnue': choose one of bench, certify, check, compare,"),
         (["prnue"], "; did you mean prune"),
         (["zzz"], "prune, report, search, slice, table, train."),
         (["prune", "--flop", "1G"], "prune has no option '--flop'; did you mean --flops?"),
         (["prune", "--flops", "1G"], "Missing option '--model'"),
-        (["prune", "--model", "resnet18"], "Missing option '--flops'"),
         (["prune", "--model", "resnet18", "--flops"], "Option '--flops' requires an argument"),
         (["slice"], "Missing argument 'RUN_DIR'"),
         (["slice", "a", "b"], "Got unexpected extra argument 'b': slice takes RUN_DIR."),

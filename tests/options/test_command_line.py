@@ -69,13 +69,14 @@ def test_every_option_is_declared_with_its_help_flag_and_default(name: str) -> N
     ("name", "kinds", "left_out"),
     [
         ("search", [Target, RunOptions, Compute, LaunchOptions], {"moved_data"}),
+        ("certify", [Compute], {"checkpoint_s", "tensorboard", "supernet", "rehearse"}),
         (
             "prune",
             [Target, RunOptions, BenchOptions, Compute, LaunchOptions],
             # How a GPU is measured is left to bench; --data is where the data lies in any case.
             {"graph", "transfers", "moved_data"},
         ),
-        ("export", [ExportOptions, Compute], {"supernet", "rehearse"}),
+        ("export", [ExportOptions, Compute], {"supernet", "rehearse", "certify_s"}),
         ("engine", [BuildOptions], set()),
         ("bench", [BenchOptions], set()),
         ("compare", [CompareOptions, BenchOptions], {"graph", "transfers"}),

@@ -22,7 +22,7 @@ from dmcp_deploy.export.proven import ONNX_TOLERANCE
 from dmcp_deploy.export.quantize import quantize_int8
 from dmcp_deploy.options.measure import BenchOptions
 from dmcp_deploy.progress import NO_PROGRESS
-from dmcp_deploy.run import api
+from dmcp_deploy.run import api, gates
 from dmcp_deploy.run.artifacts import artifacts_of
 from dmcp_deploy.rundir.files import run_files
 from dmcp_deploy.runtimes.engine_record import EngineRecord
@@ -67,7 +67,7 @@ def test_torch_computes_what_the_onnx_files_do(run: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_against_another_is_gated_in_torch(run: Path, finished_run: Path) -> None:
-    result = api.gate(
+    result = gates.gate(
         run, against=finished_run, threads=1, seconds=0.5, max_regress="900%", runtime="torch"
     )
     assert not result.is_regression

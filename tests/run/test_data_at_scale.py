@@ -13,7 +13,7 @@ from tiny_runs import library
 
 import dmcp_deploy
 from dmcp_deploy.errors import DmcpError
-from dmcp_deploy.options.run import Compute, RunOptions
+from dmcp_deploy.options.run import Budgets, Compute, RunOptions
 from dmcp_deploy.run.context import RunContext
 from dmcp_deploy.run.resolve import make_request
 from dmcp_deploy.rundir.directory import RunDir
@@ -29,7 +29,7 @@ def shards(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def request(data: str, **changes: object) -> RunRequest:
     options = RunOptions(data=data, input_size=32, **changes)
-    return make_request("resnet18", "50%", options, Compute(device="cpu"))
+    return make_request("resnet18", Budgets("50%"), options, Compute(device="cpu"))
 
 
 def test_where_crops_are_made_is_part_of_the_request(shards: str) -> None:

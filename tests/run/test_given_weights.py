@@ -14,7 +14,7 @@ from torch import Tensor
 from weight_nets import Plain, with_weights
 
 from dmcp_deploy.network.models import unvaried_weights
-from dmcp_deploy.options.run import Compute
+from dmcp_deploy.options.run import Budgets, Compute
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.run.context import RunContext
 from dmcp_deploy.run.networks import random_network
@@ -204,7 +204,7 @@ def test_pictures_come_as_the_weights_want_them(tiny_folder: Path, tmp_path: Pat
         model = "timm:tf_mobilenetv3_small_minimal_100"
         return RunContext(
             RunDir(tmp_path / "no run"),
-            make_request(model, "50%", options, Compute()),
+            make_request(model, Budgets("50%"), options, Compute()),
             Compute(),
         )
 
@@ -231,7 +231,7 @@ def test_published_weights_bring_their_networks_own_options(
     from dmcp_deploy.run.resolve import make_request
 
     options = RunOptions(data=str(tiny_folder), input_size=64, batch_size=8, weights="imagenet")
-    request = make_request("googlenet", "50%", options, Compute())
+    request = make_request("googlenet", Budgets("50%"), options, Compute())
     assert request.network.transform_input
     # A run that was begun without goes on without.
     run = RunDir(tmp_path / "run")
@@ -239,4 +239,4 @@ def test_published_weights_bring_their_networks_own_options(
         {**request.to_json(), "network": {**request.to_json()["network"], "transform_input": False}}
     )
     run.begin(older)
-    assert make_request("googlenet", "50%", options, Compute(), run) == older
+    assert make_request("googlenet", Budgets("50%"), options, Compute(), run) == older

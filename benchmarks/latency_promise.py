@@ -1,0 +1,101 @@
+"""Budgets in milliseconds: asked, predicted, measured, and measured again by another process.
+
+    python benchmarks/latency_promise.py --out benchmarks/results/latency_promise.json
+
+Every search is a short one of the method that is asked for, at 224 pixels on noise-free pictures
+of Fashion-MNIST: what is on trial is the promise of time, not the accuracy. The latency table of
+each network and runtime is built first where there is none. Results are written after every run, and
+a run that was stopped goes on. Run it on a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dmcp_deploy.artifact import write_text
+from dmcp_deploy.bench.ratio import latency_ratio
+from dmcp_deploy.bench.record import BenchRecord
+from dmcp_deploy.machine.environment import read_environment
+
+#: Network -> shares of its time. DenseNet concatenates, MobileNetV3 squeezes and excites.
+CASES = {
+    "mobilenet_v2": ("70%", "50%", "35%"),
+    "resnet50": ("60%", "40%"),
+    "densenet121": ("60%",),
+    "mobilenet_v3_small": ("60%",),
+}
+RUNTIMES = ("onnxruntime", "openvino")
+THREADS = 1
+STEPS, BATCH = 12, 4
+
+
+@dataclass(frozen=True)
+class Case:
+    """One promise."""
+
+    model: str
+    share: str
+    runtime: str
+
+    @property
+    def name(self) -> str:
+        """What its run directory is called."""
+        return f"{self.model}-{self.share.rstrip('%')}-{self.runtime}"
+
+
+def main() -> None:
+    """Keeps every promise that the results lack."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, default=Path("runs/latency_promise"))
+    parser.add_argument("--method", default="dmcp")
+    parser.add_argument("--data", default="fashion-mnist")
+    parser.add_argument("--models", nargs="*", default=list(CASES))
+    parser.add_argument("--runtimes", nargs="*", default=list(RUNTIMES))
+    args = parser.parse_args()
+    results: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {}
+    results |= {"command": "python benchmarks/latency_promise.py", "environment": read_environment()}
+    rows = results.setdefault("rows", {})
+    for model in args.models:
+        for case in (Case(model, s, r) for s in CASES[model] for r in args.runtimes):
+            if case.name not in rows:
+                rows[case.name] = keep(case, args.runs / case.name, args.method, args.data)
+                write_text(args.out, json.dumps(results, indent=1) + "\n")
+            print(case.name, json.dumps(rows[case.name]), flush=True)
+
+
+def keep(case: Case, out: Path, method: str, data: str) -> dict[str, Any]:
+    """Returns what one search promised and what was measured of it, twice."""
+    target = ["--runtime", case.runtime, "--threads", str(THREADS)]
+    searched = ["search", "--model", case.model, "--latency", case.share, *target, "--out", str(out)]
+    trial = ["--method", method, "--data", data, "--max-steps", str(STEPS), "--batch-size"]
+    _run(*searched, *trial, str(BATCH), "--no-rehearse")
+    certificate = json.loads((out / "certificate.json").read_text())
+    record = out / "again.json"
+    _run("bench", str(out / "plan.json"), *target, "--seconds", "20", "--save", str(record))
+    return {"certificate": _brief(certificate), "again": _again(record)}
+
+
+def _brief(certificate: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in certificate.items() if k not in ("rounds", "kind", "schema")}
+
+
+def _again(path: Path) -> dict[str, Any]:
+    """Returns the pruned network's latency over the full one's, measured in a fresh process."""
+    full, pruned = BenchRecord.load(path).measured
+    ratio = latency_ratio(full.samples_ms, pruned.samples_ms)
+    return {"ratio": ratio.value, "low": ratio.low, "high": ratio.high}
+
+
+def _run(*words: str) -> None:
+    subprocess.run([sys.executable, "-m", "dmcp_deploy", *words], check=True)
+
+
+if __name__ == "__main__":
+    main()
