@@ -60,7 +60,10 @@ def main() -> None:
     parser.add_argument("--runtimes", nargs="*", default=list(RUNTIMES))
     args = parser.parse_args()
     results: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {}
-    results |= {"command": "python benchmarks/latency_promise.py", "environment": read_environment()}
+    results |= {
+        "command": "python benchmarks/latency_promise.py",
+        "environment": read_environment(),
+    }
     rows = results.setdefault("rows", {})
     for model in args.models:
         for case in (Case(model, s, r) for s in CASES[model] for r in args.runtimes):
@@ -73,7 +76,16 @@ def main() -> None:
 def keep(case: Case, out: Path, method: str, data: str) -> dict[str, Any]:
     """Returns what one search promised and what was measured of it, twice."""
     target = ["--runtime", case.runtime, "--threads", str(THREADS)]
-    searched = ["search", "--model", case.model, "--latency", case.share, *target, "--out", str(out)]
+    searched = [
+        "search",
+        "--model",
+        case.model,
+        "--latency",
+        case.share,
+        *target,
+        "--out",
+        str(out),
+    ]
     trial = ["--method", method, "--data", data, "--max-steps", str(STEPS), "--batch-size"]
     _run(*searched, *trial, str(BATCH), "--no-rehearse")
     certificate = json.loads((out / "certificate.json").read_text())
