@@ -71,15 +71,21 @@ class WidthGrid:
         return plan
 
 
-def width_grid(space: SearchSpace, align: int) -> WidthGrid:
+def width_grid(space: SearchSpace, align: int, steps: np.ndarray | int = 1) -> WidthGrid:
     """Returns the widths whose channels are multiples of `align`, and the full ones.
 
     Groups of at most `align` channels, which cannot be narrowed and aligned at once, take any
     width. The smallest width is that of the space, aligned.
+
+    Args:
+        space: The widths of the search.
+        align: What channels are multiples of.
+        steps: Channels by which each group's cost steps up, shape [groups]; only the last width
+            of each step is on offer, and a group that is no wider than its step stays whole.
     """
-    full = space.full
-    step = np.array([align // math.gcd(align, int(unit)) for unit in space.unit], dtype=np.int64)
-    step = np.where(full * space.unit > align, step, 1)
+    full, align_of = space.full, np.lcm(align, steps)
+    step = align_of // np.gcd(align_of, space.unit)
+    step = np.where(full * space.unit > align_of, step, np.where(np.equal(steps, 1), 1, full))
     step = np.where(step > full, full, step)
     low = np.minimum(-(-space.minimum // step) * step, full // step * step)
     return WidthGrid(low, full, step)

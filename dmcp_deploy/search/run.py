@@ -50,8 +50,8 @@ def plan_problem(
         raise nothing_to_narrow(network)
     accounting = NetworkCost(network)
     space = search_space(network, recipe.min_width, recipe.width_step)
-    grid = width_grid(space, align)
     limits = make_limits(budgets, accounting, space)
+    grid = width_grid(space, align, limits.steps)
     check_reachable(limits, grid)
     return accounting, space, grid, limits
 

@@ -106,18 +106,26 @@ class LatencyModel:
         layers = replace(self.layers, coefficients=self.layers.coefficients * factor)
         return replace(self, layers=layers, fixed_ms=self.fixed_ms * factor)
 
-    def edges(self) -> dict[str, tuple[int, ...]]:
-        """Returns group -> channels at which its time is about to step up, and all of them.
+    def steps(self) -> dict[str, int]:
+        """Returns group -> channels by which its time steps up.
 
-        They are multiples of what the layers round to that make up most of the group's time, and
+        They are a multiple of what the layers round to that make up most of the group's time, and
         of `align`: between its multiples nothing was measured, and kernels may be others.
         """
-        return {name: self._edges(name, group) for name, group in self.groups.items()}
+        return {name: self._step(name, group) for name, group in self.groups.items()}
 
-    def _edges(self, name: str, group: ProbedGroup) -> tuple[int, ...]:
+    def edges(self) -> dict[str, tuple[int, ...]]:
+        """Returns group -> channels at which its time is about to step up, and all of them."""
+        return {
+            name: tuple(dict.fromkeys((*range(step, size, step), size)))
+            for (name, step), size in zip(
+                self.steps().items(), (group.size for group in self.groups.values()), strict=True
+            )
+        }
+
+    def _step(self, name: str, group: ProbedGroup) -> int:
         align = self.align if group.size > self.align else 1
-        step = math.lcm(self._rounding(name), group.unit, align)
-        return tuple(dict.fromkeys((*range(step, group.size, step), group.size)))
+        return math.lcm(self._rounding(name), group.unit, align)
 
     def _rounding(self, name: str) -> int:
         """Returns the largest rounding that, with larger ones, has half of a group's time."""

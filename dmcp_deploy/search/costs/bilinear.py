@@ -21,6 +21,7 @@ class BilinearCost:
     Attributes:
         name: The quantity.
         exact_terms: Whether `terms` add up to `at`.
+        steps: Channels by which the cost of each group steps up: 1, shape [groups].
     """
 
     name: str
@@ -29,6 +30,7 @@ class BilinearCost:
     def __init__(self, quantity: Bilinear, space: SearchSpace, scale: int = 1) -> None:
         """Makes a cost of a quantity, each of which counts `scale` times."""
         self._quantity, self._scale = quantity, scale
+        self.steps = np.ones(len(space.names), np.int64)
         self._minimum = torch.from_numpy(space.minimum).double()
         self._step = torch.from_numpy(space.step).double()
 

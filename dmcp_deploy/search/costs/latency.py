@@ -23,6 +23,7 @@ class LatencyCost:
     Narrowing a group never raises them.
 
     Attributes:
+        steps: Channels by which each group's time steps up, shape [groups].
         exact_terms: Whether `terms` add up to `at` on every grid: where nothing is rounded that
             is a sum of several groups.
     """
@@ -48,6 +49,8 @@ class LatencyCost:
         pairs = np.array(list(self._form.products), np.int64).reshape(-1, 2)
         self._first, self._second = pairs.T.copy()
         self._products = np.array(list(self._form.products.values()))
+        steps = model.steps()
+        self.steps = np.array([steps[name] for name in space.names], np.int64)
         self.exact_terms = not any(s.rounding > 1 < len(s.per_unit) for s in self._form.sides)
 
     def at(self, units: np.ndarray) -> float:

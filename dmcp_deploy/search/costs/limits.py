@@ -38,6 +38,12 @@ class Limits:
     def __post_init__(self) -> None:
         assert self.limits
 
+    @property
+    def steps(self) -> np.ndarray:
+        """Channels by which some cost of each group steps up, shape [groups]."""
+        steps: np.ndarray = np.lcm.reduce([limit.cost.steps for limit in self.limits])
+        return steps
+
     def share(self, units: np.ndarray) -> float:
         """Returns the largest share that a plan takes of any budget; at most 1.0 if all are met."""
         return max(limit.share(units) for limit in self.limits)

@@ -40,6 +40,11 @@ class Cost(Protocol):
         """Whether `terms` add up to `at`; if not, a plan that they allow is to be checked."""
         ...
 
+    @property
+    def steps(self) -> np.ndarray:
+        """Channels by which the cost of each group steps up, shape [groups]: 1 if smoothly."""
+        ...
+
     def at(self, units: np.ndarray) -> float:
         """Returns the cost of a plan."""
         ...
