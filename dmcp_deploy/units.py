@@ -231,7 +231,7 @@ MILLISECONDS = "milliseconds"
 def format_quantity(quantity: str, value: float) -> str:
     """Returns a value with its unit: "211.0M multiply-adds", "8.1 MB of weights", "3.98 ms"."""
     if quantity == MILLISECONDS:
-        return f"{value:.2f} ms" if value >= 1 else f"{value:.3g} ms"
+        return format_ms(value)
     if quantity == WEIGHT_BYTES:
         return f"{format_bytes(value)} of weights"
     return f"{format_macs(value)} {quantity}"

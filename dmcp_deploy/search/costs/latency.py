@@ -15,6 +15,7 @@ from dmcp_deploy.search.costs.pairwise import pairwise_terms
 from dmcp_deploy.search.costs.protocol import Term
 from dmcp_deploy.search.costs.rounded import rounded_form, slopes
 from dmcp_deploy.search.space import SearchSpace
+from dmcp_deploy.units import MILLISECONDS, format_quantity
 
 
 class LatencyCost:
@@ -28,7 +29,7 @@ class LatencyCost:
             is a sum of several groups.
     """
 
-    name = "milliseconds"
+    name = MILLISECONDS
 
     def __init__(self, model: LatencyModel, space: SearchSpace) -> None:
         """Prepares all that depends on no plan.
@@ -78,7 +79,7 @@ class LatencyCost:
 
     def text(self, value: float) -> str:
         """Returns a time in words."""
-        return f"{value:.2f} ms" if value >= 1 else f"{value:.3g} ms"
+        return format_quantity(self.name, value)
 
     @functools.cached_property
     def _expectation(self) -> Expectation:

@@ -192,7 +192,7 @@ def test_so_is_one_that_does_not_know_the_channels_of_a_layer():
 
 
 @pytest.mark.parametrize(
-    ("ms", "text"), [(24.9, "24.90 ms"), (3.984, "3.98 ms"), (0.01234, "0.0123 ms")]
+    ("ms", "text"), [(24.9, "24.9 ms"), (3.984, "3.98 ms"), (0.01234, "0.0123 ms")]
 )
 def test_a_time_is_told_in_milliseconds(ms, text):
     network = traced(MEETINGS["one group"]())
