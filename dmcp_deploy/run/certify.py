@@ -127,11 +127,16 @@ class Searched:
 
     @cached_property
     def result(self) -> SearchResult:
-        """What it has found."""
+        """What it has found.
+
+        Raises:
+            DmcpError: The checkpoint is gone.
+        """
         if self.found is not None:
             return self.found
         request = self.context.request
-        return search_plan(request.method, self.problem, request.align)[1]
+        problem = replace(self.problem, is_done=True)
+        return search_plan(request.method, problem, request.align)[1]
 
     def plan(self, factor: float) -> ChannelPlan | None:
         """Returns the plan once more, by a corrected latency table; None where none can meet it."""

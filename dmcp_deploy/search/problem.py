@@ -46,6 +46,7 @@ class SearchProblem:
         precision: Device and arithmetic.
         folder: Where checkpoints and metrics go.
         pretrained: Whether the network's weights were given, not random.
+        is_done: Whether the search has ended before: then nothing is trained again.
     """
 
     network: Network
@@ -60,6 +61,7 @@ class SearchProblem:
     precision: Precision
     folder: Path
     pretrained: bool = False
+    is_done: bool = False
 
     @property
     def image_size(self) -> Size:
@@ -109,6 +111,7 @@ class SearchProblem:
             checkpoint_s=self.compute.checkpoint_s,
             tensorboard=self.compute.tensorboard,
             shared=part,
+            is_done=self.is_done,
         )
 
     def progress_over(self, items: Iterable[_T], title: str) -> Iterator[_T]:

@@ -57,6 +57,7 @@ class LoopSettings:
         checkpoint_s: Seconds between checkpoints.
         tensorboard: Whether to write TensorBoard files beside the metrics.
         shared: What other runs have in common with it; None for nothing.
+        is_done: Whether it has ended before: its state is read, and no step is done again.
     """
 
     title: str
@@ -68,6 +69,7 @@ class LoopSettings:
     checkpoint_s: float = 60.0
     tensorboard: bool = False
     shared: SharedPart | None = None
+    is_done: bool = False
 
 
 def run_loop(
@@ -92,8 +94,8 @@ def run_loop(
         The step at which it began: above 0 if it resumed.
 
     Raises:
-        DmcpError: The checkpoint and the one before it are damaged, or of another run; or the
-            training has diverged.
+        DmcpError: The checkpoint and the one before it are damaged, or of another run; or it is
+            gone though the loop is done; or the training has diverged.
         Interrupted: SIGTERM or SIGUSR1 has come, nobody else handles it, and all is saved.
     """
     checkpoints = Checkpoints(settings.checkpoint, settings.token, progress)
@@ -101,6 +103,11 @@ def run_loop(
     if saved is None:
         saved, origin = _shared_checkpoint(settings.shared), "taken over"
     start = 0 if saved is None else saved.step
+    if settings.is_done and start < settings.steps:
+        raise DmcpError(
+            f"{settings.checkpoint} does not hold the last step of what is done: put it back, or"
+            " begin anew in another folder."
+        )
     if saved is not None:
         task.load(saved.tensors)
         progress.say(f"{settings.title}: {origin} at step {start} of {settings.steps}")

@@ -264,6 +264,21 @@ class TestElsewhere:
         assert 0.9 * 2.4 <= factor * table_ms(known, after) <= 2.4
         assert not run.is_current(SLICE)
 
+    @pytest.mark.parametrize(("method", "name"), [("dmcp", "search"), ("amc", "episodes")])
+    def test_a_search_whose_checkpoints_are_gone_is_not_done_again(
+        self, method, name, tiny_folder, tmp_path
+    ):
+        of_a_board().save(tmp_path / "board.json")
+        run = search(tiny_folder, tmp_path / "run", tmp_path / "board.json", method=method)
+        missing = bench_record(FULL_MS, 1.25 * 2.4, of_a_board())
+        certificate_of(run).with_record(missing).save(run.file(FILE))
+        for path in run.file("checkpoints").glob(f"{name}.*"):
+            path.unlink()
+        before = snapshot(run.path)
+        told = refused("certify", run.path, "--again")
+        assert f"{name}.safetensors does not hold the last step of what is done" in told
+        assert not changed(before, snapshot(run.path))
+
     def test_what_is_met_there_stays(self, run):
         meeting = bench_record(FULL_MS, 2.38, of_a_board())
         certificate_of(run).with_record(meeting).save(run.file(FILE))

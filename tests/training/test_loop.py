@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,16 @@ def assert_equal(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Non
 
 def steps_reported(folder: Path) -> list[int]:
     return [int(report["step"]) for report in read_metrics(folder / "train.jsonl")]
+
+
+def test_a_loop_that_is_done_is_read_and_not_done_again(undisturbed, tmp_path):
+    done = settings(tmp_path / "whole", is_done=True)
+    task = SlowTask(seed=9)
+    assert run_loop(task, batches_from, done) == STEPS
+    assert_equal(task.state(), undisturbed)
+    done.checkpoint.unlink()
+    with pytest.raises(DmcpError, match="does not hold the last step of what is done: put it"):
+        run_loop(task, batches_from, replace(done, checkpoint=tmp_path / "absent.safetensors"))
 
 
 @pytest.mark.parametrize("at", [1, 5, STEPS - 1])
