@@ -91,7 +91,7 @@ def _times(model: str, macs: MacsCost, space: SearchSpace) -> list[dict[str, obj
         ]
         for name, limits in (("macs", both[:1]), ("latency", both[1:]), ("both", both)):
             start = time.process_time()
-            decoded = decode(Limits(tuple(limits)), axes, worth, seconds=120)
+            decoded = decode(Limits(tuple(limits)), axes, worth)
             seconds = time.process_time() - start
             rows.append((widths, name, seconds, decoded.is_proven, decoded.share))
     return [

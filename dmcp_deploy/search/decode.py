@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,8 +10,10 @@ import numpy as np
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.search.costs.limits import Limits
 from dmcp_deploy.search.decoding.best import best_plan
+from dmcp_deploy.search.decoding.effort import Effort
 from dmcp_deploy.search.decoding.tables import Tables, limit_tables
 
+EFFORT = 1e10  # about a minute; most plans take less than a second of it
 _TIGHTENINGS = 12  # of limits whose terms do not add up to the cost
 _EQUAL = 1e-9  # of the distance between the best and the worst plan: equal worth
 
@@ -42,7 +43,7 @@ def decode(
     worth: Sequence[np.ndarray],
     *,
     least: float = 0.0,
-    seconds: float = 60.0,
+    effort: float = EFFORT,
 ) -> Decoded:
     """Returns the plan of the highest worth that meets all limits.
 
@@ -55,14 +56,15 @@ def decode(
         worth: The worth of each of them, finite; what a plan is worth is their sum.
         least: The share that a plan must take of one of the limits; where no plan does, twice as
             much may be left, and so on.
-        seconds: After how long the best plan so far is taken, with the bound as far as it is known.
+        effort: Entries of arrays that are computed (see `Effort`) before the best plan so far is
+            taken, with the bound as far as it is known.
 
     Raises:
         DmcpError: No plan of the widths on offer meets the limits.
     """
-    end = time.monotonic() + seconds
+    left = Effort(effort)
     tables = limit_tables(limits, axes, worth)
-    decoded = _best_met(limits, axes, tables, end)
+    decoded = _best_met(limits, axes, tables, left)
     if decoded is None:
         raise DmcpError(
             "No plan of the widths on offer meets"
@@ -71,7 +73,7 @@ def decode(
         )
     while decoded.share < least:
         floored = (tables.floored(limit, least) for limit in range(tables.limits))
-        plans = [plan for problem in floored if (plan := _best_met(limits, axes, problem, end))]
+        plans = [plan for problem in floored if (plan := _best_met(limits, axes, problem, left))]
         if plans:
             return _best_of(plans)
         least = 1.0 - 2 * (1.0 - least)
@@ -79,12 +81,12 @@ def decode(
 
 
 def _best_met(
-    limits: Limits, axes: Sequence[np.ndarray], tables: Tables, end: float
+    limits: Limits, axes: Sequence[np.ndarray], tables: Tables, effort: Effort
 ) -> Decoded | None:
     """Returns the best plan that meets the limits, and what else the tables ask for."""
     count = len(limits.limits)
     for _ in range(_TIGHTENINGS):
-        plan, bound = best_plan(tables, end)
+        plan, bound = best_plan(tables, effort)
         if plan is None:
             return None
         units = np.array([axis[k] for axis, k in zip(axes, plan, strict=True)])

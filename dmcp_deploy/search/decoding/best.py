@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import time
 
 import numpy as np
 
+from dmcp_deploy.search.decoding.effort import Effort
 from dmcp_deploy.search.decoding.priced import Priced
 from dmcp_deploy.search.decoding.tables import Tables
 
@@ -16,7 +16,7 @@ _FIRST = 1 / 256  # of the gap that prices leave: which plans are listed first
 _WORTH_WHILE = 0.7  # of the widths are left: then leaving more out is tried again
 
 
-def best_plan(tables: Tables, end: float) -> tuple[np.ndarray | None, float]:
+def best_plan(tables: Tables, effort: Effort) -> tuple[np.ndarray | None, float]:
     """Returns the plan of the highest worth within the limits, and a bound of any plan's worth.
 
     With a price for each limit, the best sum of worth minus priced cost is found by elimination
@@ -27,15 +27,15 @@ def best_plan(tables: Tables, end: float) -> tuple[np.ndarray | None, float]:
 
     Args:
         tables: The problem.
-        end: When to stop with what there is, by `time.monotonic`.
+        effort: After which to stop with what there is.
 
     Returns:
         The plan, shape [groups], None if none is known; and the bound, the plan's own worth if it
         is proven to be the best, minus infinity if there is proven to be none.
     """
-    search = _Search(tables, end)
+    search = _Search(tables, effort)
     search.add([np.arange(size) for size in tables.sizes])
-    while search.bound() > search.worth and time.monotonic() < end:
+    while search.bound() > search.worth and not effort.is_spent:
         search.advance()
     return search.plan, max(search.bound(), search.worth)
 
@@ -51,8 +51,8 @@ class _Search:
         worth: its worth; None and minus infinity as long as none is known.
     """
 
-    def __init__(self, tables: Tables, end: float) -> None:
-        self._tables, self._end, self._numbers = tables, end, itertools.count()
+    def __init__(self, tables: Tables, effort: Effort) -> None:
+        self._tables, self._effort, self._numbers = tables, effort, itertools.count()
         self._equal = _EQUAL * (tables.span or 1.0)
         self._open: list[tuple[float, int, list[np.ndarray], np.ndarray, tuple[int, int]]] = []
         self.plan: np.ndarray | None = None
@@ -68,8 +68,8 @@ class _Search:
     def add(self, places: list[np.ndarray]) -> None:
         """Opens a node, without the widths that no better plan has; not if none is left."""
         while True:
-            priced = Priced(self._tables.narrowed(places))
-            prices, plan = priced.best_prices(self.worth + self._equal, self._end)
+            priced = Priced(self._tables.narrowed(places), self._effort)
+            prices, plan = priced.best_prices(self.worth + self._equal)
             if plan is not None:
                 self._improve(_placed(places, plan))
             bound, losses = priced.bound(prices)
@@ -94,12 +94,12 @@ class _Search:
 
     def _is_settled(self, places: list[np.ndarray], prices: np.ndarray) -> bool:
         """Lists the plans near a node's bound; returns whether one that is better is left."""
-        priced = Priced(self._tables.narrowed(places))
+        priced = Priced(self._tables.narrowed(places), self._effort)
         near = priced.near(prices)
         lost = min(near.bound - self.worth, near.most_lost)
         allowed, is_complete = _FIRST * lost, True
         while is_complete:
-            plans, is_complete = near.plans(allowed + self._equal, self._end)
+            plans, is_complete = near.plans(allowed + self._equal)
             if len(plans):
                 self._improve(_placed(places, priced.tables.best_of(plans)))
             lost = min(near.bound - self.worth, near.most_lost)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable
 
 import numpy as np
+
+from dmcp_deploy.search.decoding.effort import Effort
 
 _ROUNDS = 60
 _CLOSE = 1e-7  # share of the bound by which it may stay above its lowest
@@ -19,7 +20,7 @@ def lowest_bound(
     *,
     most: float,
     enough: float,
-    end: float,
+    effort: Effort,
 ) -> np.ndarray:
     """Returns the prices with the lowest bound, by Kelley's cutting planes, shape [limits].
 
@@ -29,7 +30,7 @@ def lowest_bound(
         limits: How many there are; a few.
         most: The highest price that is tried.
         enough: A bound that is low enough.
-        end: When to stop, by `time.monotonic`.
+        effort: After which to stop with what there is.
     """
     prices, best, lowest = np.zeros(limits), np.zeros(limits), np.inf
     cuts = np.empty((0, limits + 1))
@@ -42,7 +43,7 @@ def lowest_bound(
         cuts = cuts[np.sort(nearest)]
         prices, reached = _lowest_corner(cuts, most)
         is_close = lowest - reached <= _CLOSE * abs(lowest)
-        if is_close or lowest <= enough or time.monotonic() >= end:
+        if is_close or lowest <= enough or effort.is_spent:
             break
     return best
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
 
+from dmcp_deploy.search.decoding.effort import Effort
 from dmcp_deploy.search.decoding.elimination import Elimination
 
 _MOST = 20_000  # unfinished plans that are followed
-_FEW = 500  # of them when time is out
+_FEW = 500  # of them when no effort is left
+_CALLS = 7  # of a step on arrays of their own
+_DEAR = 5  # entries that are sorted or picked take as long as so many that are added
 _LOOK_BACK = (1, 1, 1, 2, 3, 4, 6, 8, 12, 20)  # to plans of more worth, where limits are several
 
 
@@ -25,6 +27,7 @@ class NearBest:
         excess: For each limit what they take of it beyond the least that is possible.
         prices: Of the limits, shape [limits].
         room: What each limit leaves beyond that least, shape [limits].
+        effort: After which to go on with a few plans alone.
     """
 
     elimination: Elimination
@@ -33,13 +36,14 @@ class NearBest:
     excess: list[list[np.ndarray]]
     prices: np.ndarray
     room: np.ndarray
+    effort: Effort
 
     @property
     def most_lost(self) -> float:
         """What no plan loses more than."""
         return sum(float(table.max()) for table in self.losses)
 
-    def plans(self, most_lost: float, end: float) -> tuple[np.ndarray, bool]:
+    def plans(self, most_lost: float) -> tuple[np.ndarray, bool]:
         """Returns plans that meet the limits and lose at most `most_lost`.
 
         Of two unfinished plans that can be completed alike, one that is worth no more and takes
@@ -47,7 +51,6 @@ class NearBest:
 
         Args:
             most_lost: The most they lose.
-            end: When to go on with a few of them alone, by `time.monotonic`.
 
         Returns:
             Plans, shape [plans, groups], and whether the best of all is among them: not if there
@@ -63,11 +66,12 @@ class NearBest:
             lost, taken = options[choice, origin], taken[:, origin] + added
             chosen = chosen[origin]
             chosen[:, group] = choice
+            self.effort.spend(_DEAR * (options.size + chosen.size), _CALLS)
             kept = np.flatnonzero((taken <= self.room[:, None]).all(axis=0))
             states = _states(chosen[kept], still_open, self.elimination.sizes)
             value = self.prices @ taken[:, kept] - lost[kept]
             kept = kept[_undominated(states, value, taken[:, kept])]
-            most = _MOST if time.monotonic() < end else _FEW
+            most = _FEW if self.effort.is_spent else _MOST
             if len(kept) > most:
                 is_complete = False
                 kept = kept[np.argsort(lost[kept], kind="stable")[:most]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from dmcp_deploy.search.decoding.effort import Effort
 from dmcp_deploy.search.decoding.elimination import Elimination
 from dmcp_deploy.search.decoding.multipliers import lowest_bound
 from dmcp_deploy.search.decoding.near import NearBest
@@ -20,28 +21,30 @@ class Priced:
         tables: The problem.
     """
 
-    def __init__(self, tables: Tables) -> None:
-        self.tables = tables
+    def __init__(self, tables: Tables, effort: Effort) -> None:
+        self.tables, self._effort = tables, effort
         self._elimination = Elimination(tables.sizes, tables.all_scopes())
         self._seen: dict[tuple[int, ...], tuple[float, np.ndarray]] = {}
 
     def bound(self, prices: np.ndarray) -> tuple[float, list[np.ndarray]]:
         """Returns what no plan within the limits is worth more than, and what choices lose."""
         bound, losses = self._elimination.bound(self.tables.priced(prices))
+        self._effort.spend(sum(table.size for table in losses), len(losses))
         return bound + float(prices.sum()), losses
 
-    def best_prices(self, enough: float, end: float) -> tuple[np.ndarray, np.ndarray | None]:
+    def best_prices(self, enough: float) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns the prices of the lowest bound, or of one that is low enough.
 
         Args:
             enough: Such a bound.
-            end: When to stop with what there is, by `time.monotonic`.
 
         Returns:
             The prices, shape [limits], and the best plan within the limits that was seen.
         """
         dear = _DEAR * (self.tables.span or 1.0)
-        prices = lowest_bound(self._evaluate, self.tables.limits, most=dear, enough=enough, end=end)
+        prices = lowest_bound(
+            self._evaluate, self.tables.limits, most=dear, enough=enough, effort=self._effort
+        )
         met = [
             (worth, plan)
             for plan, (worth, room) in self._seen.items()
@@ -85,7 +88,7 @@ class Priced:
             least, taken = self._elimination.bound(self.tables.priced(alone, worth=0.0))
             excess.append(taken)
             room[number] = 1.0 + _ROUNDING + least  # it is the bound of minus the share
-        return NearBest(self._elimination, bound, losses, excess, prices, room)
+        return NearBest(self._elimination, bound, losses, excess, prices, room, self._effort)
 
     def _evaluate(self, prices: np.ndarray) -> tuple[float, float, np.ndarray]:
         bound, losses = self.bound(prices)
