@@ -96,10 +96,10 @@ def split_budgets(asked: Budgets) -> list[Budgets]:
             f"Both --{lists[0]} and --{lists[1]} name several budgets: name several in one of them,"
             " and one that holds for all in the other."
         )
+    texts = {name: several[0] for name, several in parts.items()}
     if not lists:
-        return [asked]
-    texts = asked.texts()
-    return [Budgets(**{**texts, lists[0]: text}, table=asked.table) for text in parts[lists[0]]]
+        return [replace(asked, **texts)]
+    return [replace(asked, **{**texts, lists[0]: text}) for text in parts[lists[0]]]
 
 
 def for_each_budget(

@@ -112,7 +112,7 @@ def _describe(network: Network, count: int, align: int, seed: int) -> ProbeSet:
 def _write(
     network: Network, probes: ProbeSet, missing: Sequence[str], folder: Path, progress: Progress
 ) -> None:
-    """Writes the probes that are missing; all of them if there was no template for the others."""
+    """Writes the probes that are missing: by the template, or each by an export of its own."""
     template = _template(network, folder, progress)
     count = len(probes.widths)
     with progress.task("probe networks", count, count - len(missing), unit="net") as bar:

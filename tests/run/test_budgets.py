@@ -10,8 +10,9 @@ from tiny_runs import asked, library, refused, snapshot, succeed
 
 import dmcp_deploy
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.options.run import Budgets
 from dmcp_deploy.plan import ChannelPlan
-from dmcp_deploy.run.budgets import for_each_budget, parse_budgets
+from dmcp_deploy.run.budgets import for_each_budget, parse_budgets, split_budgets
 from dmcp_deploy.rundir.directory import SHARED
 
 
@@ -19,6 +20,10 @@ def test_budgets_are_checked_one_by_one() -> None:
     assert parse_budgets("25%, 211M,25%") == ["25%", "211M"]
     with pytest.raises(DmcpError, match="'25 percent' is not understood"):
         parse_budgets("10%,25 percent")
+
+
+def test_a_budget_that_is_named_twice_is_one() -> None:
+    assert split_budgets(Budgets("50%, 50%", params="2M")) == [Budgets("50%", params="2M")]
 
 
 def first_steps(run: Path) -> int:

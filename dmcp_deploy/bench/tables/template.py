@@ -27,13 +27,11 @@ class Count:
         channels: Channels that follow from the groups.
         times: What they are multiplied by, as by the pixels of a plane that is flattened.
         over: What that is divided by, as by the number of equal parts.
-        plus: What is added at the end.
     """
 
     channels: WidthForm
     times: int = 1
     over: int = 1
-    plus: int = 0
 
     def at(self, widths: Widths, groups: Mapping[str, ProbedGroup]) -> int:
         """Returns the number at the groups' widths in channels.
@@ -47,7 +45,7 @@ class Count:
                 f"The network cannot have these widths: {self.channels.at(widths, groups)}"
                 f" channels x {self.times} are no multiple of {self.over}."
             )
-        return number + self.plus
+        return number
 
 
 @dataclass(frozen=True)
