@@ -2,9 +2,9 @@
 
     python benchmarks/latency_promise.py --out benchmarks/results/latency_promise.json
 
-Every search is a short one of the method that is asked for, at 224 pixels on pictures
-of Fashion-MNIST: what is on trial is the promise of time, not the accuracy. The latency table of
-each network and runtime is built first where there is none. Results are written after every run, and
+Every search is a short one of the method that is asked for, at 224 pixels on pictures of
+Fashion-MNIST: what is on trial is the promise of time, not the accuracy. The latency table of each
+network and runtime is built first where there is none. Results are written after every run, and
 a run that was stopped goes on. Run it on a machine that does nothing else.
 """
 

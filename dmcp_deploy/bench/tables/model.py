@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,9 @@ from dmcp_deploy.errors import DmcpError
 MOST_ERROR = 0.25
 
 IntArray = npt.NDArray[np.int64]
+
+#: Of the layers' time: what must step up by a rounding, for widths to be multiples of it.
+_FROM = 0.25
 
 
 @dataclass(frozen=True)
@@ -109,50 +113,36 @@ class LatencyModel:
     def steps(self) -> dict[str, int]:
         """Returns group -> channels by which its time steps up.
 
-        They are a multiple of what the layers round to that make up most of the group's time, and
-        of `align`: between its multiples nothing was measured, and kernels may be others.
+        They are a multiple of the network's rounding, and of `align`: between its multiples
+        nothing was measured. One rounding serves all groups: kernels work in blocks of channels
+        that the runtime chooses once, and off them it may leave its fast layout, which no sum of
+        rounded widths tells.
         """
-        return {name: self._step(name, group) for name, group in self.groups.items()}
+        return {name: self._step(group) for name, group in self.groups.items()}
 
     def edges(self) -> dict[str, tuple[int, ...]]:
         """Returns group -> channels at which its time is about to step up, and all of them."""
+        sizes = {name: group.size for name, group in self.groups.items()}
         return {
-            name: tuple(dict.fromkeys((*range(step, size, step), size)))
-            for (name, step), size in zip(
-                self.steps().items(), (group.size for group in self.groups.values()), strict=True
-            )
+            name: tuple(dict.fromkeys((*range(step, sizes[name], step), sizes[name])))
+            for name, step in self.steps().items()
         }
 
-    def _step(self, name: str, group: ProbedGroup) -> int:
+    def _step(self, group: ProbedGroup) -> int:
         align = self.align if group.size > self.align else 1
-        return math.lcm(self._rounding(name), group.unit, align)
+        return math.lcm(self._rounding if group.size > self._rounding else 1, group.unit, align)
 
-    def _rounding(self, name: str) -> int:
-        """Returns the largest rounding that, with larger ones, has half of a group's time."""
-        shares: dict[int, float] = {}
-        for at, form in enumerate(self.forms):
-            for side, width in enumerate((form.inputs, form.outputs) if form else ()):
-                if per_unit := width.per_unit.get(name, 0):
-                    rounding = int(self.layers.rounding[at, side])
-                    # In channels of the group: a layer may see each of them several times.
-                    unit = self.groups[name].unit
-                    rounding = math.lcm(rounding, per_unit) // per_unit * unit
-                    shares[rounding] = shares.get(rounding, 0.0) + self._share_ms(at, side)
-        together = 0.0
-        for rounding in sorted(shares, reverse=True):
-            together += shares[rounding]
-            if together >= sum(shares.values()) / 2:
-                return rounding
+    @functools.cached_property
+    def _rounding(self) -> int:
+        """The largest rounding that, with larger ones, has a quarter of the full network's time."""
+        widths = {name: group.size for name, group in self.groups.items()}
+        inputs, outputs = self.channels(widths)
+        terms = rounded_terms(inputs, outputs, self.layers.rounding) * self.layers.coefficients
+        sides_ms = terms[:, 1:3] + terms[:, 3:]
+        for rounding in sorted(set(self.layers.rounding.flat), reverse=True):
+            if sides_ms[self.layers.rounding >= rounding].sum() >= _FROM * sides_ms.sum():
+                return int(rounding)
         return 1
-
-    def _share_ms(self, layer: int, side: int) -> float:
-        """Returns what a layer of the full network takes that depends on one of its widths."""
-        form = self.forms[layer]
-        assert form is not None
-        full = {name: group.size for name, group in self.groups.items()}
-        widths = np.array([form.inputs.at(full, self.groups), form.outputs.at(full, self.groups)])
-        coefficients = self.layers.coefficients[layer]
-        return float(coefficients[1 + side] * widths[side] + coefficients[3] * widths.prod())
 
 
 def latency_model(table: LatencyTable) -> LatencyModel:
@@ -231,7 +221,7 @@ def _fit_layers(table: LatencyTable) -> LatencyModel:
     return LatencyModel(
         layers=replace(layers, coefficients=coefficients * calls.factor * usual),
         fixed_ms=calls.fixed_ms * usual,
-        full_ms=table.median_ms[0],
+        full_ms=table.full_ms,
         error_share=error_share(usual * calls.at(left_out), median),
         forms=tuple(map(_form, table.layers)),
         groups=table.groups,

@@ -166,6 +166,14 @@ class LatencyTable:
             _check_plan(plan, self.groups)
 
     @property
+    def full_ms(self) -> float:
+        """The middle call of the full network, of all passes in which it was measured."""
+        if not self.plans:
+            return self.median_ms[0]
+        passes = (ms for plan in self.plans for ms in plan.reference_ms)
+        return statistics.median(map(statistics.median, passes))
+
+    @property
     def kernels_ms(self) -> tuple[float, ...]:
         """Time of all kernels together in each probe."""
         return tuple(map(sum, zip(*(layer.total_ms for layer in self.layers), strict=True)))
