@@ -133,14 +133,14 @@ class RunContext:
 
     @contextmanager
     def stage(
-        self, name: Stage, inputs: Sequence[str], outputs: Sequence[str]
+        self, name: Stage, inputs: Sequence[str], outputs: Sequence[str], spent_s: float = 0.0
     ) -> Iterator[dict[str, Any]]:
         """Yields a place for a stage's figures; of several processes the first records them.
 
         It ends for all of them once the record is written (see `RunDir.stage`).
         """
         if is_main():
-            with self.run.stage(name, inputs, outputs) as figures:
+            with self.run.stage(name, inputs, outputs, spent_s) as figures:
                 yield figures
         else:
             yield {}

@@ -95,10 +95,11 @@ def keep_decoded(context: RunContext, problem: SearchProblem, plan: ChannelPlan)
 
     The weights of some methods are the plan's own.
     """
-    with context.stage(SEARCH, [], [SUPERNET]) as figures:
-        figures.update(context.run.figures(SEARCH))
+    known = context.run.stages()[SEARCH]
+    with context.stage(SEARCH, [], [SUPERNET], known.seconds) as figures:
+        figures.update(known.figures)
         figures["macs"] = plan.macs
-        if "full_accuracy" in context.run.figures(SEARCH):
+        if "full_accuracy" in known.figures:
             figures["full_accuracy"] = _keep_supernet(context, problem)
 
 

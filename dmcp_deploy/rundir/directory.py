@@ -183,15 +183,22 @@ class RunDir:
 
     @contextmanager
     def stage(
-        self, name: Stage, inputs: Sequence[str], outputs: Sequence[str]
+        self, name: Stage, inputs: Sequence[str], outputs: Sequence[str], spent_s: float = 0.0
     ) -> Iterator[dict[str, Any]]:
-        """Yields a place for a stage's figures and records the stage once the block succeeds."""
+        """Yields a place for a stage's figures and records the stage once the block succeeds.
+
+        Args:
+            name: The stage.
+            inputs: Files that it reads, where they are there.
+            outputs: Files that it writes, where they are there.
+            spent_s: Seconds that it took before the block.
+        """
         before = {file: self._digest(file) for file in inputs if self.file(file).exists()}
         figures: dict[str, Any] = {}
         started = time.monotonic()
         yield figures
         after = {file: self._digest(file) for file in outputs if self.file(file).exists()}
-        seconds = round(time.monotonic() - started, 2)
+        seconds = round(spent_s + time.monotonic() - started, 2)
         record = StageRecord(seconds, before, after, figures)
         self._write(self.request(), {**self.stages(), name: record})
 

@@ -162,6 +162,14 @@ def test_a_stage_that_fails_is_not_on_record(run: RunDir) -> None:
     assert not run.is_current("slice")
 
 
+def test_a_stage_that_is_done_further_keeps_what_it_took(run: RunDir) -> None:
+    with run.stage("search", [], []):
+        pass
+    with run.stage("search", [], [], 3600.0):
+        pass
+    assert 3600.0 <= run.stages()["search"].seconds < 3700.0
+
+
 def test_stages_are_kept_beside_one_another(run: RunDir) -> None:
     done(run)
     with run.stage("train", [], []) as figures:
