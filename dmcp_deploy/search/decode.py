@@ -64,7 +64,7 @@ def decode(
     """
     left = Effort(effort)
     tables = limit_tables(limits, axes, worth)
-    decoded = _best_met(limits, axes, tables, left)
+    decoded = _best_met(limits, axes, tables, left) or _narrowest(limits, axes, tables)
     if decoded is None:
         raise DmcpError(
             "No plan of the widths on offer meets"
@@ -97,6 +97,14 @@ def _best_met(
         factors[:count] = np.maximum(1.0, real / tables.shares_at(plan)[:count])
         tables = tables.tightened(factors)
     return None
+
+
+def _narrowest(limits: Limits, axes: Sequence[np.ndarray], tables: Tables) -> Decoded | None:
+    """Returns the narrowest plan if it meets the limits: tighter ones may leave out even that."""
+    units = np.array([axis[0] for axis in axes])
+    if not limits.is_met(units):
+        return None
+    return _decoded(limits, tables, np.zeros(len(axes), np.int64), units, np.inf)
 
 
 def _decoded(

@@ -141,6 +141,23 @@ def test_terms_that_come_near_a_cost_still_give_plans_that_meet_it():
         assert decoded.worth <= best_worth(limits, axes, worth) + 1e-9 <= decoded.bound + 2e-9
 
 
+class WiderIsDearer(TableCost):
+    """A cost whose terms are right for the narrowest plan alone, and say too little of others."""
+
+    exact_terms = False
+
+    def at(self, units: np.ndarray) -> float:
+        narrowest = all(unit == axis[0] for unit, axis in zip(units, self.axes, strict=True))
+        return super().at(units) * (1.0 if narrowest else 1.5)
+
+
+def test_the_narrowest_plan_is_found_where_it_alone_meets_a_limit():
+    axes = [np.array([8, 16])]
+    cost = WiderIsDearer([Term((0,), np.array([2.0, 2.1]))], axes)
+    limits = Limits((Limit(cost, 2.2, "2.2ms"),))
+    assert decode(limits, axes, [np.array([0.0, 1.0])]).units.tolist() == [8]
+
+
 def test_when_its_effort_is_spent_the_plan_meets_the_limits_and_the_gap_is_told():
     network = paper_network("resnet50")
     macs = MacsCost(NetworkCost(network), search_space(network))
