@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import os
@@ -25,6 +24,7 @@ from dmcp_deploy.data.shard_index import ShardIndex, index_shard
 from dmcp_deploy.data.sources import FORMATS, PictureImages
 from dmcp_deploy.data.types import ImageData, digest_of
 from dmcp_deploy.errors import DmcpError, reason_of
+from dmcp_deploy.machine.lock import locked
 from dmcp_deploy.progress import NO_PROGRESS, Progress
 
 KIND = "shard-index"
@@ -99,7 +99,7 @@ def open_shards(
     kept = cache_folder(root) / "webdataset"
     if "://" in place:
         copies = kept / hashlib.sha256(place.encode()).hexdigest()[:16]
-        with _locked(copies.with_suffix(".fetch-lock")):
+        with locked(copies.with_suffix(".fetch-lock")):
             folder, name = fetch_shards(place, copies, progress), place
     else:
         folder = Path(os.path.expanduser(place)).resolve()
@@ -163,7 +163,7 @@ def _indexed(
 ) -> dict[Path, ShardIndex]:
     """Returns the index of every shard: the one kept from before where the file is the same."""
     file = kept / f"{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}.json"
-    with _locked(file.with_suffix(".lock")):
+    with locked(file.with_suffix(".lock")):
         before = _read_index(file)
         names = {path: path.relative_to(folder).as_posix() for path in paths}
         index = {p: before[n] for p, n in names.items() if n in before and before[n].is_of(p)}
@@ -188,13 +188,3 @@ def _read_index(file: Path) -> dict[str, ShardIndex]:
             return {n: ShardIndex.from_json(each) for n, each in content["shards"].items()}
     except DmcpError:  # absent, or of another release: it can be made again
         return {}
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Lets one process at a time do the work: the others of a run find it done."""
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # a cache that cannot be written to needs no lock
-            path.parent.mkdir(parents=True, exist_ok=True)
-            fcntl.flock(stack.enter_context(path.open("w")), fcntl.LOCK_EX)
-        yield

@@ -21,6 +21,7 @@ from dmcp_deploy.bench.tables.cache import (
 from dmcp_deploy.bench.tables.table import LatencyTable
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.machine.environment import read_environment
+from dmcp_deploy.machine.lock import locked
 from dmcp_deploy.options.declare import declared
 from dmcp_deploy.options.measure import PROBES, Setting
 from dmcp_deploy.options.run import Compute
@@ -114,7 +115,9 @@ def _built(spec: NetworkSpec, asked: Mapping[str, Any], compute: Compute) -> Pat
     check_setting(setting)
     path = built_path(spec, setting, read_environment(devices=True))
     if is_main() and not path.is_file():
-        _build(spec, setting, path, compute)
+        with locked(path.with_suffix(".lock")):
+            if not path.is_file():  # another run may have built it while this one waited
+                _build(spec, setting, path, compute)
     wait_for_all()
     return path
 
