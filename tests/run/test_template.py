@@ -110,10 +110,19 @@ def check_layers(probes: ProbeSet, folder) -> None:
             assert channels == [layers[layer].in_channels, layers[layer].out_channels]
 
 
+NIGHTLY = pytest.mark.nightly("a minute, for operations that smaller networks have too")
+
+
 @pytest.mark.slow(seconds=60)
 @pytest.mark.parametrize(
     "model",
-    ["mobilenet_v2", "resnet50", "densenet121", "mobilenet_v3_small", "shufflenet_v2_x1_0"],
+    [
+        pytest.param("mobilenet_v2", marks=NIGHTLY),
+        "resnet50",
+        pytest.param("densenet121", marks=NIGHTLY),
+        pytest.param("mobilenet_v3_small", marks=NIGHTLY),
+        "shufflenet_v2_x1_0",
+    ],
 )
 def test_networks_of_torchvision_have_templates(model, tmp_path):
     network = build_network(NetworkSpec(model, 1.0, 10, (3, 64, 64)))
