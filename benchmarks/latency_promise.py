@@ -19,9 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from dmcp_deploy.artifact import write_text
+from dmcp_deploy.bench.certificate import Certificate
 from dmcp_deploy.bench.ratio import latency_ratio
 from dmcp_deploy.bench.record import BenchRecord
 from dmcp_deploy.machine.environment import read_environment
+from dmcp_deploy.options.run import Compute
+from dmcp_deploy.run.certificates import measure
 
 #: Network -> shares of its time. DenseNet concatenates, MobileNetV3 squeezes and excites.
 CASES = {
@@ -58,7 +61,11 @@ def main() -> None:
     parser.add_argument("--data", default="fashion-mnist")
     parser.add_argument("--models", nargs="*", default=list(CASES))
     parser.add_argument("--runtimes", nargs="*", default=list(RUNTIMES))
+    parser.add_argument("--again", type=Path, help="Measure the networks of one run once more.")
     args = parser.parse_args()
+    if args.again:
+        print(json.dumps(again(args.again)))
+        return
     results: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {}
     results |= {
         "command": "python benchmarks/latency_promise.py",
@@ -88,19 +95,40 @@ def keep(case: Case, out: Path, method: str, data: str) -> dict[str, Any]:
     ]
     trial = ["--method", method, "--data", data, "--max-steps", str(STEPS), "--batch-size"]
     _run(*searched, *trial, str(BATCH), "--no-rehearse")
-    certificate = json.loads((out / "certificate.json").read_text())
-    record = out / "again.json"
-    _run("bench", str(out / "plan.json"), *target, "--seconds", "20", "--save", str(record))
-    return {"certificate": _brief(certificate), "again": _again(record)}
+    certificate, plan = (
+        json.loads((out / name).read_text()) for name in ("certificate.json", "plan.json")
+    )
+    record = out / "in_turn.json"
+    _run("bench", str(out / "plan.json"), *target, "--seconds", "10", "--save", str(record))
+    again = subprocess.run(
+        [sys.executable, __file__, "--again", str(out), "--out", "-"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return {
+        "certificate": _brief(certificate),
+        "rounds": len(certificate["rounds"]),
+        "macs_share": plan["macs"] / plan["full_macs"],
+        "again": json.loads(again.stdout.splitlines()[-1]),
+        "in_turn": _ratio(BenchRecord.load(record)),
+    }
+
+
+def again(run: Path) -> dict[str, Any]:
+    """Returns the ratio of a run's networks, measured once more as a certificate measures."""
+    certificate = Certificate.load(run / "certificate.json")
+    files = {"original": run / "plan/original.onnx", "pruned": run / "plan/model.onnx"}
+    return _ratio(measure(files, certificate.setting, Compute()))
 
 
 def _brief(certificate: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in certificate.items() if k not in ("rounds", "kind", "schema")}
 
 
-def _again(path: Path) -> dict[str, Any]:
-    """Returns the pruned network's latency over the full one's, measured in a fresh process."""
-    full, pruned = BenchRecord.load(path).measured
+def _ratio(record: BenchRecord) -> dict[str, float]:
+    """Returns the pruned network's latency over the full one's, with its 95% interval."""
+    full, pruned = record.measured
     ratio = latency_ratio(full.samples_ms, pruned.samples_ms)
     return {"ratio": ratio.value, "low": ratio.low, "high": ratio.high}
 

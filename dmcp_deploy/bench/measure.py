@@ -23,6 +23,7 @@ def measure_artifacts(
     options: BenchOptions,
     *,
     warmup_s: float = 1.0,
+    before: int = 0,
     progress: Progress = NO_PROGRESS,
 ) -> BenchRecord:
     """Returns the latency record of networks run in interleaved rounds.
@@ -32,6 +33,7 @@ def measure_artifacts(
             compared with the first.
         options: How to measure; the seconds are over all files, the warm-up apart.
         warmup_s: Warm-up time for each batch size, over all files.
+        before: Calls right before each sample that are none themselves (see `time_interleaved`).
         progress: Told of every second that has passed.
 
     Raises:
@@ -45,6 +47,7 @@ def measure_artifacts(
         time_interleaved,
         seconds=options.seconds / _LOADS,
         warmup_s=warmup_s / _LOADS,
+        before=before,
         progress=progress,
     )
     with lineup.watched(ready, options.batches) as environment:

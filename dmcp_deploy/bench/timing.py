@@ -22,6 +22,7 @@ def time_interleaved(
     *,
     seconds: float,
     warmup_s: float = 1.0,
+    before: int = 0,
     title: str = "measure",
     progress: Progress = NO_PROGRESS,
 ) -> dict[str, list[float]]:
@@ -36,6 +37,8 @@ def time_interleaved(
         calls: Name -> what is timed by the host's clock, or what times itself.
         seconds: Measuring time over all calls, the warm-up apart; the last pair is finished.
         warmup_s: Warm-up time over all calls; each is made twice at least.
+        before: Calls right before each sample that are none themselves: behind them a network finds
+            its weights in the caches, as it does where it runs alone.
         title: What the progress is called.
         progress: Told of every second that has passed.
 
@@ -58,6 +61,8 @@ def time_interleaved(
         warm_up(takes.values(), warmup_s)
         for order in _rounds(list(calls), seconds, title, progress):
             for name in order:
+                for _ in range(before):
+                    takes[name]()
                 samples[name].append(takes[name]())
     return samples
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import functools
 import gc
+import itertools
 import statistics
 import time
 from contextlib import contextmanager
@@ -109,3 +111,13 @@ def test_a_time_that_is_not_above_zero_is_refused(seconds):
 def test_nothing_to_measure_is_refused():
     with pytest.raises(DmcpError, match="nothing to measure"):
         time_interleaved({}, seconds=1.0)
+
+
+def test_each_sample_comes_behind_calls_that_are_none():
+    made = []
+    calls = {name: functools.partial(made.append, name) for name in "ab"}
+    samples = time_interleaved(calls, seconds=1e-9, warmup_s=0.0, before=2)
+    assert {name: len(values) for name, values in samples.items()} == {"a": 2, "b": 2}
+    runs = ["".join(run) for _, run in itertools.groupby(made[4:])]
+    assert {name: sum(run.count(name) for run in runs) for name in "ab"} == {"a": 6, "b": 6}
+    assert all(len(run) % 3 == 0 for run in runs)
