@@ -37,6 +37,10 @@ from dmcp_deploy.search.problem import SearchProblem, SearchResult
 from dmcp_deploy.search.run import make_plan, search_plan
 from dmcp_deploy.training.distributed import is_main, wait_for_all
 
+#: Of a budget in time: what plans that are decoded again aim at, for two measurements of one plan
+#: differ by a percent.
+_AIM = 0.985
+
 
 def run_certify(
     context: RunContext, problem: SearchProblem | None = None, result: SearchResult | None = None
@@ -140,18 +144,22 @@ class Searched:
 
     def plan(self, factor: float) -> ChannelPlan | None:
         """Returns the plan once more, by a corrected latency table; None where none can meet it."""
-        limits = Limits(tuple(self._limit(limit, factor) for limit in self.problem.limits.limits))
-        if not limits.is_met(self.problem.grid.low):
+        limits, aimed = self._limits(factor), self._limits(factor, _AIM)
+        if not aimed.is_met(self.problem.grid.low):
             return None
         problem, request = replace(self.problem, limits=limits), self.context.request
-        return make_plan(problem, self.result.decode(limits), request.method, request.align)
+        return make_plan(problem, self.result.decode(aimed), request.method, request.align)
 
-    def _limit(self, limit: Limit, factor: float) -> Limit:
+    def _limits(self, factor: float, aim: float = 1.0) -> Limits:
+        """Returns the budgets by a corrected table, that in time times `aim`."""
+        return Limits(tuple(self._limit(it, factor, aim) for it in self.problem.limits.limits))
+
+    def _limit(self, limit: Limit, factor: float, aim: float) -> Limit:
         if not isinstance(limit.cost, LatencyCost):
             return limit
         space = self.problem.space
         cost = LatencyCost(self.context.latency_model.scaled(factor), space)
-        return replace(limit, cost=cost, most=min(limit.most, cost.at(space.full)))
+        return replace(limit, cost=cost, most=min(aim * limit.most, cost.at(space.full)))
 
 
 def _tried(searched: Searched, certificate: Certificate, most: int) -> Certificate:
