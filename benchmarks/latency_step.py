@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from step_cost import CLASSES, make_batch, make_problem
 
 from dmcp_deploy.artifact import write_artifact
 from dmcp_deploy.bench.tables.fit import ROUNDINGS
@@ -29,28 +30,20 @@ from dmcp_deploy.bench.tables.model import LatencyModel, LayerTimes
 from dmcp_deploy.bench.tables.probes import ProbedGroup
 from dmcp_deploy.data.types import Batch
 from dmcp_deploy.machine.environment import read_environment
-from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.graph import Network
-from dmcp_deploy.network.models import build_network
-from dmcp_deploy.options.run import Compute
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.run.probes import layer_forms
-from dmcp_deploy.rundir.request import RunRequest
 from dmcp_deploy.search.costs.latency import LatencyCost
 from dmcp_deploy.search.costs.limits import Limit, Limits
 from dmcp_deploy.search.costs.macs import MacsCost
 from dmcp_deploy.search.costs.protocol import Cost
 from dmcp_deploy.search.dmcp import DmcpTask
-from dmcp_deploy.search.fit import width_grid
 from dmcp_deploy.search.problem import SearchProblem
-from dmcp_deploy.search.space import search_space
-from dmcp_deploy.training.precision import choose_precision
-from dmcp_deploy.training.recipe import RECIPES
 
 KIND = "latency-step"
 #: Steps that a search is said to have; the second half of them is stage 2.
 STEPS = 1_000_000
-CLASSES, SHARE, RESAMPLES = 1000, 0.6, 2000
+SHARE, RESAMPLES = 0.6, 2000
 _FACTOR = 10  # rounds of what takes a fraction of a millisecond over those of whole steps
 COSTS = ("multiply-adds", "milliseconds")
 
@@ -112,8 +105,9 @@ def _options() -> argparse.Namespace:
 
 
 def _measured(model: str, options: argparse.Namespace) -> dict[str, Any]:
-    problem = _problem(model, options)
-    batch = problem.precision.move(_batch(options))
+    spec = NetworkSpec(model, 1.0, CLASSES, (3, options.side, options.side))
+    problem = make_problem(spec, options, 8)
+    batch = problem.precision.move(make_batch(options))
     tasks = {cost.name: _task(problem, cost) for cost in _costs(problem)}
     steps: dict[str, dict[str, Step]] = {
         "expected": {name: _expected_step(task) for name, task in tasks.items()},
@@ -187,35 +181,6 @@ def _expected_step(task: DmcpTask) -> Step:
 
 def _architecture_step(task: DmcpTask, batch: Batch) -> Step:
     return lambda number: task._architecture_step(STEPS // 2 + 1 + number, batch)
-
-
-def _problem(model: str, options: argparse.Namespace) -> SearchProblem:
-    spec = NetworkSpec(model, 1.0, CLASSES, (3, options.side, options.side))
-    network = build_network(spec)
-    accounting, space = NetworkCost(network), search_space(network)
-    macs = MacsCost(accounting, space)
-    return SearchProblem(
-        network=network,
-        accounting=accounting,
-        space=space,
-        grid=width_grid(space, 8),
-        limits=Limits((Limit(macs, SHARE * macs.at(space.full), f"{SHARE:%}"),)),
-        data=None,
-        recipe=RECIPES["imagenet-mobilenet" if "mobilenet" in model else "imagenet-resnet"],
-        request=RunRequest(
-            network=spec, budget=f"{SHARE:%}", data_digest="", weights_digest=None, recipe={}
-        ),
-        compute=Compute(),
-        precision=choose_precision(options.device, options.precision),
-        folder=Path(),
-    )
-
-
-def _batch(options: argparse.Namespace) -> Batch:
-    generator = torch.Generator().manual_seed(0)
-    shape = (options.batch, 3, options.side, options.side)
-    labels = torch.randint(CLASSES, (options.batch,), generator=generator)
-    return Batch(torch.randn(shape, generator=generator), labels)
 
 
 if __name__ == "__main__":

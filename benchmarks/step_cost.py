@@ -164,7 +164,7 @@ def _key(run: Mapping[str, Any]) -> tuple[Any, ...]:
 def _measured(options: argparse.Namespace) -> dict[str, Any]:
     """Returns the seconds of every step by kind, and the ideal of every round's sandwich."""
     steps = {kind: make_step(kind, options) for kind in KINDS}
-    networks = _narrow(_problem(options, options.align))
+    networks = _narrow(make_problem(_spec(options), options, options.align))
     clock = _clock(options)
     seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for number in range(-options.warm_ups, options.rounds):
@@ -181,8 +181,9 @@ def make_step(kind: str, options: argparse.Namespace) -> Step:
     """Returns what does one step of a kind, on a network of its own."""
     torch.set_num_threads(options.threads)
     _keep_freed_memory()
-    problem = _problem(options, 1 if kind.startswith("release") else options.align)
-    batch = problem.precision.move(_batch(options))
+    align = 1 if kind.startswith("release") else options.align
+    problem = make_problem(_spec(options), options, align)
+    batch = problem.precision.move(make_batch(options))
     if kind == "plain":
         dense = DenseTask(problem.network.model, problem.recipe, STEPS, problem.precision)
         return lambda number: _drop(dense.step(number, batch))
@@ -229,11 +230,16 @@ def _narrow(problem: SearchProblem) -> Callable[[int], tuple[list[dict[str, int]
     return networks
 
 
-def _problem(options: argparse.Namespace, align: int) -> SearchProblem:
-    spec = NetworkSpec(options.model, options.width_mult, CLASSES, (3, options.side, options.side))
+def _spec(options: argparse.Namespace) -> NetworkSpec:
+    shape = (3, options.side, options.side)
+    return NetworkSpec(options.model, options.width_mult, CLASSES, shape)
+
+
+def make_problem(spec: NetworkSpec, options: argparse.Namespace, align: int) -> SearchProblem:
+    """Returns a search of a network that no step of needs data, on the device of the options."""
     network = build_network(spec)
     cost, space = NetworkCost(network), search_space(network)
-    recipe = "imagenet-resnet" if "resnet" in options.model else "imagenet-mobilenet"
+    recipe = "imagenet-resnet" if "resnet" in spec.model else "imagenet-mobilenet"
     return SearchProblem(
         network=network,
         accounting=cost,
@@ -251,7 +257,8 @@ def _problem(options: argparse.Namespace, align: int) -> SearchProblem:
     )
 
 
-def _batch(options: argparse.Namespace) -> Batch:
+def make_batch(options: argparse.Namespace) -> Batch:
+    """Returns noise of the options' size and number, with labels."""
     generator = torch.Generator().manual_seed(0)
     shape = (options.batch, 3, options.side, options.side)
     labels = torch.randint(CLASSES, (options.batch,), generator=generator)

@@ -18,6 +18,7 @@ from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.network.conventions import Conventions, input_conventions
 from dmcp_deploy.network.models import build_network, check_model
 from dmcp_deploy.options.declare import shared_fields
+from dmcp_deploy.options.measure import Setting
 from dmcp_deploy.options.run import DEFAULT_DATA, Budgets, Compute, RunOptions, RunSettings
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.progress import Progress
@@ -76,10 +77,7 @@ def make_request(
         recipe = _within(recipe, spec.input_shape)
     network = build_network(spec, options.seed)
     check_outputs(network)
-    digest = None
-    if budgets.latency is not None:
-        given = None if budgets.table is None else Path(budgets.table)
-        digest = target_table(spec, given, target or {}, run, compute)
+    setting, digest = _target(spec, budgets, target or {}, run, compute)
     filled_in = {
         "data": data.name,
         "weights": weights,
@@ -91,7 +89,7 @@ def make_request(
         budget=budgets.flops,
         latency=budgets.latency,
         params=budgets.params,
-        target=None if digest is None else LatencyTable.load(kept_path(digest)).setting,
+        target=setting,
         table_digest=digest,
         data_digest=data.digest,
         weights_digest=weights_digest,
@@ -99,6 +97,21 @@ def make_request(
         contiguous=not takes_channels_last(network),
         pictures=None if conventions.pictures == PictureConventions() else conventions.pictures,
     )
+
+
+def _target(
+    spec: NetworkSpec,
+    budgets: Budgets,
+    asked: Mapping[str, Any],
+    run: RunDir | None,
+    compute: Compute,
+) -> tuple[Setting | None, str | None]:
+    """Returns the target of a budget in time and the digest of its table; None without one."""
+    if budgets.latency is None:
+        return None, None
+    given = None if budgets.table is None else Path(budgets.table)
+    digest = target_table(spec, given, asked, run, compute)
+    return LatencyTable.load(kept_path(digest)).setting, digest
 
 
 def _opened(source: str | None, progress: Progress) -> ImageData:

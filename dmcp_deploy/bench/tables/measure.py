@@ -21,7 +21,7 @@ from dmcp_deploy.machine.affinity import pinned
 from dmcp_deploy.options.measure import Setting
 from dmcp_deploy.progress import NO_PROGRESS, Progress
 from dmcp_deploy.runtimes.profile import KernelTime, profile_layers
-from dmcp_deploy.runtimes.sampler import Clock, make_sampler
+from dmcp_deploy.runtimes.sampler import Clock, Sampler, make_sampler
 
 PASSES = 3
 
@@ -146,12 +146,17 @@ def split_kernels(
     return own, after
 
 
+def warm_calls(sampler: Sampler, seconds: float) -> int:
+    """Warms a network up; returns how many calls it makes in so many seconds, 5 to 20."""
+    slowest = max([sampler.sample_ms() for _ in range(_WARM_UPS)][1:])
+    return min(max(math.ceil(seconds / (slowest / 1e3)), _FEWEST_CALLS), _MOST_CALLS)
+
+
 def _measure(artifact: Artifact, images: npt.NDArray[np.float32], setting: Setting) -> Step:
     file = artifact.at_batch(setting.batch)
     with file.open() as session:
         sampler = make_sampler(session, images, Clock())
-        slowest = max([sampler.sample_ms() for _ in range(_WARM_UPS)][1:])
-        calls = min(max(math.ceil(_PROBE_S / (slowest / 1e3)), _FEWEST_CALLS), _MOST_CALLS)
+        calls = warm_calls(sampler, _PROBE_S)
         calls_ms = [sampler.sample_ms() for _ in range(_WHOLE_CALLS * calls)]
         ran_by = session.runtime
     kernels = profile_layers(

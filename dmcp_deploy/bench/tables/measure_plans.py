@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from random import Random
 
 from dmcp_deploy.bench.artifacts import Artifact
 from dmcp_deploy.bench.lineup import random_images
+from dmcp_deploy.bench.tables.measure import warm_calls
 from dmcp_deploy.bench.tables.part import open_part
 from dmcp_deploy.bench.tables.probes import Widths
 from dmcp_deploy.bench.tables.table import PlanTimes
@@ -18,10 +18,8 @@ from dmcp_deploy.options.measure import Setting
 from dmcp_deploy.progress import NO_PROGRESS, Progress
 from dmcp_deploy.runtimes.sampler import Clock, Sampler, make_sampler
 
-_WARM_UPS = 3
-#: A network runs for about this long in its turn, and for so many calls.
+#: A network runs for about this long in its turn.
 _TURN_S = 0.05
-_FEWEST_CALLS, _MOST_CALLS = 5, 20
 _DIGITS = 5
 
 
@@ -100,8 +98,7 @@ def _shuffled(number: int, count: int) -> list[_Turn]:
 
 
 def _calls_ms(sampler: Sampler) -> list[float]:
-    slowest = max([sampler.sample_ms() for _ in range(_WARM_UPS)][1:])
-    calls = min(max(math.ceil(_TURN_S / (slowest / 1e3)), _FEWEST_CALLS), _MOST_CALLS)
+    calls = warm_calls(sampler, _TURN_S)
     return [round(sampler.sample_ms(), _DIGITS) for _ in range(calls)]
 
 
