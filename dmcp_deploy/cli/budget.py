@@ -21,7 +21,7 @@ _NOT_CERTIFIED = ("checkpoint_s", "tensorboard", "supernet", "rehearse")
 _SETTINGS = {"runtime": "runtime", "threads": "threads", "batch": "batch", "batches": "batch"}
 
 
-def asked_budgets(ctx: click.Context, asked: Target, batches: Sequence[int]) -> dict[str, Any]:
+def budget_arguments(ctx: click.Context, asked: Target, batches: Sequence[int]) -> dict[str, Any]:
     """Returns what a command is asked of plans, with a target where there is something to time.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Annotated
 import click
 
 from dmcp_deploy import __version__
-from dmcp_deploy.cli.budget import asked_budgets, certify
+from dmcp_deploy.cli.budget import budget_arguments, certify
 from dmcp_deploy.cli.command_options import (
     BenchOutput,
     Classes,
@@ -81,7 +81,7 @@ def prune(
             gpu_archs=engines.gpu_arch,
         )
     chain = functools.partial(api.prune, bench_options=measured, engine_options=built)
-    asked = asked_budgets(ctx, target, measured.batches)
+    asked = budget_arguments(ctx, target, measured.batches)
     for run in for_each_budget(
         chain, target.model, **asked, out=target.out, options=options, compute=compute
     ):
@@ -108,7 +108,7 @@ def search(
     from dmcp_deploy.run import api, summary
     from dmcp_deploy.run.budgets import for_each_budget
 
-    asked = asked_budgets(ctx, target, (setting.batch,))
+    asked = budget_arguments(ctx, target, (setting.batch,))
     for run in for_each_budget(
         api.search, target.model, **asked, out=target.out, options=options, compute=compute
     ):

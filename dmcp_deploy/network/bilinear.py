@@ -9,10 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dmcp_deploy.network.graph import Network, Units
-
-#: The unit of each channel on one side of a layer, -1 where it always stays; or None and a width.
-Side = tuple[Units | None, int]
+from dmcp_deploy.network.graph import Network
+from dmcp_deploy.network.linear import Side, linear_widths
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,8 @@ class Bilinear:
 
     def __init__(self, network: Network, constant: int, products: Sequence[Product]) -> None:
         self._constant = constant
-        self.inputs = _Linear(network, [product.inputs for product in products])
-        self.outputs = _Linear(network, [product.outputs for product in products])
+        self.inputs = linear_widths(network, [product.inputs for product in products])
+        self.outputs = linear_widths(network, [product.outputs for product in products])
         self._factors = np.array([product.factor for product in products], np.int64)
         self._shares = np.array([product.share for product in products], np.int64)
 
@@ -80,27 +78,3 @@ class Bilinear:
         linear = (factors * a.fixed) @ b.slope + (factors * b.fixed) @ a.slope
         square = a.slope.T @ (factors[:, None] * b.slope)
         return Quadratic(constant, linear, np.triu(square) + np.tril(square, -1).T)
-
-
-class _Linear:
-    """Widths of several layers as linear functions of the units kept per group."""
-
-    def __init__(self, network: Network, sides: Sequence[Side]) -> None:
-        groups = network.prunable
-        self.slope = np.zeros((len(sides), len(groups)), dtype=np.int64)
-        self.fixed = np.zeros(len(sides), dtype=np.int64)
-        for row, (units, width) in enumerate(sides):
-            if units is None:
-                self.fixed[row] = width
-                continue
-            self.fixed[row] = int((units < 0).sum())
-            counts = np.bincount(units[units >= 0], minlength=network.unit_count)
-            self.slope[row] = [counts[group.first] for group in groups]
-
-    def __call__(self, units: np.ndarray) -> np.ndarray:
-        return np.asarray(self.fixed + self.slope @ units)
-
-    def tensors(self, units: Tensor) -> Tensor:
-        slope = torch.as_tensor(self.slope, dtype=units.dtype, device=units.device)
-        fixed = torch.as_tensor(self.fixed, dtype=units.dtype, device=units.device)
-        return fixed + slope @ units

@@ -10,9 +10,10 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
-from dmcp_deploy.network.bilinear import Bilinear, Product, Side
+from dmcp_deploy.network.bilinear import Bilinear, Product
 from dmcp_deploy.network.graph import Layer, Network, Units
 from dmcp_deploy.network.layers import WEIGHTED
+from dmcp_deploy.network.linear import Side
 
 
 @dataclass(frozen=True)

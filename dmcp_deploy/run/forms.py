@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
 
 from dmcp_deploy.bench.tables.probes import LayerForm, ProbedGroup, WidthForm
-from dmcp_deploy.network.graph import Layer, Network, Units
+from dmcp_deploy.network.graph import Layer, Network
+from dmcp_deploy.network.linear import Side, linear_widths
 
 
 def probed_groups(network: Network) -> dict[str, ProbedGroup]:
@@ -15,10 +16,8 @@ def probed_groups(network: Network) -> dict[str, ProbedGroup]:
 
 def layer_form(layer: Layer, network: Network) -> LayerForm:
     """Returns how a layer's channels follow from the groups."""
-    return LayerForm(
-        _channels(layer.inputs, layer.in_channels, network),
-        _channels(layer.outputs, layer.out_channels, network),
-    )
+    sides = (layer.inputs, layer.in_channels), (layer.outputs, layer.out_channels)
+    return LayerForm(*_forms(network, sides))
 
 
 def all_forms(network: Network) -> list[WidthForm]:
@@ -31,15 +30,12 @@ def all_forms(network: Network) -> list[WidthForm]:
         *(units for units, _ in network.gates.values()),
     ]
     groups = [WidthForm(0, {group.name: group.unit}) for group in network.prunable]
-    return [*groups, *(_form(each, network) for each in units if each is not None)]
+    return [*groups, *_forms(network, [(each, 0) for each in units if each is not None])]
 
 
-def _channels(units: Units | None, whole: int, network: Network) -> WidthForm:
-    return WidthForm(whole, {}) if units is None else _form(units, network)
-
-
-def _form(units: Units, network: Network) -> WidthForm:
-    counts = np.bincount(units[units >= 0], minlength=network.unit_count)
-    per_unit = {group.name: int(counts[group.first]) for group in network.prunable}
-    fixed = int((units < 0).sum())
-    return WidthForm(fixed, {name: number for name, number in per_unit.items() if number})
+def _forms(network: Network, sides: Sequence[Side]) -> list[WidthForm]:
+    widths, names = linear_widths(network, sides), [group.name for group in network.prunable]
+    return [
+        WidthForm(fixed, {name: added for name, added in zip(names, row, strict=True) if added})
+        for fixed, row in zip(widths.fixed.tolist(), widths.slope.tolist(), strict=True)
+    ]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dmcp_deploy.bench.tables.model import IntArray
-from dmcp_deploy.search.costs.rounded import PerUnit, RoundedForm, RoundedSum, slopes
+from dmcp_deploy.search.costs.rounded import PerUnit, RoundedForm, RoundedSum, linear_sums
 
 
 class Expectation:
@@ -97,13 +97,12 @@ class _SumMeans:
         self._rows = torch.tensor([self._residues.rows[chain] for chain in chains])
         residues = np.arange(modulus)
         lacking = [side.rounded(residues) - side.fixed - residues for side in sums]
-        self._fixed = torch.tensor([side.fixed for side in sums], dtype=torch.float64)
-        self._slope = torch.from_numpy(slopes(sums, len(units)))
+        self._sums = linear_sums(sums, len(units))
         self._units = torch.from_numpy(units).double()
         self._lacking = torch.from_numpy(np.array(lacking)).double()
 
     def __call__(self, probabilities: Tensor) -> Tensor:
-        sums = self._fixed + self._slope @ (probabilities * self._units).sum(1)
+        sums = self._sums.tensors((probabilities * self._units).sum(1))
         residues = self._residues(probabilities).index_select(0, self._rows)
         return sums + (residues * self._lacking).sum(1)
 

@@ -13,7 +13,7 @@ from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.search.costs.expectation import Expectation
 from dmcp_deploy.search.costs.pairwise import pairwise_terms
 from dmcp_deploy.search.costs.protocol import Term
-from dmcp_deploy.search.costs.rounded import rounded_form, slopes
+from dmcp_deploy.search.costs.rounded import linear_sums, rounded_form
 from dmcp_deploy.search.space import SearchSpace
 from dmcp_deploy.units import MILLISECONDS, format_quantity
 
@@ -44,9 +44,8 @@ class LatencyCost:
         """
         _check(model, space)
         self._form, self._space = rounded_form(model, space.names), space
-        self._fixed = np.array([side.fixed for side in self._form.sides], np.float64)
         self._rounding = np.array([side.rounding for side in self._form.sides], np.float64)
-        self._slope = slopes(self._form.sides, len(space.names))
+        self._widths = linear_sums(self._form.sides, len(space.names))
         pairs = np.array(list(self._form.products), np.int64).reshape(-1, 2)
         self._first, self._second = pairs.T.copy()
         self._products = np.array(list(self._form.products.values()))
@@ -56,8 +55,7 @@ class LatencyCost:
 
     def at(self, units: np.ndarray) -> float:
         """Returns the predicted milliseconds of a plan, units [groups]."""
-        widths = self._fixed + self._slope @ units
-        rounded = np.ceil(widths / self._rounding) * self._rounding
+        rounded = np.ceil(self._widths(units) / self._rounding) * self._rounding
         pairs = rounded[self._first] * rounded[self._second]
         return float(self._form.constant + self._form.linear @ rounded + self._products @ pairs)
 

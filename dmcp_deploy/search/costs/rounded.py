@@ -11,6 +11,7 @@ import numpy as np
 from dmcp_deploy.bench.tables.fit import Array
 from dmcp_deploy.bench.tables.model import IntArray, LatencyModel
 from dmcp_deploy.bench.tables.probes import WidthForm
+from dmcp_deploy.network.linear import LinearWidths
 
 #: Group's number and channels for each of its units, by ascending group.
 PerUnit = tuple[tuple[int, int], ...]
@@ -93,13 +94,13 @@ def rounded_form(model: LatencyModel, groups: Sequence[str]) -> RoundedForm:
     return _moved(constant, linear, products)
 
 
-def slopes(sides: Sequence[RoundedSum], groups: int) -> Array:
-    """Returns the channels that each unit of each group adds to sums, shape [sides, groups]."""
-    added = np.zeros((len(sides), groups))
-    for row, side in zip(added, sides, strict=True):
+def linear_sums(sides: Sequence[RoundedSum], groups: int) -> LinearWidths:
+    """Returns sums before they are rounded, over so many groups."""
+    slope = np.zeros((len(sides), groups))
+    for row, side in zip(slope, sides, strict=True):
         for group, channels in side.per_unit:
             row[group] = channels
-    return added
+    return LinearWidths(np.array([side.fixed for side in sides], np.float64), slope)
 
 
 def _side(form: WidthForm, rounding: int, numbers: dict[str, int]) -> RoundedSum:
