@@ -132,13 +132,19 @@ def parse_latency(text: str) -> Latency:
     return Latency(text, None, number / 100)
 
 
-def check_unit(text: str, kind: str = "FLOPs", examples: str = "211M, 1.04G or 50%") -> None:
+def check_unit(
+    text: str,
+    kind: str = "FLOPs",
+    examples: str = "211M, 1.04G or 50%",
+    million: str = "M",
+) -> None:
     """Checks that a budget that a user writes has the unit that it needs.
 
     Args:
         text: The budget.
         kind: What it is of, as a sentence about it has it.
         examples: How it may be written.
+        million: How a million of it is written.
 
     Raises:
         DmcpError: It is so little that a share or millions were meant.
@@ -147,7 +153,7 @@ def check_unit(text: str, kind: str = "FLOPs", examples: str = "211M, 1.04G or 5
         return
     number = float(text)
     near = [f"{100 * number if number <= 1 else number:g}%"] if number <= 100 else []
-    near += [f"{number:g}M"] if number > 1 else []
+    near += [f"{number:g}{million}"] if number > 1 else []
     raise DmcpError(
         f"The {kind} budget {text!r} has no unit: write it as {examples}; did you mean"
         f" {' or '.join(near)}?"
@@ -221,7 +227,7 @@ def format_bytes(count: float) -> str:
     return f"{count:.0f} B"
 
 
-#: What budgets are of, by the names that plans record.
+#: What budgets are of, by the names that plans record; bytes may have a precision behind theirs.
 MULTIPLY_ADDS = "multiply-adds"
 PARAMETERS = "parameters"
 WEIGHT_BYTES = "weight bytes"
@@ -232,6 +238,6 @@ def format_quantity(quantity: str, value: float) -> str:
     """Returns a value with its unit: "211.0M multiply-adds", "8.1 MB of weights", "3.98 ms"."""
     if quantity == MILLISECONDS:
         return format_ms(value)
-    if quantity == WEIGHT_BYTES:
-        return f"{format_bytes(value)} of weights"
+    if quantity.startswith(WEIGHT_BYTES):
+        return f"{format_bytes(value)} of weights{quantity.removeprefix(WEIGHT_BYTES)}"
     return f"{format_macs(value)} {quantity}"

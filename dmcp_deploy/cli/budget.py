@@ -29,7 +29,7 @@ def budget_arguments(ctx: click.Context, asked: Target, batches: Sequence[int]) 
         asked: What is pruned, and how far.
         batches: Batch sizes; a budget in time is for the first.
     """
-    if asked.latency is None:
+    if asked.latency is None and asked.weight_bytes is None:
         return dict(asked.texts())
     target = {
         field: batches[0] if field == "batch" else ctx.params[name]

@@ -45,9 +45,10 @@ class Budgets:
     """What a plan may cost: all that are given hold at once; bad values raise DmcpError.
 
     Attributes:
-        flops: Multiply-adds as text; one of the three may name several.
+        flops: Multiply-adds as text; one of the four may name several.
         latency: Time of a call on the target as text; a share is of the full network's.
         params: Parameters as text.
+        weight_bytes: Bytes of all weights as text.
         table: The latency table of the target; None builds one here, if there is none yet.
     """
 
@@ -58,6 +59,9 @@ class Budgets:
         None, help="Budget in time on the target: 25ms, or 60% of the full network's; or several."
     )
     params: str | None = option(None, help="Budget in parameters: 2M or 50%; or several.")
+    weight_bytes: str | None = option(
+        None, help="Budget in bytes of weights: 8MB or 50%; or several."
+    )
     table: Path | str | None = option(
         None, help="Latency table of the target; if not given, one is built here and kept."
     )
@@ -72,19 +76,20 @@ class Budgets:
             raise DmcpError(f"--table {self.table} is for a budget in time: give --latency 25ms.")
 
     def texts(self) -> dict[str, str | None]:
-        """Returns "flops", "latency" and "params", each with its text."""
-        return {"flops": self.flops, "latency": self.latency, "params": self.params}
+        """Returns "flops", "latency", "params" and "weight_bytes", each with its text."""
+        names = ("flops", "latency", "params", "weight_bytes")
+        return {name: getattr(self, name) for name in names}
 
     def __str__(self) -> str:
         """Returns the budgets as the name of a folder has them: "211M-25ms"."""
-        parts = {"latency": self.latency or "", "params": self.params or ""}
-        named = [f"{name}-{text}" if _is_bare(name, text) else text for name, text in parts.items()]
+        others = ((name, text) for name, text in self.texts().items() if text and name != "flops")
+        named = (text if _tells_unit(text) else f"{name}-{text}" for name, text in others)
         return "-".join(filter(None, [self.flops, *named]))
 
 
-def _is_bare(name: str, text: str) -> bool:
-    """Returns whether a budget does not tell by itself that it is none in multiply-adds."""
-    return bool(text) and (name == "params" or "%" in text)
+def _tells_unit(text: str) -> bool:
+    """Returns whether a budget tells by itself what it is of: it is in seconds or bytes."""
+    return text.strip().lower().endswith(("s", "b"))
 
 
 @dataclass(frozen=True)
@@ -92,14 +97,15 @@ class Target(Budgets, ModelOption):
     """What is pruned, how far, and where the run lies.
 
     Attributes:
-        latency_precision: What engines compute in that a budget in time is for.
+        latency_precision: What engines compute in that a budget in time is for, and what a
+            budget in bytes counts weights in.
         out: The run directory; a folder for them where there are several budgets.
     """
 
     latency_precision: str | None = option(
         None,
         choices=PRECISIONS,
-        help="With --latency: of the target's engines; fp16 if not given.",
+        help="Of the target's engines (fp16 if not given), and of --weight-bytes (fp32).",
     )
     out: Path | None = option(None, help="Run directory, or their folder.")
 

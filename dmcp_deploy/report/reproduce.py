@@ -74,7 +74,9 @@ def _changed(asked: Mapping[str, Any]) -> dict[str, Any]:
 def _timed(request: RunRequest, folder: Path) -> dict[str, Any]:
     """Returns the other budgets, and the table that one in time is read from."""
     table = None if request.latency is None else str(folder / TABLE)
-    return {"latency": request.latency, "params": request.params, "table": table}
+    names = ("latency", "params", "weight_bytes")
+    asked = {name: getattr(request, name) for name in names}
+    return {**asked, "latency_precision": request.weight_precision, "table": table}
 
 
 def _export(folder: Path, figures: Mapping[Stage, Mapping[str, Any]]) -> list[str]:

@@ -36,6 +36,7 @@ def prune(
     *,
     latency: str | None = None,
     params: str | None = None,
+    weight_bytes: str | None = None,
     table: Path | str | None = None,
     target: Mapping[str, Any] | None = None,
     out: Path | str | None = None,
@@ -51,7 +52,9 @@ def prune(
         model: A torchvision name, "timm:NAME" or "package.module:function".
         flops: A budget: "211M", "1.04G" or "50%" of the full network's multiply-adds.
         latency: A budget in time on the target: "25ms", or "60%" of the full network's.
-        params: A budget in parameters: "2M" or "50%". All budgets that are given hold.
+        params: A budget in parameters: "2M" or "50%".
+        weight_bytes: A budget in bytes of weights: "8MB" or "50%", in FP32 or in the precision of
+            `target`. All budgets that are given hold.
         table: The latency table of the target; None builds one here if there is none yet.
         target: What `latency` is for: fields of `Setting` (runtime, precision, threads, batch);
             None takes the table's, or else those of `bench_options`.
@@ -74,7 +77,7 @@ def prune(
     compute = compute or Compute()
     built = None if engine_options is None else merged(BuildOptions, engine_options)
     engines = None if built is None else _check_build(built)
-    budgets = Budgets(flops, latency, params, table)
+    budgets = Budgets(flops, latency, params, weight_bytes, table)
     if target is None and table is None:
         target = _target(measured)
     asked = merged(RunOptions, options, **changes)
@@ -94,6 +97,7 @@ def search(
     *,
     latency: str | None = None,
     params: str | None = None,
+    weight_bytes: str | None = None,
     table: Path | str | None = None,
     target: Mapping[str, Any] | None = None,
     out: Path | str | None = None,
@@ -107,7 +111,9 @@ def search(
         model: A torchvision name, "timm:NAME" or "package.module:function".
         flops: A budget: "211M", "1.04G" or "50%" of the full network's multiply-adds.
         latency: A budget in time on the target: "25ms", or "60%" of the full network's.
-        params: A budget in parameters: "2M" or "50%". All budgets that are given hold.
+        params: A budget in parameters: "2M" or "50%".
+        weight_bytes: A budget in bytes of weights: "8MB" or "50%", in FP32 or in the precision of
+            `target`. All budgets that are given hold.
         table: The latency table of the target; None builds one here if there is none yet.
         target: What `latency` is for: fields of `Setting` (runtime, precision, threads, batch);
             None takes the table's.
@@ -120,7 +126,7 @@ def search(
         DmcpError: Something asked for cannot be had; found before any training.
     """
     require(*_SEARCH_LIBRARIES)
-    budgets = Budgets(flops, latency, params, table)
+    budgets = Budgets(flops, latency, params, weight_bytes, table)
     return _search(model, budgets, target, out, merged(RunOptions, options, **changes), compute)
 
 

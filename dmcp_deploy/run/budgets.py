@@ -12,7 +12,8 @@ from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.options.declare import merged
 from dmcp_deploy.options.run import Budgets, Compute, RunOptions
 from dmcp_deploy.rundir.directory import SHARED, RunDir, folder_name
-from dmcp_deploy.units import check_unit, parse_budget, parse_latency, parse_params
+from dmcp_deploy.rundir.request import budget_fields
+from dmcp_deploy.units import check_unit, parse_budget, parse_bytes, parse_latency, parse_params
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,16 @@ def _check_params(text: str) -> None:
     parse_params(text)
 
 
+def _check_bytes(text: str) -> None:
+    check_unit(text, "weight", "8MB, 350kB or 50%", "MB")
+    parse_bytes(text)
+
+
 _KINDS = {
     "flops": _Kind("300M,211M", _check_flops),
     "latency": _Kind("30ms,25ms", parse_latency),
     "params": _Kind("3M,2M", _check_params),
+    "weight_bytes": _Kind("8MB,5MB", _check_bytes),
 }
 
 
@@ -50,23 +57,23 @@ def parse_budgets(text: str, name: str = "flops") -> list[str]:
 
     Args:
         text: The list.
-        name: "flops", "latency" or "params".
+        name: "flops", "latency", "params" or "weight_bytes".
 
     Raises:
         DmcpError: One of them is not understood.
     """
-    kind = _KINDS[name]
+    kind, flag = _KINDS[name], _flag(name)
     budgets = [part.strip() for part in text.split(",")]
-    if re.fullmatch(r"\d{1,3},\d+\s*([kmgt%]|us|ms|s)", text.strip(), re.IGNORECASE):
+    if re.fullmatch(r"\d{1,3},\d+\s*([kmgt]b?|%|us|ms|s)", text.strip(), re.IGNORECASE):
         raise DmcpError(
-            f"The comma in --{name} {text!r} separates two budgets: write one as"
+            f"The comma in {flag} {text!r} separates two budgets: write one as"
             f" {text.strip().replace(',', '.')}, and two as {kind.two}."
         )
     if any(re.search(r"\S[;\s]+\d", part) for part in budgets):
         split = re.split(r"[;,\s]+(?=\d)", text.strip(" ;,"))
-        raise DmcpError(f"--{name} {text!r} is not understood: write {','.join(split)}.")
+        raise DmcpError(f"{flag} {text!r} is not understood: write {','.join(split)}.")
     if len(budgets) > 1 and not all(budgets):
-        raise DmcpError(f"--{name} {text!r} has an empty part: write budgets as {kind.two}.")
+        raise DmcpError(f"{flag} {text!r} has an empty part: write budgets as {kind.two}.")
     for budget in budgets:
         kind.check(budget)
     return list(dict.fromkeys(budgets))
@@ -93,8 +100,8 @@ def split_budgets(asked: Budgets) -> list[Budgets]:
     lists = [name for name, texts in parts.items() if len(texts) > 1]
     if len(lists) > 1:
         raise DmcpError(
-            f"Both --{lists[0]} and --{lists[1]} name several budgets: name several in one of them,"
-            " and one that holds for all in the other."
+            f"Both {_flag(lists[0])} and {_flag(lists[1])} name several budgets: name several in"
+            " one of them, and one that holds for all in the other."
         )
     texts = {name: several[0] for name, several in parts.items()}
     if not lists:
@@ -109,6 +116,7 @@ def for_each_budget(
     *,
     latency: str | None = None,
     params: str | None = None,
+    weight_bytes: str | None = None,
     table: Path | str | None = None,
     target: Mapping[str, Any] | None = None,
     out: Path | str | None = None,
@@ -125,8 +133,9 @@ def for_each_budget(
         stage: `api.search`, or `api.prune` with what it takes besides.
         model: As for the stage.
         flops: Budgets such as "300M,211M".
-        latency: Budgets such as "30ms,25ms"; one of the three may name several.
+        latency: Budgets such as "30ms,25ms"; one of the four may name several.
         params: Budgets such as "3M,2M".
+        weight_bytes: Budgets such as "8MB,5MB".
         table: As for the stage.
         target: As for the stage.
         out: A folder for the run directories, which are named after the budgets; by default
@@ -139,7 +148,7 @@ def for_each_budget(
         DmcpError: Something asked for cannot be had, for any of the budgets; found before any
             training.
     """
-    asked = Budgets(flops, latency, params, table)
+    asked = Budgets(flops, latency, params, weight_bytes, table)
     budgets, wanted = split_budgets(asked), merged(RunOptions, options, **changes)
 
     def run_stage(one: Budgets, folder: Path | str | None, how: Compute | None) -> RunDir:
@@ -190,9 +199,13 @@ def check_budgets(
     network = build_network(first.network, first.seed)
     for one in budgets:
         check_texts(one)
-        request = replace(first, budget=one.flops, latency=one.latency, params=one.params)
+        request = replace(first, **budget_fields(one))
         context = RunContext(RunDir(Path("runs")), request, compute)
         plan_problem(network, context.budgets, request.align, context.recipe)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _names(budgets: Sequence[Budgets]) -> list[str]:

@@ -93,7 +93,12 @@ class RunContext:
     @cached_property
     def budgets(self) -> tuple[AskedBudget, ...]:
         """The budgets that are asked for."""
-        counted = asked_budgets(flops=self.request.budget, params=self.request.params)
+        counted = asked_budgets(
+            flops=self.request.budget,
+            params=self.request.params,
+            weight_bytes=self.request.weight_bytes,
+            weight_precision=self.request.weight_precision,
+        )
         if self.request.latency is None:
             return counted
         return (*counted, latency_budget(self.request.latency, self.latency_model))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,15 @@ from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.network.conventions import Conventions, input_conventions
 from dmcp_deploy.network.models import build_network, check_model
 from dmcp_deploy.options.declare import shared_fields
-from dmcp_deploy.options.measure import Setting
 from dmcp_deploy.options.run import DEFAULT_DATA, Budgets, Compute, RunOptions, RunSettings
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.progress import Progress
+from dmcp_deploy.registry import PRECISIONS, choose
 from dmcp_deploy.run.budgets import check_texts
 from dmcp_deploy.run.checks import check_outputs, takes_channels_last
 from dmcp_deploy.run.target import target_table
 from dmcp_deploy.rundir.directory import RunDir
-from dmcp_deploy.rundir.request import RunRequest
+from dmcp_deploy.rundir.request import RunRequest, budget_fields
 from dmcp_deploy.training.precision import choose_precision
 from dmcp_deploy.training.recipe import Recipe, load_recipe, recipe_to_json
 from dmcp_deploy.training.weight_files import split_source
@@ -61,57 +61,62 @@ def make_request(
     recipe = _recipe(options)
     precision = choose_precision(compute.device, options.precision)
     earlier = run.request() if run is not None and run.is_begun() else None
-    weights, weights_digest = _weights(options.weights, earlier)
-    conventions = _conventions(model, weights, weights_digest, earlier)
+    weights = _given_weights(model, options.weights, earlier)
     data = images or _opened(options.data, compute.progress)
-    spec = replace(
-        NetworkSpec.asked(model, options, len(data.classes)),
-        transform_input=conventions.transform_input,
-    )
-    if spec.input_shape[0] < data.train.channels:
-        compute.progress.say(
-            "The input has one channel: pictures in colour are read as grey, 0.299 red + 0.587"
-            " green + 0.114 blue"
-        )
+    spec = _network(model, options, data, weights.conventions, compute.progress)
     if options.recipe is None and options.train_size is None:
         recipe = _within(recipe, spec.input_shape)
     network = build_network(spec, options.seed)
     check_outputs(network)
-    setting, digest = _target(spec, budgets, target or {}, run, compute)
     filled_in = {
         "data": data.name,
-        "weights": weights,
         "precision": "bf16" if precision.bf16 else "fp32",
+        **weights.fields(),
+        **_budget_fields(spec, budgets, target or {}, run, compute),
     }
     return RunRequest(
         **{**shared_fields(RunSettings, options), **filled_in},
         network=spec,
-        budget=budgets.flops,
-        latency=budgets.latency,
-        params=budgets.params,
-        target=setting,
-        table_digest=digest,
         data_digest=data.digest,
-        weights_digest=weights_digest,
         recipe=recipe_to_json(recipe),
         contiguous=not takes_channels_last(network),
-        pictures=None if conventions.pictures == PictureConventions() else conventions.pictures,
     )
 
 
-def _target(
+def _network(
+    model: str,
+    options: RunOptions,
+    data: ImageData,
+    conventions: Conventions,
+    progress: Progress,
+) -> NetworkSpec:
+    """Returns the full network for some data, and tells what its input makes of colours."""
+    asked = NetworkSpec.asked(model, options, len(data.classes))
+    if asked.input_shape[0] < data.train.channels:
+        progress.say(
+            "The input has one channel: pictures in colour are read as grey, 0.299 red + 0.587"
+            " green + 0.114 blue"
+        )
+    return replace(asked, transform_input=conventions.transform_input)
+
+
+def _budget_fields(
     spec: NetworkSpec,
     budgets: Budgets,
     asked: Mapping[str, Any],
     run: RunDir | None,
     compute: Compute,
-) -> tuple[Setting | None, str | None]:
-    """Returns the target of a budget in time and the digest of its table; None without one."""
+) -> dict[str, Any]:
+    """Returns the budgets with what they are for: of one in time, the target and its table."""
+    fields = budget_fields(budgets)
+    if budgets.weight_bytes is not None and (precision := asked.get("precision")) is not None:
+        fields["weight_precision"] = choose("--latency-precision", precision, PRECISIONS)
     if budgets.latency is None:
-        return None, None
+        return fields
     given = None if budgets.table is None else Path(budgets.table)
     digest = target_table(spec, given, asked, run, compute)
-    return LatencyTable.load(kept_path(digest)).setting, digest
+    setting = LatencyTable.load(kept_path(digest)).setting
+    return {**fields, "target": setting, "table_digest": digest}
 
 
 def _opened(source: str | None, progress: Progress) -> ImageData:
@@ -158,6 +163,35 @@ def _recipe(options: RunOptions) -> Recipe:
         search, train = (replace(s, batch_size=options.batch_size) for s in (search, train))
     train_size = options.train_size or recipe.train_size
     return replace(recipe, search=search, train=train, train_size=train_size)
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Where a search starts from.
+
+    Attributes:
+        source: None, "imagenet", or the file.
+        digest: SHA-256 of the file.
+        conventions: What the weights expect.
+    """
+
+    source: str | None
+    digest: str | None
+    conventions: Conventions
+
+    def fields(self) -> dict[str, Any]:
+        """Returns the fields of a request that tell of them."""
+        pictures = self.conventions.pictures
+        return {
+            "weights": self.source,
+            "weights_digest": self.digest,
+            "pictures": None if pictures == PictureConventions() else pictures,
+        }
+
+
+def _given_weights(model: str, source: str | None, earlier: RunRequest | None) -> _Weights:
+    weights, digest = _weights(source, earlier)
+    return _Weights(weights, digest, _conventions(model, weights, digest, earlier))
 
 
 def _weights(source: str | None, earlier: RunRequest | None) -> tuple[str | None, str | None]:

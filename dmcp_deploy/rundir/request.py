@@ -13,7 +13,7 @@ from dmcp_deploy.artifact import MisstatedError, decode, encode
 from dmcp_deploy.data.preprocessing import PictureConventions
 from dmcp_deploy.options.declare import later_fields, option, recorded
 from dmcp_deploy.options.measure import Setting
-from dmcp_deploy.options.run import RunSettings
+from dmcp_deploy.options.run import Budgets, RunSettings
 from dmcp_deploy.plan import NetworkSpec
 
 
@@ -34,6 +34,8 @@ class RunRequest(RunSettings):
         pictures: How the weights want pictures; None for ImageNet's usual way.
         latency: The budget in time as text.
         params: The budget in parameters as text.
+        weight_bytes: The budget in bytes of weights as text.
+        weight_precision: What that counts weights in; None for FP32.
         target: What the budget in time is for.
         table_digest: SHA-256 of the latency table that tells the time.
     """
@@ -47,6 +49,8 @@ class RunRequest(RunSettings):
     pictures: PictureConventions | None = option(None, later=True, help="As the weights want them.")
     latency: str | None = option(None, later=True, help="Budget in time.")
     params: str | None = option(None, later=True, help="Budget in parameters.")
+    weight_bytes: str | None = option(None, later=True, help="Budget in bytes of weights.")
+    weight_precision: str | None = option(None, later=True, help="Of the budget in bytes.")
     target: Setting | None = option(None, later=True, help="What the budget in time is for.")
     table_digest: str | None = option(None, later=True, help="Of the latency table.")
 
@@ -55,7 +59,8 @@ class RunRequest(RunSettings):
         """The budgets in words: "211M and 25 ms"."""
         params = self.params and f"{self.params} of the parameters"
         time = self.latency and f"{self.latency} of time"
-        return " and ".join(filter(None, [self.budget, time, params]))
+        weights = self.weight_bytes and f"{self.weight_bytes} of the weights' bytes"
+        return " and ".join(filter(None, [self.budget, time, params, weights]))
 
     def to_json(self) -> dict[str, Any]:
         """Returns the request as JSON values; what older runs lack is left out at its default."""
@@ -85,10 +90,9 @@ class RunRequest(RunSettings):
         """Returns the request without what the first stage of a search does not depend on."""
         own = ("name", "train", "finish_share", "ema_decay")
         recipe = {key: value for key, value in self.recipe.items() if key not in own}
-        free = dataclasses.replace(self, latency=None, params=None, target=None, table_digest=None)
-        return dataclasses.replace(
-            free, budget="", sampling="", init="", distill=False, recipe=recipe
-        )
+        unset = ("latency", "params", "weight_bytes", "weight_precision", "target", "table_digest")
+        free: dict[str, Any] = {**dict.fromkeys(unset), "budget": "", "sampling": "", "init": ""}
+        return dataclasses.replace(self, **free, distill=False, recipe=recipe)
 
     def difference(self, other: RunRequest) -> str | None:
         """Returns the first value in which another request differs, as "name: a, b"; or None.
@@ -104,6 +108,12 @@ class RunRequest(RunSettings):
                 asked = _brief(theirs.get(name))
                 return f"{name}: {_brief(mine.get(name))} there, {asked} asked for"
         return None
+
+
+def budget_fields(budgets: Budgets) -> dict[str, Any]:
+    """Returns the fields of a request that tell its budgets."""
+    texts = budgets.texts()
+    return {"budget": texts.pop("flops"), **texts}
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -16,24 +16,32 @@ from dmcp_deploy.units import Budget, parse_budget, parse_bytes, parse_params
 #: A budget that was understood: makes its limit for a network and the widths on offer.
 AskedBudget = Callable[[NetworkCost, SearchSpace], Limit]
 
+#: Makes the cost of a quantity for a network and the widths on offer.
+MakeCost = Callable[[NetworkCost, SearchSpace], Cost]
+
 
 def asked_budgets(
-    flops: str | None = None, params: str | None = None, weight_bytes: str | None = None
+    flops: str | None = None,
+    params: str | None = None,
+    weight_bytes: str | None = None,
+    weight_precision: str | None = None,
 ) -> tuple[AskedBudget, ...]:
     """Returns the budgets that are asked for, the FLOPs budget first.
 
     Args:
         flops: Multiply-adds such as "211M" or "50%"; None for no such budget.
         params: Parameters such as "2M" or "50%".
-        weight_bytes: Bytes of FP32 weights such as "8MB" or "50%".
+        weight_bytes: Bytes of weights such as "8MB" or "50%".
+        weight_precision: What the weights are in; None for FP32.
 
     Raises:
         DmcpError: A text is not understood.
     """
-    texts = (
+    bytes_cost = partial(WeightBytesCost, precision=weight_precision or "fp32")
+    texts: Sequence[tuple[MakeCost, Callable[[str], Budget], str | None]] = (
         (MacsCost, parse_budget, flops),
         (ParamsCost, parse_params, params),
-        (WeightBytesCost, parse_bytes, weight_bytes),
+        (bytes_cost, parse_bytes, weight_bytes),
     )
     return tuple(partial(count_limit, cost, parse(text)) for cost, parse, text in texts if text)
 
@@ -51,7 +59,7 @@ def flops_limits(flops: str, accounting: NetworkCost, space: SearchSpace) -> Lim
 
 
 def count_limit(
-    make_cost: Callable[[NetworkCost, SearchSpace], Cost],
+    make_cost: MakeCost,
     budget: Budget,
     accounting: NetworkCost,
     space: SearchSpace,
