@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,6 +121,10 @@ class ChannelPlan:
         align: Widths are multiples of this, or the full ones, where the group is larger.
         seed: The seed of the search.
         limits: The budgets of other quantities.
+        is_proven: Whether it is proven that no plan within the budgets is nearer to what the search
+            wanted; None where it was not sought exactly.
+        steps: Group name -> channels by which its time steps up on the target; widths are the last
+            of such a step. None without a budget in time.
     """
 
     network: NetworkSpec = field(metadata={"json": "model"})
@@ -132,6 +137,8 @@ class ChannelPlan:
     align: int
     seed: int
     limits: tuple[PlanLimit, ...] = field(default=(), metadata=LATER_IF_SET)
+    is_proven: bool | None = field(default=None, metadata=LATER_IF_SET)
+    steps: Mapping[str, int] | None = field(default=None, metadata=LATER_IF_SET)
 
     def widths(self) -> dict[str, int]:
         """Returns the channels kept by each group."""
@@ -144,13 +151,43 @@ class ChannelPlan:
         asked, most = str(self.budget_macs), float(self.budget_macs)
         return (PlanLimit(MULTIPLY_ADDS, asked, most, float(self.macs)), *self.limits)
 
+    def multiples(self) -> str:
+        """Returns what widths are multiples of, in words: "8", or "8 or 16" by steps of time."""
+        steps = self.steps or {}
+        joint = ((name, math.lcm(self.align, step)) for name, step in steps.items())
+        several = {step for name, step in joint if step < self.groups[name].size} or {self.align}
+        return " or ".join(map(str, sorted(several)))
+
+    def step_column(self) -> list[tuple[str, ...]]:
+        """Returns the column of a table of groups that tells which step of time a width ends.
+
+        Its head and a cell for each group, such as "3 of 8 by 16"; without steps, nothing each.
+        """
+        if self.steps is None:
+            return [()] * (1 + len(self.groups))
+        texts = (
+            _step_text(keep, self.steps[name]) if name in self.steps else ""
+            for name, keep in self.groups.items()
+        )
+        return [("step of time",), *((text,) for text in texts)]
+
+    def notes(self) -> tuple[str, ...]:
+        """Returns what is to be said of the plan, a sentence each."""
+        doubt = (
+            "It is not proven that no plan within the budgets is nearer to what the search wanted."
+            if self.is_proven is False
+            else ""
+        )
+        return tuple(filter(None, [self.shortfall(), doubt]))
+
     def shortfall(self) -> str:
         """Returns what is to be said of a plan below 98% of all its budgets; "" if none is."""
         tightest = max(self.budgets(), key=lambda budget: budget.share, default=None)
         if tightest is None or tightest.share >= LOWEST_SHARE:
             return ""
-        among = f"among multiples of {self.align}" if self.align > 1 else "among its widths"
-        remedies = ["--align 1 offers more"] if self.align > 1 else []
+        multiples = self.multiples()
+        among = f"among multiples of {multiples}" if multiples != "1" else "among its widths"
+        remedies = ["--align 1 offers more"] if self.align > 1 and not self.steps else []
         if tightest.quantity == MULTIPLY_ADDS:
             remedies.append(f"--flops {self.macs} is reached just so")
         return (
@@ -203,6 +240,10 @@ class ChannelPlan:
         return load_artifact(path, KIND, cls, f"The plan {path}")
 
 
+def _step_text(keep: Keep, step: int) -> str:
+    return f"{-(-keep.width // step)} of {-(-keep.size // step)} by {step}"
+
+
 #: How a file begins with what is short.
 _ORDER = (
     "model",
@@ -214,5 +255,7 @@ _ORDER = (
     "full_macs",
     "params",
     "limits",
+    "is_proven",
     "groups",
+    "steps",
 )

@@ -35,6 +35,9 @@ class AlignOptions:
     flops: str | None = option(
         None, help="The budget, as in 211M or 50%; the plan's own multiply-adds if not given."
     )
+    table: Path | None = option(
+        None, help="Latency table of a budget in time; that of the run if not given."
+    )
     out: Path = option(Path("aligned.json"), help="The plan to write.")
 
 
@@ -77,24 +80,28 @@ def import_command(
 @click.argument("file", type=PathText())
 @takes_options
 def align(file: Path, asked: AlignOptions) -> None:
-    """Bring a plan, or that of a run, to aligned widths, at equal multiply-adds or to a budget."""
+    """Bring a plan, or that of a run, to aligned widths, at equal multiply-adds or to a budget.
+
+    The other budgets that the plan records are kept.
+    """
     from dmcp_deploy.published.importing import check_place
     from dmcp_deploy.published.plan_text import find_plan
-    from dmcp_deploy.search.align import align_plan
+    from dmcp_deploy.run.align import align_recorded
     from dmcp_deploy.units import format_macs
 
     if asked.out.resolve() == file.resolve():
         raise DmcpError(f"The plan cannot take the place of {file}: give another --out.")
     plan = find_plan(file)
     check_place(asked.out, plan.network)
-    aligned = align_plan(plan, asked.align, asked.flops)
+    aligned = align_recorded(plan, file, asked.align, flops=asked.flops, table=asked.table)
     aligned.save(asked.out)
+    shares = (f", {one.share:.2%} of the budget of {one.text}" for one in aligned.limits)
     click.echo(
         f"{plan.network.model} x{plan.network.width_mult:g}: {format_macs(plan.macs)} ->"
-        f" {format_macs(aligned.macs)} multiply-adds ({aligned.macs:,}), multiples of {asked.align}"
-        " in groups of more channels"
+        f" {format_macs(aligned.macs)} multiply-adds ({aligned.macs:,}){''.join(shares)}, multiples"
+        f" of {aligned.multiples()} in groups of more channels"
     )
-    if note := aligned.shortfall():
+    for note in aligned.notes():
         click.echo(note)
     click.echo(str(asked.out))
 

@@ -41,6 +41,7 @@ def plan_table(plan: ChannelPlan) -> str:
         leading = keep.indices() == list(range(keep.width))
         channels = "the first" if leading else "by index"
         rows.append((name, str(keep.width), str(keep.size), share, channels))
+    rows = [(*row, *step) for row, step in zip(rows, plan.step_column(), strict=True)]
     return "\n".join([columns(rows, right=(1, 2, 3)), *_totals(plan)])
 
 
@@ -97,8 +98,9 @@ def _totals(plan: ChannelPlan) -> list[str]:
     return [
         f"model {describe_network(plan.network)}",
         f"multiply-adds {format_macs(plan.full_macs)} -> {kept}, parameters {plan.params:,}",
-        f"method {plan.method}, seed {plan.seed}, widths multiples of {plan.align}",
+        f"method {plan.method}, seed {plan.seed}, widths multiples of {plan.multiples()}",
         f"budget {'; '.join(budgets) or 'none'}",
+        *plan.notes(),
     ]
 
 

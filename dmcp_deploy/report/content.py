@@ -45,7 +45,7 @@ def _run(facts: RunFacts) -> dict[str, Any]:
         "stage_seconds": facts.stage_seconds,
         "input": None if facts.fed is None else dataclasses.asdict(facts.fed),
         "budget_met": met,
-        "budget_note": None if plan is None else plan.shortfall() or None,
+        "budget_note": None if plan is None else " ".join(plan.notes()) or None,
         "plan": None if plan is None else plan.to_json(),
         "search": None if facts.search is None else dataclasses.asdict(facts.search),
         "search_steps": facts.search_steps,

@@ -60,7 +60,7 @@ def _budget(facts: RunFacts) -> str:
     for one in plan.budgets():
         verdict = "met" if one.share <= 1 else "missed"
         words += f", {one.share:.2%} of the budget of {one.text}, which is {verdict}"
-    return _text(f"{words}. {plan.shortfall()}".rstrip())
+    return _text(" ".join([f"{words}.", *plan.notes()]))
 
 
 def _tables(facts: RunFacts) -> list[Table]:

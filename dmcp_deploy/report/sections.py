@@ -96,21 +96,25 @@ def _channels(facts: RunFacts, key: str) -> str:
     count = sum(keep.width < keep.size for keep in keeps)
     words = f"{count} of {len(names)} groups are narrower than in {plan.network.model}."
     shares = (f"{one.share:.2%} of the budget of {one.text}. " for one in plan.budgets())
-    words = f"{''.join(shares)}{words} {plan.shortfall()}".rstrip()
+    words = " ".join([f"{''.join(shares)}{words}", *plan.notes()])
     group = "channel group, from input to output"
     absolute = bar_chart(
         Labels(f"{key}-channels", "Channels kept per group", words, group, "channels"),
         names,
         [("original", [keep.size for keep in keeps]), ("kept", kept)],
     )
-    note = f"Widths are multiples of {plan.align}, or full, where the group is larger."
+    note = f"Widths are multiples of {plan.multiples()}, or full, where the group is larger."
+    why = ""
+    if plan.steps:
+        note += " They are the last ones of the steps of the target's time."
+        why = fold("Why these widths", table_html(tables.groups_table(plan)))
     share = bar_chart(
         Labels(f"{key}-shares", "Share kept", note, group, "of the original's channels"),
         names,
         [("original", [1.0] * len(names)), ("kept", [k.width / k.size for k in keeps])],
         percent,
     )
-    return f'<div class="pair">{absolute}{share}</div>'
+    return f'<div class="pair">{absolute}{share}</div>{why}'
 
 
 def _training(facts: RunFacts, key: str) -> str:

@@ -16,11 +16,13 @@ from dmcp_deploy.units import format_bytes, format_macs
 
 def groups_table(plan: ChannelPlan) -> Table:
     """Returns the channels that every group keeps."""
-    rows = tuple(
+    rows: list[tuple[str, ...]] = [("group", "original", "kept", "share")]
+    rows += [
         (name, str(keep.size), str(keep.width), f"{keep.width / keep.size:.1%}")
         for name, keep in plan.groups.items()
-    )
-    return Table("Channels kept per group", ("group", "original", "kept", "share"), rows)
+    ]
+    head, *cells = [(*row, *step) for row, step in zip(rows, plan.step_column(), strict=True)]
+    return Table("Channels kept per group", head, tuple(cells))
 
 
 def accuracy_table(facts: RunFacts) -> Table:

@@ -98,7 +98,7 @@ def keep_decoded(context: RunContext, problem: SearchProblem, plan: ChannelPlan)
     known = context.run.stages()[SEARCH]
     with context.stage(SEARCH, [], [SUPERNET], known.seconds) as figures:
         figures.update(known.figures)
-        figures["macs"] = plan.macs
+        figures.update(_plan_figures(plan))
         if "full_accuracy" in known.figures:
             figures["full_accuracy"] = _keep_supernet(context, problem)
 
@@ -212,16 +212,21 @@ def _search(context: RunContext, problem: SearchProblem) -> SearchResult:
     with context.stage(SEARCH, [], [SUPERNET]) as figures:
         plan, result = search_plan(context.request.method, problem, context.request.align)
         figures.update(result.figures)
-        figures["macs"], figures["budget_macs"] = plan.macs, plan.budget_macs
+        figures.update(_plan_figures(plan))
         if result.trained:
             figures["full_accuracy"] = _keep_supernet(context, problem)
         if is_main():
             plan.save(context.run.file("plan.json"))
-            if note := plan.shortfall():
+            for note in plan.notes():
                 context.compute.progress.say(note)
     if is_main():
         drop_previous(context.run.file("checkpoints"))
     return result
+
+
+def _plan_figures(plan: ChannelPlan) -> dict[str, Any]:
+    figures = {"macs": plan.macs, "budget_macs": plan.budget_macs}
+    return figures if plan.is_proven is None else {**figures, "is_proven": plan.is_proven}
 
 
 def _keep_supernet(context: RunContext, problem: SearchProblem) -> dict[str, Any]:

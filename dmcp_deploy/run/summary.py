@@ -28,7 +28,7 @@ def summarize(run: RunDir) -> str:
     figures = {stage: run.figures(stage) for stage in run.stages()}
     plan = ChannelPlan.load(run.file("plan.json"))
     lines = [_budget(run, plan), *map(_accuracy_line, accuracies(figures))]
-    lines[1:1] = filter(None, [plan.shortfall(), certificate_line(run, plan)])
+    lines[1:1] = filter(None, [*plan.notes(), certificate_line(run, plan)])
     if "majority_share" in (train := figures.get(TRAIN, {})):
         lines.append(f"top-1 {train['majority_share']:7.2%}  always the most frequent class")
     lines += [

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dmcp_deploy.data.types import Batch
-from dmcp_deploy.plan import LOWEST_SHARE
+from dmcp_deploy.plan import LOWEST_SHARE, Keep
 from dmcp_deploy.rundir.directory import KEPT
 from dmcp_deploy.search import markov
 from dmcp_deploy.search.architecture import Architecture
@@ -22,7 +22,7 @@ from dmcp_deploy.search.costs.limits import Limits
 from dmcp_deploy.search.costs.macs import MacsCost
 from dmcp_deploy.search.decode import decode
 from dmcp_deploy.search.fit import scaled_widths
-from dmcp_deploy.search.problem import SearchProblem, SearchResult
+from dmcp_deploy.search.problem import DecodedWidths, SearchProblem, SearchResult
 from dmcp_deploy.search.sampling import best_draw
 from dmcp_deploy.search.slimmable import SharedWeights
 from dmcp_deploy.search.steps import run_steps, search_steps
@@ -158,7 +158,7 @@ def _read_plan(problem: SearchProblem, task: DmcpTask) -> SearchResult:
 
 def _nearest_widths(
     problem: SearchProblem, wanted: np.ndarray, limits: Limits
-) -> Mapping[str, int]:
+) -> Mapping[str, int | Keep]:
     """Returns the widths nearest to the expected ones that meet budgets, by group.
 
     The probabilities of a group are high at both ends of its range and low between them: the
@@ -169,7 +169,8 @@ def _nearest_widths(
         return problem.widths_near(wanted, limits)  # the plans of every release
     axes = problem.grid.spread_axes()
     worth = near_worth(scaled_widths(limits, problem.grid, wanted), axes)
-    return problem.space.widths(decode(limits, axes, worth, least=LOWEST_SHARE).units)
+    decoded = decode(limits, axes, worth, least=LOWEST_SHARE)
+    return DecodedWidths(problem.space.widths(decoded.units), is_proven=decoded.is_proven)
 
 
 def _best_draw(

@@ -156,6 +156,19 @@ class SearchResult:
         return channel_counts(self.widths)
 
 
+class DecodedWidths(dict[str, int | Keep]):
+    """Prunable group -> channels kept, the best that an exact decoder has found.
+
+    Attributes:
+        is_proven: Whether it is proven that none are better.
+    """
+
+    def __init__(self, widths: Mapping[str, int | Keep], *, is_proven: bool) -> None:
+        """Takes the widths, and whether they are proven to be the best."""
+        super().__init__(widths)
+        self.is_proven = is_proven
+
+
 def channel_counts(widths: Mapping[str, int | Keep]) -> dict[str, int]:
     """Returns the number of channels that each group keeps."""
     return {name: w.width if isinstance(w, Keep) else int(w) for name, w in widths.items()}

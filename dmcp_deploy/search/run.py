@@ -9,13 +9,19 @@ from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.network.cost import NetworkCost
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.listing import nothing_to_narrow
-from dmcp_deploy.plan import ChannelPlan, Keep, PlanLimit
+from dmcp_deploy.plan import ChannelPlan, Keep
 from dmcp_deploy.registry import METHODS, near_matches
 from dmcp_deploy.search.costs.asked import AskedBudget, make_limits
 from dmcp_deploy.search.costs.limits import Limits
-from dmcp_deploy.search.costs.macs import MacsCost
+from dmcp_deploy.search.costs.recorded import with_budgets
 from dmcp_deploy.search.fit import WidthGrid, check_reachable, width_grid
-from dmcp_deploy.search.problem import Method, SearchProblem, SearchResult, channel_counts
+from dmcp_deploy.search.problem import (
+    DecodedWidths,
+    Method,
+    SearchProblem,
+    SearchResult,
+    channel_counts,
+)
 from dmcp_deploy.search.space import SearchSpace, search_space
 from dmcp_deploy.training.recipe import Recipe
 
@@ -74,20 +80,16 @@ def make_plan(
     groups = {g.name: Keep(g.size, counts.get(g.name, g.size)) for g in problem.network.groups}
     groups |= {name: keep for name, keep in widths.items() if isinstance(keep, Keep)}
     units = problem.accounting.units(counts)
-    macs = next((li for li in problem.limits.limits if isinstance(li.cost, MacsCost)), None)
-    return ChannelPlan(
+    plan = ChannelPlan(
         network=problem.network.spec,
         groups=groups,
         macs=problem.accounting.macs(units),
         full_macs=problem.accounting.full_macs,
         params=problem.accounting.params(counts),
-        budget_macs=None if macs is None else int(macs.most),
+        budget_macs=None,
         method=method,
         align=align,
         seed=problem.request.seed,
-        limits=tuple(
-            PlanLimit(limit.cost.name, limit.asked, limit.most, limit.cost.at(units))
-            for limit in problem.limits.limits
-            if limit is not macs
-        ),
+        is_proven=widths.is_proven if isinstance(widths, DecodedWidths) else None,
     )
+    return with_budgets(plan, problem.limits, units, problem.space.names)
