@@ -35,7 +35,7 @@ from dmcp_deploy.search.costs.latency import LatencyCost
 from dmcp_deploy.search.costs.limits import Limit, Limits
 from dmcp_deploy.search.problem import SearchProblem, SearchResult
 from dmcp_deploy.search.run import make_plan, search_plan
-from dmcp_deploy.training.distributed import is_main, wait_for_all
+from dmcp_deploy.training.distributed import any_says, is_main, wait_for_all
 
 #: Of a budget in time: what plans that are decoded again aim at, for two measurements of one plan
 #: differ by a percent.
@@ -166,6 +166,7 @@ def _tried(searched: Searched, certificate: Certificate, most: int) -> Certifica
     """Measures and decodes until a plan keeps the budget, or so many were tried."""
     context = searched.context
     here = elsewhere(context.table, read_environment(devices=True)) is None
+    (here,) = any_says(is_main() and here)  # the first process's machine is the one that measures
     while True:
         if certificate.rounds[-1].record is None and here:
             certificate = _measured(context, certificate)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dmcp_deploy.artifact import digest_file
+from dmcp_deploy.artifact import atomic_path, digest_file
 from dmcp_deploy.bench.tables.cache import (
     built_path,
     check_quiet,
@@ -30,7 +30,7 @@ from dmcp_deploy.registry import ENGINE_RUNTIMES
 from dmcp_deploy.run.tables import check_setting, probes_beside, table_build
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.rundir.files import TABLE
-from dmcp_deploy.training.distributed import is_main, wait_for_all
+from dmcp_deploy.training.distributed import bytes_from_first, is_main, text_from_first
 
 #: What engines are measured in that are told no precision.
 _ENGINE_PRECISION = "fp16"
@@ -45,6 +45,8 @@ def target_table(
 ) -> str:
     """Returns the digest of the latency table that a run reads, which then lies in the cache.
 
+    Of several processes the first chooses or builds it, and the machines of the others get a copy.
+
     Args:
         spec: The full network.
         given: The table's file; None takes the one that the run has begun with, else one that
@@ -56,17 +58,44 @@ def target_table(
     Raises:
         DmcpError: The table is absent, damaged or of something else; the runtime is not there.
     """
+    digest = ""
+    if is_main():
+        digest = keep_table(_checked(_chosen(spec, given, asked, run, compute), spec, asked))
+    digest = text_from_first(digest)
+    content = bytes_from_first(kept_path(digest).read_bytes() if is_main() else b"")
+    if not kept_path(digest).is_file():
+        with atomic_path(kept_path(digest)) as part:
+            part.write_bytes(content)
+    return digest
+
+
+def _chosen(
+    spec: NetworkSpec,
+    given: Path | None,
+    asked: Mapping[str, Any],
+    run: RunDir | None,
+    compute: Compute,
+) -> Path:
+    """Returns the table's file: that of the run, the one that is given, or one built here."""
     begun = None if run is None or not run.is_begun() else run.request().table_digest
     if begun is not None and run is not None and _is_same(given, begun):
         if run.file(TABLE).is_file() and digest_file(run.file(TABLE)) == begun:
-            given = run.file(TABLE)
-        elif kept_path(begun).is_file():
-            given = kept_path(begun)
-    path = _built(spec, asked, compute) if given is None else given
+            return run.file(TABLE)
+        if kept_path(begun).is_file():
+            return kept_path(begun)
+    return _built(spec, asked, compute) if given is None else given
+
+
+def _checked(path: Path, spec: NetworkSpec, asked: Mapping[str, Any]) -> Path:
+    """Returns the file of a table once it is seen to tell the time that is asked for.
+
+    Raises:
+        DmcpError: It does not.
+    """
     table = LatencyTable.load(path)
     check_table(table, path, spec, asked)
     _check_version(table, path)
-    return keep_table(path)
+    return path
 
 
 def read_table(run: RunDir, digest: str) -> LatencyTable:
@@ -107,18 +136,14 @@ def _is_same(given: Path | None, digest: str) -> bool:
 
 
 def _built(spec: NetworkSpec, asked: Mapping[str, Any], compute: Compute) -> Path:
-    """Returns the table of a setting on this machine, built if there is none.
-
-    Of several processes the first builds.
-    """
+    """Returns the table of a setting on this machine, built if there is none."""
     setting = _setting(asked)
     check_setting(setting)
     path = built_path(spec, setting, read_environment(devices=True))
-    if is_main() and not path.is_file():
+    if not path.is_file():
         with locked(path.with_suffix(".lock")):
             if not path.is_file():  # another run may have built it while this one waited
                 _build(spec, setting, path, compute)
-    wait_for_all()
     return path
 
 

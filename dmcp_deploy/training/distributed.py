@@ -22,7 +22,6 @@ STEP_TIMEOUT = timedelta(minutes=30)
 #: How long the others wait while the first one works alone: exports, builds engines, measures.
 WAIT_TIMEOUT = timedelta(hours=24)
 
-_TEXT_BYTES = 4096
 _CHUNK = 1 << 22  # elements of a tensor whose digest is taken at once
 _ODD = 0x1E3779B97F4A7C15
 
@@ -88,15 +87,22 @@ def any_says(*flags: bool) -> tuple[bool, ...]:
 
 
 def text_from_first(text: str) -> str:
-    """Returns the first process's text, of 4,096 bytes at most, on each of them."""
+    """Returns the first process's text on each of them."""
+    return bytes_from_first(text.encode()).decode()
+
+
+def bytes_from_first(content: bytes) -> bytes:
+    """Returns the first process's bytes on each of them."""
     if world_size() == 1:
-        return text
-    sent = torch.zeros(_TEXT_BYTES, dtype=torch.uint8)
-    if is_main():
-        encoded = bytearray(text.encode())
-        sent[: len(encoded)] = torch.frombuffer(encoded, dtype=torch.uint8)
-    _all_reduce(sent, dist.ReduceOp.MAX, _Host.group)
-    return bytes(sent.tolist()).rstrip(b"\0").decode()
+        return content
+    count = torch.tensor(len(content) if is_main() else 0)
+    _all_reduce(count, dist.ReduceOp.MAX, _Host.group)
+    sent = torch.zeros(int(count), dtype=torch.uint8)
+    if is_main() and content:
+        sent.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+    if len(sent):
+        _all_reduce(sent, dist.ReduceOp.MAX, _Host.group)
+    return sent.numpy().tobytes()
 
 
 def add_up(values: Tensor) -> Tensor:
