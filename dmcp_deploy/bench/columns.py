@@ -52,6 +52,8 @@ def _is_shown(column: _Column, record: BenchRecord) -> bool:
 def _notes(record: BenchRecord, comparisons: Sequence[Comparison | None]) -> list[str]:
     timings = {item.timing for item in record.measured}
     notes = []
+    if record.alone:
+        notes.append("Each network ran right before each of its samples, as where it runs alone.")
     if len(timings) == 1 and timings != {WALL}:
         notes.append(f"Timed {TIMINGS[timings.pop()]}.")
     if any(item is not None and item.verdict == NOISY for item in comparisons):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ _DEVICE = ("machine", "cpu", "cores")
 _LATER = ("power_mode", "precision")
 
 
+#: What two records must have in common: whether networks drove one another from the caches.
+_ORDER = "order of calls"
+
+
 class NotComparableError(DmcpError):
     """Two records that say nothing about one another, and what differs."""
 
@@ -41,7 +46,8 @@ def gate_baseline(
         artifacts: Name -> ONNX file, engine or artifact; the names are the record's.
         baseline: The stored record.
         limit: Slowdown that is allowed: 0.05 for 5%.
-        options: How to measure; batch sizes and threads as for the record.
+        options: How to measure; batch sizes and threads as for the record. Networks run alone or in
+            turn as they did there, if that is left open.
         progress: Told of every second that has passed.
 
     Raises:
@@ -49,6 +55,8 @@ def gate_baseline(
             threads, other networks or batch sizes.
         DmcpError: As `measure_artifacts` does.
     """
+    if options.alone is None:
+        options = replace(options, alone=baseline.alone)
     _check_asked(baseline, read_environment(devices=True), list(artifacts), options)
     now = measure_artifacts(artifacts, options, progress=progress)
     return compare_with_baseline(baseline, now, limit)
@@ -93,6 +101,7 @@ def _check_asked(
         "networks": sorted(names),
         "batches": sorted(set(options.batches)),
         "threads": [options.threads],
+        _ORDER: _order(bool(options.alone)),
     }
     _refuse_differences(before, asked)
 
@@ -119,7 +128,13 @@ def _setting(record: BenchRecord) -> dict[str, Any]:
         "precision": sorted({item.precision for item in record.measured if item.precision}),
         "timing": sorted({item.timing for item in record.measured}),
         "input shape": list(record.input_shape),
+        _ORDER: _order(record.alone),
     }
+
+
+def _order(alone: bool) -> str:
+    """Returns in which order networks were called, in words."""
+    return "each alone" if alone else "in turn"
 
 
 def _device(environment: Mapping[str, Any], measured: Iterable[Measured]) -> dict[str, Any]:

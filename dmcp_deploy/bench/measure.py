@@ -17,13 +17,16 @@ from dmcp_deploy.runtimes.sampler import Clock
 
 _LOADS = 4
 
+#: Calls before a sample of a network that is to run as it does alone: the first loads what the
+#: others have driven from the caches.
+_ALONE = 2
+
 
 def measure_artifacts(
     artifacts: Mapping[str, Path | Artifact],
     options: BenchOptions,
     *,
     warmup_s: float = 1.0,
-    before: int = 0,
     progress: Progress = NO_PROGRESS,
 ) -> BenchRecord:
     """Returns the latency record of networks run in interleaved rounds.
@@ -33,7 +36,6 @@ def measure_artifacts(
             compared with the first.
         options: How to measure; the seconds are over all files, the warm-up apart.
         warmup_s: Warm-up time for each batch size, over all files.
-        before: Calls right before each sample that are none themselves (see `time_interleaved`).
         progress: Told of every second that has passed.
 
     Raises:
@@ -47,7 +49,7 @@ def measure_artifacts(
         time_interleaved,
         seconds=options.seconds / _LOADS,
         warmup_s=warmup_s / _LOADS,
-        before=before,
+        before=_ALONE if options.alone else 0,
         progress=progress,
     )
     with lineup.watched(ready, options.batches) as environment:
@@ -56,7 +58,7 @@ def measure_artifacts(
             for batch in dict.fromkeys(options.batches)
             for item in ready.measured(batch, _time(lineup, ready.image, batch, time_part))
         ]
-    return BenchRecord(tuple(measured), environment, ready.image)
+    return BenchRecord(tuple(measured), environment, ready.image, bool(options.alone))
 
 
 def line_up(artifacts: Mapping[str, Path | Artifact], options: BenchOptions) -> Lineup:

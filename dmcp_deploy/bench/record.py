@@ -9,7 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dmcp_deploy.artifact import LATER, decode, encode, read_artifact, well_formed, write_artifact
+from dmcp_deploy.artifact import (
+    LATER,
+    LATER_IF_SET,
+    decode,
+    encode,
+    read_artifact,
+    well_formed,
+    write_artifact,
+)
 from dmcp_deploy.bench.ratio import latency_ratio
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.registry import ENGINE_RUNTIMES
@@ -118,11 +126,14 @@ class BenchRecord:
         measured: Every network at every batch size.
         environment: The machine and the libraries (see `machine.environment`).
         input_shape: (C, H, W).
+        alone: Whether each sample stands behind calls of the same network, which then finds its
+            weights in the caches as where it runs alone; else behind one of another.
     """
 
     measured: tuple[Measured, ...]
     environment: Mapping[str, Any]
     input_shape: tuple[int, int, int] = field(metadata={"json": "input"})
+    alone: bool = field(default=False, metadata=LATER_IF_SET)
 
     def __post_init__(self) -> None:
         if not self.measured:
@@ -157,8 +168,9 @@ class BenchRecord:
     def save(self, path: Path) -> None:
         """Writes the record as JSON, all samples included."""
         # The samples come last, where they hide nothing.
-        head = {"input": self.input_shape, "environment": self.environment}
-        write_artifact(path, KIND, {**head, **encode(self)})
+        content = encode(self)
+        measured = content.pop("measured")
+        write_artifact(path, KIND, {**content, "measured": measured})
 
     @classmethod
     def load(cls, path: Path) -> BenchRecord:

@@ -36,6 +36,9 @@ class BenchOptions:
         graph: Whether a GPU runs a CUDA graph; None for engines where the CUDA library can.
         transfers: Whether a GPU's images and logits are copied within the time.
         precision: Of the engines that are built; None for FP16, or what the file has already.
+        alone: Whether a network runs right before each of its samples, as where no other does, or
+            behind the others; None as the record that is compared with, or as the certificate of a
+            run with a budget in time, and else behind the others.
     """
 
     batches: Sequence[int] = option((1,), flag="--batch", help="Batch sizes, as in 1,8.")
@@ -55,6 +58,12 @@ class BenchOptions:
         choices=PRECISIONS,
         later=True,
         help="Of the engines that tensorrt builds; fp16 if not given.",
+    )
+    alone: bool | None = option(
+        None,
+        flag="--alone/--in-turn",
+        later=True,
+        help="Sample networks as they run alone, in warm caches; as certified, else in turn.",
     )
 
     def __post_init__(self) -> None:

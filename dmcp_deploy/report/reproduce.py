@@ -21,7 +21,7 @@ from dmcp_deploy.runtimes.engine_record import EngineRecord
 _RECIPE = "recipe.json"
 
 #: How a `prune` is measured that is told no runtime.
-_BENCH_OF_PRUNE = ("batches", "threads", "seconds")
+_BENCH_OF_PRUNE = ("batches", "threads", "seconds", "alone")
 
 
 def recipe_file(request: RunRequest) -> str:

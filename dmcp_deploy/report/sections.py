@@ -189,7 +189,8 @@ def _rounds_chart(record: BenchRecord, key: str) -> str:
         for line in with_trend(item.name, thinned(tuple(enumerate(item.samples_ms))), number)
     ]
     load = record.environment.get("load_average")
-    text = f"Every call at batch {batch}, network by network in turn."
+    order = "each behind calls of its own" if record.alone else "network by network in turn"
+    text = f"Every call at batch {batch}, {order}."
     text += means_note(len(networks[0].samples_ms))
     if load:
         text += f" The machine's load was {load[0]} when it began."

@@ -365,10 +365,10 @@ def _joined(compute: Compute | None) -> Compute:
 
 def _bench_run(run: RunDir, options: BenchOptions, compute: Compute) -> BenchRecord:
     files = run_files(run.path)
-    run.request()  # what is no run is found before the measurement
+    alone = run.request().latency is not None if options.alone is None else options.alone
     with run.stage(BENCH, ["model.onnx", "original.onnx"], ["bench.json"]) as figures:
         figures["asked"] = options.to_json()
-        record = _measure(files, options, compute)
+        record = _measure(files, replace(options, alone=alone), compute)
         record.save(run.file("bench.json"))
     return record
 

@@ -30,9 +30,6 @@ from dmcp_deploy.units import parse_latency
 #: The folder of a run that holds networks to be measured before there are trained ones.
 FOLDER = "certify"
 
-#: Calls before each sample: the first loads what the other network has driven from the caches.
-_BEFORE = 2
-
 
 def certify(run_dir: Path | str, *, compute: Compute | None = None) -> Certificate:
     """Measures the plan of a run beside the full network, and returns what that certifies.
@@ -108,9 +105,9 @@ def measure(files: Mapping[str, Path], setting: Setting, compute: Compute) -> Be
 
     Each sample is of a network that has just run, as where it runs alone and as tables tell.
     """
-    options = bench_options(setting, seconds=compute.certify_s)
+    options = bench_options(setting, seconds=compute.certify_s, alone=True)
     artifacts = artifacts_of(files, options, compute.progress)
-    return measure_artifacts(artifacts, options, before=_BEFORE, progress=compute.progress)
+    return measure_artifacts(artifacts, options, progress=compute.progress)
 
 
 def record(run: RunDir, certificate: Certificate) -> None:
