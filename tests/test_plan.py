@@ -69,6 +69,42 @@ def test_a_plan_below_the_usual_share_of_its_budget_says_what_helps(plan: Channe
     )
 
 
+def test_widths_that_end_steps_of_time_say_so(plan: ChannelPlan) -> None:
+    assert plan.multiples() == "8"
+    assert plan.step_column() == [(), (), ()]
+    steps = {"features.0.0": 16, "features.1.conv.0.0": 8}
+    groups = {"features.0.0": Keep(40, 32), "features.1.conv.0.0": Keep(24, 24)}
+    timed = replace(plan, groups={**groups, "pinned": Keep(5, 5)}, steps=steps)
+    assert timed.multiples() == "8 or 16"
+    assert timed.step_column() == [("step of time",), ("2 of 3 by 16",), ("3 of 3 by 8",), ("",)]
+    assert replace(timed, align=32).multiples() == "32"
+    assert replace(timed, groups={"features.0.0": Keep(16, 16)}).multiples() == "8"
+
+
+def test_below_a_budget_steps_of_time_stand_in_for_the_alignment(plan: ChannelPlan) -> None:
+    low = PlanLimit("milliseconds", "4ms", 4.0, 3.0)
+    groups = {"features.0.0": Keep(40, 32)}
+    timed = replace(
+        plan, groups=groups, budget_macs=None, limits=(low,), steps={"features.0.0": 16}
+    )
+    assert timed.shortfall().endswith("no wider one was found among multiples of 16.")
+
+
+def test_a_plan_that_is_not_proven_says_so(plan: ChannelPlan) -> None:
+    assert plan.notes() == replace(plan, is_proven=True).notes() == ()
+    doubt = "It is not proven that no plan within the budgets is nearer to what the search wanted."
+    assert replace(plan, is_proven=False).notes() == (doubt,)
+    low = replace(plan, is_proven=False, budget_macs=160)
+    assert low.notes() == (low.shortfall(), doubt)
+
+
+def test_steps_and_proof_are_kept_where_there_are_any(plan: ChannelPlan, tmp_path: Path) -> None:
+    assert not {"steps", "is_proven"} & plan.to_json().keys()
+    timed = replace(plan, steps={"features.0.0": 16}, is_proven=False)
+    timed.save(tmp_path / "plan.json")
+    assert ChannelPlan.load(tmp_path / "plan.json") == timed
+
+
 def test_count_keeps_the_leading_channels() -> None:
     keep = Keep(8, 3)
     assert (keep.width, keep.indices()) == (3, [0, 1, 2])

@@ -89,6 +89,24 @@ def test_what_cannot_matter_or_was_not_known_is_no_difference(
     assert not compare_with_baseline(before, now, 0.05).is_regression
 
 
+def test_networks_that_ran_alone_do_not_compare_with_those_that_took_turns() -> None:
+    turns, alone = record(OLD), replace(record(OLD), alone=True)
+    with pytest.raises(NotComparableError, match="order of calls was in turn and is each alone"):
+        compare_with_baseline(turns, alone, 0.05)
+    assert not compare_with_baseline(alone, alone, 0.05).is_regression
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_gate_measures_as_its_baseline_was(alone: bool, tmp_path: Path) -> None:
+    net = write_tiny_net(tmp_path / "model.onnx", width=8, size=16).path
+    how = BenchOptions([1], 1, 0.05)
+    baseline = measure_artifacts({"model": net}, replace(how, alone=alone), warmup_s=0.0)
+    assert baseline.alone == alone
+    assert gate_baseline({"model": net}, baseline, 9.0, how).record.alone == alone
+    with pytest.raises(NotComparableError, match="order of calls was"):
+        gate_baseline({"model": net}, baseline, 9.0, replace(how, alone=not alone))
+
+
 def test_a_driver_and_cores_that_changed_are_told() -> None:
     before = record(on("A", gpu_driver="560", cuda="12.6", pinned_cores=[0]))
     now = record(on("A", gpu_driver="580", cuda="13.0", pinned_cores=None))

@@ -9,6 +9,8 @@ from onnx import helper
 from tiny_onnx import save_graph, write_tiny_net
 
 from dmcp_deploy.artifact import digest_file
+from dmcp_deploy.bench import measure
+from dmcp_deploy.bench.columns import format_table
 from dmcp_deploy.bench.measure import measure_artifacts
 from dmcp_deploy.bench.record import BenchRecord, compare
 from dmcp_deploy.errors import DmcpError
@@ -59,6 +61,30 @@ def test_every_network_is_measured_at_every_batch_in_the_same_rounds(nets):
         assert len(item.samples_ms) >= 20
     assert record.input_shape == (3, 64, 64)
     assert record.environment["cores"] >= 1
+
+
+def test_networks_that_run_alone_make_calls_of_their_own_before_each_sample(
+    nets, monkeypatch, tmp_path
+):
+    told = []
+    interleaved = measure.time_interleaved
+
+    def listening(calls, **how):
+        told.append(how["before"])
+        return interleaved(calls, **how)
+
+    monkeypatch.setattr(measure, "time_interleaved", listening)
+    paths = {name: net.path for name, net in nets.items()}
+    for alone, before in ((None, 0), (False, 0), (True, 2)):
+        told.clear()
+        how = BenchOptions([1], 1, 0.05, alone=alone)
+        record = measure_artifacts(paths, how, warmup_s=0.0)
+        assert set(told) == {before}
+        record.save(tmp_path / "record.json")
+        assert BenchRecord.load(tmp_path / "record.json").alone == bool(alone)
+        shown = "Each network ran right before each of its samples" in format_table(record)
+        assert shown == bool(alone)
+        assert ("alone" in json.loads((tmp_path / "record.json").read_text())) == bool(alone)
 
 
 def test_an_eighth_of_the_width_is_measured_as_faster(nets):

@@ -24,10 +24,12 @@ from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.training.distributed import (
     any_says,
     average_gradients,
+    bytes_from_first,
     check_alike,
     is_main,
     join_torchrun,
     rank,
+    text_from_first,
     wait_for_all,
     world_size,
 )
@@ -67,6 +69,10 @@ def agreement() -> dict[str, Tensor]:
     """One rank alone says yes; one weight of one rank is another."""
     yes, no = any_says(rank() == 1, False)
     wait_for_all()
+    longer = b"\0of the first\0" * 1000
+    assert bytes_from_first(longer if is_main() else b"of another") == longer
+    assert bytes_from_first(b"" if is_main() else b"of another") == b""
+    assert text_from_first("first's" if is_main() else "") == "first's"
     whole = {"a": torch.arange(6.0), "b": torch.ones(2, 3, dtype=torch.float64)}
     check_alike(whole, "before")
     torn = {**whole, "b": whole["b"] + 1e-15 * rank()}

@@ -54,6 +54,19 @@ def test_a_plan_is_shown_group_by_group_with_its_totals(tmp_path: Path) -> None:
     ]
 
 
+def test_a_plan_within_a_budget_in_time_tells_which_step_each_width_ends(tmp_path: Path) -> None:
+    timed = replace(PLAN, steps={"stem": 8, "last": 16}, is_proven=False)
+    lines = succeed("plan", "show", saved(tmp_path, timed)).splitlines()
+    assert lines[:4] == [
+        "group   kept  size   share  channels   step of time",
+        "stem       8    32   25.0%  the first  1 of 4 by 8",
+        "body.0     3    64    4.7%  by index",
+        "last     128   128  100.0%  the first  8 of 8 by 16",
+    ]
+    assert lines[6] == "method dmcp, seed 3, widths multiples of 8 or 16"
+    assert lines[-1].startswith("It is not proven that no plan within the budgets is nearer")
+
+
 def test_a_plan_is_shown_as_json(tmp_path: Path) -> None:
     shown = json.loads(succeed("plan", "show", saved(tmp_path, PLAN), "--json"))
     assert shown == {

@@ -12,6 +12,7 @@ import pytest
 from html_pages import Page
 from report_runs import KEPT, NETWORK, STAGES, edit, make_run
 
+from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.report.charts import Labels, Point, scatter_chart
 from dmcp_deploy.report.markup import Table, script_json, table_html
 from dmcp_deploy.report.write import report_text
@@ -67,6 +68,22 @@ def test_a_run_of_any_state_has_a_page_that_says_what_is_missing(upto: str, tmp_
 def test_a_budget_that_is_missed_is_said_to_be(tmp_path: Path) -> None:
     words = Page(report_text([make_run(tmp_path / "run", macs=210)])).words
     assert "missed105.00% of 200" in words
+
+
+def test_widths_of_a_budget_in_time_are_explained(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    assert "Widths are multiples of 8, or full" in report_text([run])
+    assert "step of time" not in report_text([run]) + report_text([run], "md")
+    plan = ChannelPlan.load(run / "plan.json")
+    steps = dict.fromkeys(KEPT, 16) | {"stem": 8}
+    replace(plan, steps=steps, is_proven=False).save(run / "plan.json")
+    page, text = report_text([run]), report_text([run], "md")
+    note = "Widths are multiples of 8 or 16, or full, where the group is larger. They are the last"
+    assert note in Page(page).words
+    for shown in (page, text):
+        assert "step of time" in shown
+        assert "3 of 6 by 16" in shown
+        assert "It is not proven that no plan" in shown
 
 
 def test_a_budget_that_is_not_filled_is_said_to_be_with_what_helps(tmp_path: Path) -> None:

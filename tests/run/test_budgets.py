@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+from tiny_pipeline_net import tiny_pipeline_net
 from tiny_runs import asked, library, refused, snapshot, succeed
 
 import dmcp_deploy
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.options.run import Budgets
 from dmcp_deploy.plan import ChannelPlan
+from dmcp_deploy.report.gather import gather
 from dmcp_deploy.run.budgets import for_each_budget, parse_budgets, split_budgets
 from dmcp_deploy.rundir.directory import SHARED
 
@@ -24,6 +26,49 @@ def test_budgets_are_checked_one_by_one() -> None:
 
 def test_a_budget_that_is_named_twice_is_one() -> None:
     assert split_budgets(Budgets("50%, 50%", params="2M")) == [Budgets("50%", params="2M")]
+
+
+def test_bytes_of_weights_are_a_budget_too() -> None:
+    assert parse_budgets("8MB,50%", "weight_bytes") == ["8MB", "50%"]
+    assert str(Budgets("50%", params="2M", weight_bytes="8MB")) == "50%-params-2M-8MB"
+    assert str(Budgets(weight_bytes="50%")) == "weight_bytes-50%"
+    for text, told in {
+        "0MB": "must be above zero",
+        "5": "The weight budget '5' has no unit: .*; did you mean 5% or 5MB?",
+        "1,5MB": r"The comma in --weight-bytes '1,5MB' separates two budgets: write one as 1\.5MB",
+        "5 m": "The weight budget .* is not understood",
+    }.items():
+        with pytest.raises(DmcpError, match=told):
+            parse_budgets(text, "weight_bytes")
+    with pytest.raises(DmcpError, match="Both --params and --weight-bytes name several"):
+        split_budgets(Budgets(params="2M,1M", weight_bytes="8MB,5MB"))
+
+
+def test_a_run_keeps_its_budget_in_bytes_of_a_precision(tiny_folder, tmp_path) -> None:
+    options = {"method": "uniform", "flops": None, "weight_bytes": "50%"}
+    words = asked("search", tiny_folder, tmp_path, latency_precision="int8", **options)
+    text = succeed(*words)
+    plan = ChannelPlan.load(tmp_path / "plan.json")
+    (limit,) = plan.limits
+    full = sum(p.numel() for p in tiny_pipeline_net(3).parameters())
+    assert (limit.quantity, limit.most) == ("weight bytes in int8", full // 2)
+    assert 0.98 * limit.most <= limit.value == plan.params <= limit.most
+    assert f"{limit.share:.2%} of the budget of 32.0 kB of weights in int8" in text
+    command = gather(tmp_path, "run").commands[0]
+    assert "--weight-bytes 50% --latency-precision int8" in command
+    assert succeed(*words) == text
+    unlike = asked("search", tiny_folder, tmp_path, **options)
+    assert "weight_precision: int8 there, None asked for" in refused(*unlike)
+
+
+def test_bytes_count_in_fp32_unless_told(tiny_folder, tmp_path) -> None:
+    options = {"method": "uniform", "flops": "90%", "weight_bytes": "50%"}
+    run = dmcp_deploy.run.search(**library(tiny_folder, tmp_path / "run", **options))
+    plan = ChannelPlan.load(run.file("plan.json"))
+    assert plan.limits[0].value == 4 * plan.params <= plan.limits[0].most
+    strange = library(tiny_folder, tmp_path / "other", target={"precision": "int3"}, **options)
+    with pytest.raises(DmcpError, match="--latency-precision 'int3' is unknown"):
+        dmcp_deploy.run.search(**strange)
 
 
 def first_steps(run: Path) -> int:

@@ -19,6 +19,7 @@ from dmcp_deploy.training import distributed
 from dmcp_deploy.training.distributed import (
     any_says,
     average_gradients,
+    bytes_from_first,
     check_alike,
     digest,
     is_main,
@@ -39,6 +40,7 @@ def test_a_process_alone_is_the_first_of_one_and_keeps_its_gradients():
     assert other.grad is None
     assert any_says(True, False) == (True, False)
     check_alike({"a": one}, "alone")
+    assert bytes_from_first(b"\0table\0") == b"\0table\0"
 
 
 def test_a_digest_tells_every_bit_and_its_place():

@@ -18,6 +18,7 @@ from dmcp_deploy.search.budget_loss import BAND, budget_loss
 from dmcp_deploy.search.costs.latency import LatencyCost
 from dmcp_deploy.search.costs.limits import Limit, Limits
 from dmcp_deploy.search.problem import SearchProblem
+from dmcp_deploy.search.run import make_plan
 from dmcp_deploy.search.space import search_space
 
 STEPS = 120
@@ -58,6 +59,21 @@ def search_problem(folder: Path, *limits: Limit, network: Network) -> SearchProb
         random_networks=0,
     )
     return replace(problem, limits=Limits(limits))
+
+
+@pytest.mark.parametrize(
+    ("name", "is_proven"), [("different groups", True), ("concatenation", False)]
+)
+def test_a_plan_tells_whether_the_decoder_has_proven_it(name, is_proven, tmp_path):
+    network = traced(MEETINGS[name]())
+    limit = latency_limit(network, 0.5)
+    assert limit.cost.exact_terms == is_proven
+    problem = replace(make_problem(network, tmp_path), limits=Limits((limit,)))
+    widths = dmcp._nearest_widths(problem, 0.7 * problem.space.full, problem.limits)
+    plan = make_plan(problem, widths, "dmcp", 1)
+    assert plan.is_proven == is_proven
+    assert plan.steps == dict(zip(problem.space.names, limit.cost.steps.tolist(), strict=True))
+    assert plan.limits[0].value == limit.cost.at(problem.accounting.units(plan.widths()))
 
 
 @pytest.mark.usefixtures("fashion_mnist")

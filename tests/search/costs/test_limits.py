@@ -90,6 +90,10 @@ def test_a_budget_that_binds_nowhere_changes_no_plan():
         ({"params": "3504873"}, "is above the full network: choose one from"),
         ({"weight_bytes": "1%"}, "from 680.5 kB to 14.0 MB of weights (680512 to 14019488), which"),
         ({"flops": "50%", "params": "1%"}, "The budget of 35.0K parameters (1.0%) is below"),
+        (
+            {"weight_bytes": "10MB", "weight_precision": "fp16"},
+            "is above the full network: choose one from 340.3 kB to 7.0 MB of weights in fp16",
+        ),
     ],
 )
 def test_each_budget_out_of_reach_is_told_its_range(asked, sentence):
