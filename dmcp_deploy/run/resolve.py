@@ -63,7 +63,7 @@ def make_request(
     earlier = run.request() if run is not None and run.is_begun() else None
     weights = _given_weights(model, options.weights, earlier)
     data = images or _opened(options.data, compute.progress)
-    spec = _network(model, options, data, weights.conventions, compute.progress)
+    spec = _network_spec(model, options, data, weights.conventions, compute.progress)
     if options.recipe is None and options.train_size is None:
         recipe = _within(recipe, spec.input_shape)
     network = build_network(spec, options.seed)
@@ -83,7 +83,7 @@ def make_request(
     )
 
 
-def _network(
+def _network_spec(
     model: str,
     options: RunOptions,
     data: ImageData,

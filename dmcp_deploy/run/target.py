@@ -60,7 +60,11 @@ def target_table(
     """
     digest = ""
     if is_main():
-        digest = keep_table(_checked(_chosen(spec, given, asked, run, compute), spec, asked))
+        path = _table_path(spec, given, asked, run, compute)
+        table = LatencyTable.load(path)
+        check_table(table, path, spec, asked)
+        _check_version(table, path)
+        digest = keep_table(path)
     digest = text_from_first(digest)
     content = bytes_from_first(kept_path(digest).read_bytes() if is_main() else b"")
     if not kept_path(digest).is_file():
@@ -69,7 +73,7 @@ def target_table(
     return digest
 
 
-def _chosen(
+def _table_path(
     spec: NetworkSpec,
     given: Path | None,
     asked: Mapping[str, Any],
@@ -84,18 +88,6 @@ def _chosen(
         if kept_path(begun).is_file():
             return kept_path(begun)
     return _built(spec, asked, compute) if given is None else given
-
-
-def _checked(path: Path, spec: NetworkSpec, asked: Mapping[str, Any]) -> Path:
-    """Returns the file of a table once it is seen to tell the time that is asked for.
-
-    Raises:
-        DmcpError: It does not.
-    """
-    table = LatencyTable.load(path)
-    check_table(table, path, spec, asked)
-    _check_version(table, path)
-    return path
 
 
 def read_table(run: RunDir, digest: str) -> LatencyTable:
