@@ -173,12 +173,15 @@ class ChannelPlan:
 
     def notes(self) -> tuple[str, ...]:
         """Returns what is to be said of the plan, a sentence each."""
-        doubt = (
+        return tuple(filter(None, [self.shortfall(), self.doubt()]))
+
+    def doubt(self) -> str:
+        """Returns what is to be said of a plan that is not proven to be the best; "" else."""
+        if self.is_proven is not False:
+            return ""
+        return (
             "It is not proven that no plan within the budgets is nearer to what the search wanted."
-            if self.is_proven is False
-            else ""
         )
-        return tuple(filter(None, [self.shortfall(), doubt]))
 
     def shortfall(self) -> str:
         """Returns what is to be said of a plan below 98% of all its budgets; "" if none is."""

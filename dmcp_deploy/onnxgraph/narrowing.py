@@ -170,7 +170,8 @@ def _by_name(numbers: Mapping[Slot, int], kind: str) -> dict[str, dict[Slot, int
 def _cut(array: Array, axes: Mapping[Slot, int], elements: Mapping[Slot, int]) -> Array:
     """Returns the leading part of an array, with some of its elements set."""
     sizes = {slot.place: size for slot, size in axes.items()}
-    part = array[tuple(slice(sizes.get(axis, size)) for axis, size in enumerate(array.shape))]
+    cuts = tuple(slice(sizes.get(axis, size)) for axis, size in enumerate(array.shape))
+    part = np.asarray(array[cuts])  # a single number would be no array any more
     if not elements:
         return part
     changed = part.copy()

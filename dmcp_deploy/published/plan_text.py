@@ -100,7 +100,7 @@ def _totals(plan: ChannelPlan) -> list[str]:
         f"multiply-adds {format_macs(plan.full_macs)} -> {kept}, parameters {plan.params:,}",
         f"method {plan.method}, seed {plan.seed}, widths multiples of {plan.multiples()}",
         f"budget {'; '.join(budgets) or 'none'}",
-        *plan.notes(),
+        *filter(None, [plan.doubt()]),
     ]
 
 

@@ -96,6 +96,16 @@ def test_numbers_of_constant_operators_change_too(tmp_path):
     np.testing.assert_array_equal(logits(made), logits(narrow))
 
 
+def test_a_count_that_is_stored_as_a_single_number_changes_too(tmp_path):
+    graph = chain(tmp_path / "net.onnx", 16, 12)
+    graph.graph.initializer.append(numpy_helper.from_array(np.array(12), "channels"))
+    slot = Slot(ELEMENT, "channels", 0)
+    assert read_numbers(graph)[slot] == 12
+    narrow = NarrowableGraph(graph).at({slot: 7})
+    assert read_numbers(narrow)[slot] == 7
+    assert list(narrow.graph.initializer[-1].dims) == []
+
+
 def test_equal_shapes_that_are_stored_once_are_told_apart(tmp_path):
     shared = chain(tmp_path / "a.onnx", 16, 16, shared=True)
     apart = unshared(shared)

@@ -42,11 +42,11 @@ def wide_plan(*limits: PlanLimit) -> ChannelPlan:
 
 def run_of(folder: Path, plan: ChannelPlan) -> RunDir:
     """Returns a run directory that holds a plan and the latency table that it was decoded by."""
-    folder.mkdir()
-    pipeline_table().save(folder / TABLE)
-    asked = {"budget": None, "latency": "40%", "table_digest": digest_file(folder / TABLE)}
-    run = RunDir(folder)
-    run.begin(replace(asked_of(SPEC), **asked))
+    table = folder.with_name("built.json")
+    pipeline_table().save(table)
+    run, asked = RunDir(folder), {"budget": None, "latency": "40%"}
+    run.begin(replace(asked_of(SPEC), **asked, table_digest=digest_file(table)))
+    table.rename(folder / TABLE)
     plan.save(folder / "plan.json")
     return run
 

@@ -131,7 +131,9 @@ def test_networks_of_torchvision_have_templates(model, tmp_path):
 
 
 @pytest.mark.slow(seconds=60)
-@pytest.mark.parametrize("model", ["timm:efficientnet_lite0"])
+@pytest.mark.parametrize(
+    "model", ["timm:efficientnet_lite0", pytest.param("timm:convnext_atto", marks=NIGHTLY)]
+)
 def test_networks_of_timm_have_templates(model, tmp_path):
     pytest.importorskip("timm")
     network = build_network(NetworkSpec(model, 1.0, 10, (3, 64, 64)))

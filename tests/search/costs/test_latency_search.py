@@ -66,7 +66,7 @@ def search_problem(folder: Path, *limits: Limit, network: Network) -> SearchProb
 )
 def test_a_plan_tells_whether_the_decoder_has_proven_it(name, is_proven, tmp_path):
     network = traced(MEETINGS[name]())
-    limit = latency_limit(network, 0.5)
+    limit = latency_limit(network, 0.8)
     assert limit.cost.exact_terms == is_proven
     problem = replace(make_problem(network, tmp_path), limits=Limits((limit,)))
     widths = dmcp._nearest_widths(problem, 0.7 * problem.space.full, problem.limits)
