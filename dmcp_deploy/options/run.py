@@ -75,6 +75,11 @@ class Budgets:
         """Returns "flops", "latency" and "params", each with its text."""
         return {"flops": self.flops, "latency": self.latency, "params": self.params}
 
+    @property
+    def budgets(self) -> Budgets:
+        """The budgets alone."""
+        return Budgets(**shared_fields(Budgets, self))
+
     def __str__(self) -> str:
         """Returns the budgets as the name of a folder has them: "211M-25ms"."""
         parts = {"latency": self.latency or "", "params": self.params or ""}
@@ -88,12 +93,11 @@ def _is_bare(name: str, text: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Target(Budgets, ModelOption):
-    """What is pruned, how far, and where the run lies.
+class TargetEngines:
+    """What a budget in time is for, beside how latency is measured.
 
     Attributes:
         latency_precision: What engines compute in that a budget in time is for.
-        out: The run directory; a folder for them where there are several budgets.
     """
 
     latency_precision: str | None = option(
@@ -101,12 +105,17 @@ class Target(Budgets, ModelOption):
         choices=PRECISIONS,
         help="With --latency: of the target's engines; fp16 if not given.",
     )
-    out: Path | None = option(None, help="Run directory, or their folder.")
 
-    @property
-    def budgets(self) -> Budgets:
-        """The budgets alone."""
-        return Budgets(**shared_fields(Budgets, self))
+
+@dataclass(frozen=True)
+class Target(TargetEngines, Budgets, ModelOption):
+    """What is pruned, how far, and where the run lies.
+
+    Attributes:
+        out: The run directory; a folder for them where there are several budgets.
+    """
+
+    out: Path | None = option(None, help="Run directory, or their folder.")
 
 
 @dataclass(frozen=True)
