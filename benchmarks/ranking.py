@@ -1,11 +1,12 @@
-"""Where searched plans rank among random plans on the searched supernets, before any retraining.
+"""Where searched plans, and uniform ones, rank among random plans on the searched supernets.
 
     python benchmarks/ranking.py --out benchmarks/results/ranking.json
+    python benchmarks/ranking.py --report benchmarks/results/ranking.json
 
 It reads what `benchmarks/fashion_mnist.py` has left in its runs folder: of every search the shared
 weights, and of every trained plan its accuracy. A plan is judged on the supernet by its loss on
-2,000 test images, batch norms recalibrated for it. Beside the rank it tells how well that loss
-foretells the accuracy that the plans reached when they were trained from scratch.
+2,000 test images, batch norms recalibrated for it; nothing is trained again. Beside the ranks it
+tells how well that loss foretells the accuracy of the plans when they are trained from scratch.
 """
 
 from __future__ import annotations
@@ -36,7 +37,11 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/fashion_mnist"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/ranking.json"))
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--report", type=Path, help="Print what these results come to.")
     options = parser.parse_args()
+    if options.report:
+        print(report(json.loads(options.report.read_text())))
+        return
     content = json.loads(options.searches.read_text())
     keys = [key.split("/") for key in content["results"] if key.endswith("/search")]
     jobs = [(budget, int(seed), content, str(options.runs)) for budget, seed, _ in sorted(keys)]
@@ -49,16 +54,33 @@ def main() -> None:
 
 
 def report(rows: list[dict[str, Any]]) -> str:
-    """Returns the ranks as a Markdown table."""
-    lines = [
-        f"| budget | seed | DMCP beats, of {RANDOM_PLANS} random | uniform beats | correlation |",
-        "|---|---|---|---|---|",
+    """Returns what the ranks come to at each budget as a Markdown table."""
+    head = (
+        *("budget", "searches", f"DMCP beats, of {RANDOM_PLANS} random plans", "uniform beats"),
+        *("loss of uniform minus DMCP", "correlation of loss and top-1"),
+    )
+    budgets = sorted({row["budget"] for row in rows})
+    lines = [_line(budget, [row for row in rows if row["budget"] == budget]) for budget in budgets]
+    table = [head, ("---",) * len(head), *lines]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in table)
+
+
+def _line(budget: str, rows: list[dict[str, Any]]) -> tuple[str, ...]:
+    wins = [
+        [sum(row["losses"][plan] < loss for loss in row["random"]) for row in rows]
+        for plan in _SHOWN
     ]
-    for row in rows:
-        wins = [sum(row["losses"][name] < loss for loss in row["random"]) for name in _SHOWN]
-        found = row["correlation"]
-        lines.append(f"| {row['budget']} | {row['seed']} | {wins[0]} | {wins[1]} | {found:+.2f} |")
-    return "\n".join(lines)
+    losses = [[row["losses"][plan] for row in rows] for plan in _SHOWN]
+    gains = [uniform - dmcp for dmcp, uniform in zip(*losses, strict=True)]
+    error = statistics.stdev(gains) / len(gains) ** 0.5
+    correlations = [row["correlation"] for row in rows]
+    return (
+        budget,
+        str(len(rows)),
+        *(f"{min(won)} to {max(won)}" for won in wins),
+        f"{statistics.fmean(gains):.4f} ± {error:.4f}",
+        f"{min(correlations):.2f} to {max(correlations):.2f}",
+    )
 
 
 _SHOWN = ("dmcp expected", "uniform")

@@ -13,6 +13,7 @@ METHODS = {
     "amc": "dmcp_deploy.search.amc.method",
     "autoslim": "dmcp_deploy.search.autoslim",
     "bn-scale": "dmcp_deploy.search.magnitude:search_bn_scale",
+    "budget-only": "dmcp_deploy.search.dmcp:search_budget_only",
     "dmcp": "dmcp_deploy.search.dmcp",
     "fpgm": "dmcp_deploy.search.masked:search_fpgm",
     "l1": "dmcp_deploy.search.magnitude:search_l1",

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from dmcp_deploy.cli.mistakes import Command
 from dmcp_deploy.cli.options import But, PathText, takes_options
 from dmcp_deploy.options.declare import option
-from dmcp_deploy.options.run import Compute, Target
+from dmcp_deploy.options.run import Budgets, Compute, TargetEngines
 
 _NOT_CERTIFIED = ("checkpoint_s", "tensorboard", "supernet", "rehearse")
 
@@ -21,12 +21,15 @@ _NOT_CERTIFIED = ("checkpoint_s", "tensorboard", "supernet", "rehearse")
 _SETTINGS = {"runtime": "runtime", "threads": "threads", "batch": "batch", "batches": "batch"}
 
 
-def budget_arguments(ctx: click.Context, asked: Target, batches: Sequence[int]) -> dict[str, Any]:
+def budget_arguments(
+    ctx: click.Context, asked: Budgets, engines: TargetEngines, batches: Sequence[int]
+) -> dict[str, Any]:
     """Returns what a command is asked of plans, with a target where there is something to time.
 
     Args:
         ctx: The command's context: of a target that which was given counts, no default.
-        asked: What is pruned, and how far.
+        asked: What plans may cost.
+        engines: Of a target that runs engines.
         batches: Batch sizes; a budget in time is for the first.
     """
     if asked.latency is None and asked.weight_bytes is None:
@@ -36,8 +39,8 @@ def budget_arguments(ctx: click.Context, asked: Target, batches: Sequence[int]) 
         for name, field in _SETTINGS.items()
         if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE
     }
-    if asked.latency_precision is not None:
-        target["precision"] = asked.latency_precision
+    if engines.latency_precision is not None:
+        target["precision"] = engines.latency_precision
     return {**asked.texts(), "table": asked.table, "target": target}
 
 

@@ -32,7 +32,7 @@ from dmcp_deploy.options.export import BuildOptions, ExportOptions
 from dmcp_deploy.options.measure import BenchOptions, Setting
 from dmcp_deploy.options.network import ModelOption, NetworkOptions
 from dmcp_deploy.options.plan_file import PlanExport, PlanOutput, PlanWeights
-from dmcp_deploy.options.run import Compute, LaunchOptions, RunOptions, Target
+from dmcp_deploy.options.run import Compute, LaunchOptions, RunOptions, Target, TargetEngines
 from dmcp_deploy.progress import TerminalProgress
 from dmcp_deploy.rundir.stages import EXPORT, SLICE, TRAIN
 
@@ -81,7 +81,7 @@ def prune(
             gpu_archs=engines.gpu_arch,
         )
     chain = functools.partial(api.prune, bench_options=measured, engine_options=built)
-    asked = budget_arguments(ctx, target, measured.batches)
+    asked = budget_arguments(ctx, target, target, measured.batches)
     for run in for_each_budget(
         chain, target.model, **asked, out=target.out, options=options, compute=compute
     ):
@@ -108,7 +108,7 @@ def search(
     from dmcp_deploy.run import api, summary
     from dmcp_deploy.run.budgets import for_each_budget
 
-    asked = budget_arguments(ctx, target, (setting.batch,))
+    asked = budget_arguments(ctx, target, target, (setting.batch,))
     for run in for_each_budget(
         api.search, target.model, **asked, out=target.out, options=options, compute=compute
     ):
@@ -269,20 +269,27 @@ def compare(
     /,
     network: ModelOption,
     asked: CompareOptions,
+    engines: TargetEngines,
     shared: Annotated[RunOptions, But(*_NOT_COMPARED)],
     measured: Annotated[BenchOptions, But(*_FOR_GPUS, seconds=COMPARE_SECONDS)],
-    compute: Annotated[Compute, But("supernet", "certify_s", "moved_data")],
+    compute: Annotated[Compute, But("supernet", "moved_data")],
 ) -> None:
     """Compare search methods at equal budgets: accuracy, latency, cost of the search.
 
     Every method, budget and seed is a run of its own below --out. Run again, it continues; more
-    methods, budgets and seeds can be added to what lies there.
+    methods, budgets and seeds can be added to what lies there. --runtime, --threads and --batch are
+    of the target that --latency is for as well.
     """
     from dmcp_deploy.comparison import run
     from dmcp_deploy.comparison.page import text
 
+    budgets = budget_arguments(ctx, asked, engines, measured.batches)
     comparison = run.compare(
-        network.model, **vars(asked), options=shared, bench_options=measured, compute=compute
+        network.model,
+        **{**vars(asked), **budgets},
+        options=shared,
+        bench_options=measured,
+        compute=compute,
     )
     _print(text(comparison))
     ctx.exit(1 if comparison.failures else 0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from dmcp_deploy.comparison.record import Comparison
 from dmcp_deploy.comparison.rows import BASELINE, Row, full_line, method_rows, rows_table
@@ -17,10 +18,13 @@ from dmcp_deploy.units import format_macs
 _STRIPS = f"A dot for every seed, a bar at their mean; the line is the mean of {BASELINE} scaling."
 _NOTE = (
     f"Minus {BASELINE}: mean difference of top-1 in percentage points, seed by seed, with its"
-    " 95% interval (Student's t). Before training: the sliced network, batch norms"
-    " recalibrated. Latency ratio: to the full network, measured interleaved. Search steps:"
-    " training steps with images; plans judged: candidate networks evaluated; minutes: on this"
-    " machine, of the last process that worked on it."
+    " 95% interval (Student's t). Minus its control: the same against the uniform row that is cut"
+    " out of the same trained weights, or else trained alike. Before training: the sliced network,"
+    " batch norms recalibrated. Of the budget: as the search counts or predicts it. Measured: the"
+    " share of a budget in time, and the certificates' verdicts. Latency ratio: to the full"
+    " network, measured interleaved. Search steps: training steps with images; plans judged:"
+    " candidate networks evaluated; minutes: on this machine, of the last process that worked on"
+    " it."
 )
 _FRONT = (
     "Means over the seeds, with their range. Up and to the left is better; the line joins the rows"
@@ -45,7 +49,7 @@ def page(comparison: Comparison) -> str:
         ),
         section("Settings", table_html(_settings(comparison))),
     ]
-    title = f"Search methods on {asked['model']} at {asked['flops']}"
+    title = f"Search methods on {asked['model']} at {_budgets(asked)}"
     return document(title, "".join(parts))
 
 
@@ -67,7 +71,15 @@ def _asked(comparison: Comparison) -> str:
         f"searches start from {asked['weights'] or 'random'} weights",
         f"pruned networks from {asked['init']} weights",
     ]
-    return "; ".join(words) + "; a star stands for training by in-place distillation."
+    return "; ".join(words) + (
+        "; a star stands for training by in-place distillation, and a"
+        " name behind an @ for the search whose weights are cut."
+    )
+
+
+def _budgets(asked: Mapping[str, Any]) -> str:
+    said = {"flops": "{}", "latency": "{} of time", "params": "{} of the parameters"}
+    return " and ".join(words.format(asked[n]) for n, words in said.items() if asked.get(n))
 
 
 def _fronts(rows: Sequence[Row]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dmcp_deploy.artifact import write_artifact
+from dmcp_deploy.bench.certificate import Certificate
 from dmcp_deploy.bench.record import BenchRecord, compare
 from dmcp_deploy.comparison.cells import Cell
 from dmcp_deploy.report.facts import Judged
@@ -44,6 +45,25 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class TimeKept:
+    """What certifies how a cell's plan keeps its budget in time.
+
+    Attributes:
+        limit_ms: The most that a call may take.
+        predicted_ms: What the latency table says of the plan, corrected by plans measured before.
+        measured_ms: Median of what was measured; None on another device than the table's.
+        verdict: As in the certificate: "met", "missed", ...
+        device: What the table was measured on.
+    """
+
+    limit_ms: float
+    predicted_ms: float
+    measured_ms: float | None
+    verdict: str
+    device: str
+
+
+@dataclass(frozen=True)
 class CellResult:
     """One finished run of a comparison.
 
@@ -56,11 +76,13 @@ class CellResult:
         untrained_top1: Accuracy of the sliced network before its training; None if not taken.
         channels: Group -> channels kept.
         macs: Multiply-adds of the network.
-        budget_macs: The budget.
+        budget_macs: The budget in multiply-adds; None if there is none.
+        budget_share: The largest share that its plan takes of any budget, as it was searched.
+        time_kept: How it keeps its budget in time; None if there is none.
         params: Parameters of the network.
-        search_steps: Weight steps of the search.
+        search_steps: Weight steps of the search that has trained its weights.
         plans_judged: Candidate networks that the search evaluated.
-        search_s: How long the search took, since it was last continued.
+        search_s: How long that search took, since it was last continued.
         train_steps: Steps of the pruned network's training.
         train_s: How long that took, since it was last continued.
         latency: None before the measurement.
@@ -74,7 +96,9 @@ class CellResult:
     untrained_top1: float | None
     channels: Mapping[str, int]
     macs: int
-    budget_macs: int
+    budget_macs: int | None
+    budget_share: float
+    time_kept: TimeKept | None
     params: int
     search_steps: int
     plans_judged: int
@@ -125,16 +149,17 @@ class Comparison:
 
 
 def read_cell(cell: Cell, folder: Path) -> CellResult:
-    """Returns what the finished run of a cell has found.
+    """Returns what the finished run of a cell has found, in the folder of a comparison.
 
     Raises:
         DmcpError: The run is not finished, or a file of it is damaged.
     """
-    facts, run = gather(folder, str(cell)), RunDir(folder)
+    run = RunDir(folder / cell.folder)
+    facts = gather(run.path, str(cell))
+    trained = facts if cell.lender is None else gather(folder / cell.lender.folder, str(cell))
     plan, accuracy, searched = facts.plan, facts.final_accuracy, run.figures(SEARCH)
     untrained = facts.accuracy(Judged.SLICED)
     assert plan is not None
-    assert plan.budget_macs is not None
     assert accuracy is not None
     return CellResult(
         cell=cell,
@@ -146,10 +171,12 @@ def read_cell(cell: Cell, folder: Path) -> CellResult:
         channels=plan.widths(),
         macs=plan.macs,
         budget_macs=plan.budget_macs,
+        budget_share=max(budget.share for budget in plan.budgets()),
+        time_kept=None if facts.certificate is None else _time_kept(facts.certificate),
         params=plan.params,
-        search_steps=len(facts.search_steps),
+        search_steps=len(trained.search_steps),
         plans_judged=int(searched.get("plans_judged", 0)),
-        search_s=facts.stage_seconds[SEARCH],
+        search_s=trained.stage_seconds[SEARCH],
         train_steps=len(facts.train_steps),
         train_s=facts.stage_seconds[TRAIN],
         latency=_latency(run),
@@ -163,6 +190,17 @@ def read_full(seed: int, folder: Path) -> FullResult:
     assert plan is not None
     assert accuracy is not None
     return FullResult(seed, accuracy.top1, plan.macs, facts.stage_seconds[TRAIN])
+
+
+def _time_kept(certificate: Certificate) -> TimeKept:
+    seen = certificate.chosen_seen
+    return TimeKept(
+        limit_ms=certificate.limit_ms,
+        predicted_ms=certificate.chosen.predicted_ms,
+        measured_ms=None if seen is None else seen.ms,
+        verdict=certificate.verdict,
+        device=certificate.device,
+    )
 
 
 def _latency(run: RunDir) -> Latency | None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from dmcp_deploy.artifact import digest_file, write_text
+from dmcp_deploy.bench.tables.cache import elsewhere
+from dmcp_deploy.bench.tables.table import LatencyTable
 from dmcp_deploy.comparison.cells import Cell, Entry, all_cells, parse_entries
 from dmcp_deploy.comparison.page import page
+from dmcp_deploy.comparison.pieces import ORIGINAL, CellRun, FullTraining, Setting
 from dmcp_deploy.comparison.record import (
     LATENCY,
     LATENCY_FILE,
@@ -24,19 +27,17 @@ from dmcp_deploy.machine.environment import read_environment
 from dmcp_deploy.options.compare import COMPARE_SECONDS, TRAINED, CompareOptions
 from dmcp_deploy.options.declare import declared, merged, recorded
 from dmcp_deploy.options.measure import BenchOptions
-from dmcp_deploy.options.run import Budgets, Compute, RunOptions
+from dmcp_deploy.options.run import Compute, RunOptions
 from dmcp_deploy.progress import NO_PROGRESS, Progress
 from dmcp_deploy.registry import NETWORK_RUNTIMES
 from dmcp_deploy.run import api
 from dmcp_deploy.run.artifacts import check_runtime
-from dmcp_deploy.run.budgets import check_budgets, parse_budgets
+from dmcp_deploy.run.budgets import check_budgets, split_budgets
 from dmcp_deploy.run.context import RunContext
 from dmcp_deploy.run.problem import search_problem
 from dmcp_deploy.run.rehearsal import rehearse
 from dmcp_deploy.run.resolve import make_request
 from dmcp_deploy.rundir.directory import RunDir, folder_name
-
-_ORIGINAL = "original.onnx"
 
 #: What every cell of a comparison has of its own.
 _OF_CELLS = {"method", "weights", "distill", "seed"}
@@ -44,11 +45,12 @@ _OF_CELLS = {"method", "weights", "distill", "seed"}
 
 def compare(
     model: str,
-    flops: str,
+    flops: str | None = None,
     *,
     options: RunOptions | None = None,
     bench_options: BenchOptions | Mapping[str, Any] | None = None,
     compute: Compute | None = None,
+    target: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> Comparison:
     """Returns how search methods do at equal budgets; continues a comparison that lies there.
@@ -63,8 +65,10 @@ def compare(
         options: What is asked of all runs.
         bench_options: How to measure, as an object or its fields; 4 seconds if not given.
         compute: Device, workers, checkpoints, progress.
-        **changes: Fields of `CompareOptions` (methods, seeds, jobs, out, weights, init), and
-            those of `RunOptions` that differ from `options`.
+        target: What a budget in time is for: fields of `Setting`; None takes the table's, or else
+            those of `bench_options`.
+        **changes: Fields of `CompareOptions` (latency, params, table, methods, seeds, jobs, out,
+            weights, init), and those of `RunOptions` that differ from `options`.
 
     Raises:
         DmcpError: Something asked for cannot be had; found before any training where it can be.
@@ -76,40 +80,47 @@ def compare(
         bench_options = BenchOptions(**{"seconds": COMPARE_SECONDS, **(bench_options or {})})
     given = None if asked.weights == TRAINED else asked.weights
     shared = merged(RunOptions, options, **changes, init=asked.init, weights=given)
-    return _compare(model, asked, shared, bench_options, compute or Compute())
+    if target is None and asked.table is None:
+        target = api.measured_target(bench_options)
+    return _compare(model, asked, shared, target, bench_options, compute or Compute())
 
 
 def _compare(
     model: str,
     asked: CompareOptions,
     shared: RunOptions,
+    target: Mapping[str, Any] | None,
     measured: BenchOptions,
     compute: Compute,
 ) -> Comparison:
-    cells = all_cells(parse_entries(asked.methods), parse_budgets(asked.flops), asked.seeds)
+    entries = parse_entries(asked.methods)
+    _check_entries(entries, asked.init)
+    budgets = {str(one): one for one in split_budgets(asked.budgets)}
+    cells = all_cells(entries, list(budgets), asked.seeds)
     _check_runtime(measured)
-    budgets = [Budgets(text) for text in dict.fromkeys(cell.budget for cell in cells)]
-    check_budgets(model, budgets, shared, compute)
+    _check_undisturbed(asked)
+    check_budgets(model, list(budgets.values()), shared, compute, target)
     folder = Path(asked.out or Path("runs") / f"compare-{folder_name(model)}")
-    if compute.rehearse:
-        _rehearse(folder, model, cells, shared, compute)
     quiet = compute if asked.jobs == 1 else replace(compute, progress=NO_PROGRESS)
     quiet = replace(quiet, rehearse=False)
-    setting = _Setting(folder, model, shared, asked.weights == TRAINED, quiet)
+    trains_full = asked.weights == TRAINED
+    setting = Setting(folder, model, budgets, target, shared, trains_full, quiet)
+    if compute.rehearse:
+        _rehearse(setting, cells, compute)
 
-    full = range(asked.seeds) if setting.trains_full else ()
-    trainings = [_Full(setting, seed) for seed in full]
+    full = range(asked.seeds) if trains_full else ()
+    trainings = [FullTraining(setting, seed) for seed in full]
     failed = _work(trainings, asked.jobs, "full networks", compute.progress)
     for problem in failed.values():
         raise DmcpError(problem)
-    failures = _work([_Run(setting, c) for c in cells], asked.jobs, "cells", compute.progress)
+    failures = _run_cells(setting, cells, asked.jobs, compute.progress)
     done = [cell for cell in cells if str(cell) not in failures]
-    _measure([folder / cell.folder for cell in done], measured, compute)
+    _measure([setting.run(cell) for cell in done], measured, compute)
     comparison = Comparison(
-        request=_request(model, asked, shared, measured),
+        request=_request(model, asked, shared, target, measured),
         environment=read_environment(),
         full=tuple(read_full(seed, setting.full(seed)) for seed in full),
-        results=tuple(read_cell(cell, folder / cell.folder) for cell in done),
+        results=tuple(read_cell(cell, folder) for cell in done),
         failures=failures,
     )
     comparison.save(folder / "compare.json")
@@ -117,9 +128,7 @@ def _compare(
     return comparison
 
 
-def _rehearse(
-    folder: Path, model: str, cells: Sequence[Cell], shared: RunOptions, compute: Compute
-) -> None:
+def _rehearse(setting: Setting, cells: Sequence[Cell], compute: Compute) -> None:
     """Tries the whole chain of every method that has not begun, at its first budget and seed.
 
     Raises:
@@ -127,78 +136,46 @@ def _rehearse(
     """
     first: dict[Entry, Cell] = {}
     for cell in cells:
-        first.setdefault(cell.entry, cell)
+        first.setdefault(replace(cell.entry, supernet=None), cell)
     quiet = replace(compute, progress=NO_PROGRESS)
-    for entry, cell in first.items():
-        if (folder / cell.folder).exists():
+    for cell in first.values():
+        run, budgets = setting.run(cell), setting.budgets[cell.budget]
+        if run.path.exists():
             continue
-        options = replace(shared, method=entry.method, distill=entry.distill, seed=cell.seed)
-        request = make_request(model, Budgets(cell.budget), options, quiet)
-        context = RunContext(RunDir(folder / cell.folder), request, compute)
+        options = setting.of_cell(cell)
+        request = make_request(setting.model, budgets, options, quiet, target=setting.target)
+        context = RunContext(run, request, compute)
         rehearse(context, search_problem(context))
 
 
-@dataclass(frozen=True)
-class _Setting:
-    """What all cells share."""
+def _check_entries(entries: Sequence[Entry], init: str) -> None:
+    """Checks that networks start from the weights that their rows are named after.
 
-    folder: Path
-    model: str
-    options: RunOptions
-    trains_full: bool
-    compute: Compute
-
-    def full(self, seed: int) -> Path:
-        return self.folder / f"full-seed{seed}"
-
-    def weights(self, seed: int) -> str | None:
-        if not self.trains_full:
-            return self.options.weights
-        return str(self.full(seed) / "dense.safetensors")
-
-
-@dataclass(frozen=True)
-class _Full:
-    """The training of a full network: a run whose plan keeps all."""
-
-    setting: _Setting
-    seed: int
-
-    def __str__(self) -> str:
-        return f"the full network, seed {self.seed}"
-
-    def work(self) -> None:
-        setting, seed = self.setting, self.seed
-        out, compute = setting.full(seed), setting.compute
-        options = replace(setting.options, method="uniform", align=1, init="scratch", seed=seed)
-        api.search(setting.model, "100%", out=out, options=options, compute=compute)
-        api.train(out, compute=compute)
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One cell."""
-
-    setting: _Setting
-    cell: Cell
-
-    def __str__(self) -> str:
-        return str(self.cell)
-
-    def work(self) -> None:
-        cell, setting = self.cell, self.setting
-        out, compute = setting.folder / cell.folder, setting.compute
-        options = replace(
-            setting.options,
-            method=cell.entry.method,
-            distill=cell.entry.distill,
-            seed=cell.seed,
-            weights=setting.weights(cell.seed),
+    Raises:
+        DmcpError: They start anew.
+    """
+    cut = next((entry for entry in entries if entry.supernet is not None), None)
+    if cut is not None and init != "sliced":
+        raise DmcpError(
+            f"--methods {cut} starts from the weights that {cut.supernet} leaves, and --init {init}"
+            f" from none of them: leave --init out, or {cut.method} without its supernet."
         )
-        api.search(setting.model, cell.budget, out=out, options=options, compute=compute)
-        for stage in (api.slice, api.train):
-            stage(out, compute=compute)
-        api.export(out, original=(out / _ORIGINAL).exists(), compute=compute)
+
+
+def _check_undisturbed(asked: CompareOptions) -> None:
+    """Checks that no plan is measured while other runs are at work.
+
+    Raises:
+        DmcpError: One would be.
+    """
+    if asked.latency is None or asked.jobs == 1:
+        return
+    table = None if asked.table is None else LatencyTable.load(Path(asked.table))
+    if table is None or elsewhere(table, read_environment(devices=True)) is None:
+        raise DmcpError(
+            f"--jobs {asked.jobs} disturbs --latency {asked.latency}: every search measures its"
+            " plan, so runs go one after the other: leave --jobs out."
+        )
 
 
 def _check_runtime(measured: BenchOptions) -> None:
@@ -216,13 +193,28 @@ def _check_runtime(measured: BenchOptions) -> None:
         )
 
 
+def _run_cells(
+    setting: Setting, cells: Sequence[Cell], jobs: int, progress: Progress
+) -> dict[str, str]:
+    """Runs all cells, lenders of weights before those that take them; returns the failures."""
+    failures: dict[str, str] = {}
+    runs = [CellRun(setting, cell) for cell in cells]
+    lenders = [run for run in runs if run.cell.lender is None]
+    takers = [run for run in runs if run.cell.lender is not None]
+    for wave in (lenders, takers):
+        failures |= _work(wave, jobs, "cells", progress)
+    return failures
+
+
 class _Piece(Protocol):
     def work(self) -> None: ...
 
 
 def _work(pieces: Sequence[_Piece], jobs: int, title: str, progress: Progress) -> dict[str, str]:
     """Works through pieces; returns piece -> the sentence in which it failed."""
-    failures = {}
+    failures: dict[str, str] = {}
+    if not pieces:
+        return failures
     with progress.task(title, len(pieces), unit="run") as bar:
         for piece, problem in work_through(pieces, _do, jobs):
             if problem is not None:
@@ -236,18 +228,18 @@ def _do(piece: _Piece) -> None:
     piece.work()
 
 
-def _measure(folders: Sequence[Path], options: BenchOptions, compute: Compute) -> None:
+def _measure(runs: Sequence[RunDir], options: BenchOptions, compute: Compute) -> None:
     """Measures what has not been measured this way, one network after the other.
 
     Each is measured beside one and the same full network.
     """
-    if not folders:
+    if not runs:
         return
-    full = _full_network(folders, compute)
+    full = _full_network(runs, compute)
     asked = {**options.to_json(), "full": digest_file(full)}
-    waiting = [f for f in folders if not RunDir(f).is_current(LATENCY, asked)]
+    waiting = [run for run in runs if not run.is_current(LATENCY, asked)]
     with compute.progress.task("latency", len(waiting), unit="run") as bar:
-        for run in map(RunDir, waiting):
+        for run in waiting:
             with run.stage(LATENCY, ["model.onnx"], [LATENCY_FILE]) as figures:
                 figures["asked"] = asked
                 files, record = (full, run.file("model.onnx")), run.file(LATENCY_FILE)
@@ -255,22 +247,29 @@ def _measure(folders: Sequence[Path], options: BenchOptions, compute: Compute) -
             bar.advance()
 
 
-def _full_network(folders: Sequence[Path], compute: Compute) -> Path:
+def _full_network(runs: Sequence[RunDir], compute: Compute) -> Path:
     """Returns the full network's ONNX file: one that lies there, or that of the first run."""
-    for folder in folders:
-        if (folder / _ORIGINAL).exists():
-            return folder / _ORIGINAL
-    api.export(folders[0], compute=compute)
-    return folders[0] / _ORIGINAL
+    for run in runs:
+        if run.file(ORIGINAL).exists():
+            return run.file(ORIGINAL)
+    api.export(runs[0].path, compute=compute)
+    return runs[0].file(ORIGINAL)
 
 
 def _request(
-    model: str, asked: CompareOptions, shared: RunOptions, measured: BenchOptions
+    model: str,
+    asked: CompareOptions,
+    shared: RunOptions,
+    target: Mapping[str, Any] | None,
+    measured: BenchOptions,
 ) -> dict[str, Any]:
-    compared = {name: getattr(asked, name) for name in ("flops", "methods", "seeds", "weights")}
-    given = {
-        name: value
-        for name, value in recorded(shared).items()
-        if value is not None and name not in _OF_CELLS
+    compared = {name: getattr(asked, name) for name in ("methods", "seeds", "weights")}
+    timed = {"table": asked.table and str(asked.table), "target": dict(target or {})}
+    settings = {k: v for k, v in recorded(shared).items() if k not in _OF_CELLS}
+    given = {**asked.texts(), **(timed if asked.latency else {}), **settings}
+    return {
+        "model": model,
+        **compared,
+        **{name: value for name, value in given.items() if value is not None},
+        "bench": measured.to_json(),
     }
-    return {"model": model, **compared, **given, "bench": measured.to_json()}

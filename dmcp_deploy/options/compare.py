@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmcp_deploy.options.declare import check, option
-from dmcp_deploy.options.run import INITS
+from dmcp_deploy.options.run import INITS, Budgets
 from dmcp_deploy.registry import METHODS
 
 #: As `weights`: the full network is trained first, once for every seed.
@@ -19,12 +19,12 @@ _MOST_SEEDS = 100
 
 
 @dataclass(frozen=True)
-class CompareOptions:
-    """What is compared; bad values raise DmcpError.
+class CompareOptions(Budgets):
+    """What is compared, at which budgets; bad values raise DmcpError.
 
     Attributes:
-        flops: Budgets such as "25%,10%".
-        methods: "all", or names such as "dmcp,autoslim*": a star trains by distillation.
+        methods: "all", or names such as "dmcp,autoslim*,uniform@dmcp": a star trains by
+            distillation, and a name behind an @ tells whose trained weights are cut.
         seeds: How many; they are 0, 1, ...
         jobs: Cells at a time, each in a process of its own if more than 1.
         out: The folder; "runs/compare-MODEL" by default.
@@ -33,9 +33,10 @@ class CompareOptions:
         init: What every pruned network starts from: "sliced" or "scratch".
     """
 
-    flops: str = option(help="Budgets: 25%,10% or 300M,211M.")
     methods: str = option(
-        "all", help=f"Some of {', '.join(METHODS)}; a star behind one distils: dmcp*."
+        "all",
+        help=f"Some of {', '.join(METHODS)}; a star behind one distils: dmcp*; uniform@dmcp cuts"
+        " uniform widths out of what dmcp has trained.",
     )
     seeds: int = option(
         3,
@@ -54,4 +55,5 @@ class CompareOptions:
     init: str = option("sliced", choices=INITS, help="Pruned start: scratch or sliced.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check(self)

@@ -80,6 +80,11 @@ class Budgets:
         names = ("flops", "latency", "params", "weight_bytes")
         return {name: getattr(self, name) for name in names}
 
+    @property
+    def budgets(self) -> Budgets:
+        """The budgets alone."""
+        return Budgets(**shared_fields(Budgets, self))
+
     def __str__(self) -> str:
         """Returns the budgets as the name of a folder has them: "211M-25ms"."""
         others = ((name, text) for name, text in self.texts().items() if text and name != "flops")
@@ -93,13 +98,12 @@ def _tells_unit(text: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Target(Budgets, ModelOption):
-    """What is pruned, how far, and where the run lies.
+class TargetEngines:
+    """What a budget in time is for, beside how latency is measured.
 
     Attributes:
         latency_precision: What engines compute in that a budget in time is for, and what a
             budget in bytes counts weights in.
-        out: The run directory; a folder for them where there are several budgets.
     """
 
     latency_precision: str | None = option(
@@ -107,12 +111,17 @@ class Target(Budgets, ModelOption):
         choices=PRECISIONS,
         help="Of the target's engines (fp16 if not given), and of --weight-bytes (fp32).",
     )
-    out: Path | None = option(None, help="Run directory, or their folder.")
 
-    @property
-    def budgets(self) -> Budgets:
-        """The budgets alone."""
-        return Budgets(**shared_fields(Budgets, self))
+
+@dataclass(frozen=True)
+class Target(TargetEngines, Budgets, ModelOption):
+    """What is pruned, how far, and where the run lies.
+
+    Attributes:
+        out: The run directory; a folder for them where there are several budgets.
+    """
+
+    out: Path | None = option(None, help="Run directory, or their folder.")
 
 
 @dataclass(frozen=True)

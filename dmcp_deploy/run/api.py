@@ -79,7 +79,7 @@ def prune(
     engines = None if built is None else _check_build(built)
     budgets = Budgets(flops, latency, params, weight_bytes, table)
     if target is None and table is None:
-        target = _target(measured)
+        target = measured_target(measured)
     asked = merged(RunOptions, options, **changes)
     run = _search(model, budgets, target, out, asked, compute, engines)
     for stage in (slice, train, export):
@@ -332,7 +332,7 @@ def _search(
     return run
 
 
-def _target(measured: BenchOptions) -> dict[str, Any]:
+def measured_target(measured: BenchOptions) -> dict[str, Any]:
     """Returns what a budget in time is for where measurements are all that is told."""
     names = ("runtime", "threads", "precision")
     told = {name: getattr(measured, name) for name in names if getattr(measured, name) is not None}

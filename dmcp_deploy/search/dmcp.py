@@ -40,10 +40,16 @@ def search(problem: SearchProblem) -> SearchResult:
     every weight step, moves the architecture parameters by the loss of the gated full network
     and the expected cost.
     """
-    steps = search_steps(problem)
-    task = DmcpTask(problem, steps)
-    run_steps(problem, task, steps, shared=task.first_architecture_step)
-    return _read_plan(problem, task)
+    return _search(problem, DmcpTask)
+
+
+def search_budget_only(problem: SearchProblem) -> SearchResult:
+    """Returns the widths that the budget loss leads to alone: no image reaches the alphas.
+
+    All else is as in a DMCP search, the training of the weights too. What DMCP's plan is worth
+    beyond this one's is what its task loss has found.
+    """
+    return _search(problem, BudgetOnlyTask)
 
 
 class DmcpTask:
@@ -133,6 +139,22 @@ class DmcpTask:
         probabilities = self.architecture.probabilities().detach().cpu()
         steps = markov.sample_steps(probabilities, generator)
         return self._problem.space.units(steps.numpy())
+
+
+class BudgetOnlyTask(DmcpTask):
+    """A search whose images train the weights and have no say in the architecture."""
+
+    def task_loss(self, batch: Batch) -> Tensor:
+        """Returns what `DmcpTask` does as a figure alone, without a gradient."""
+        with torch.no_grad():
+            return super().task_loss(batch)
+
+
+def _search(problem: SearchProblem, kind: type[DmcpTask]) -> SearchResult:
+    steps = search_steps(problem)
+    task = kind(problem, steps)
+    run_steps(problem, task, steps, shared=task.first_architecture_step)
+    return _read_plan(problem, task)
 
 
 def _read_plan(problem: SearchProblem, task: DmcpTask) -> SearchResult:

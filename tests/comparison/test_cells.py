@@ -15,6 +15,33 @@ def test_all_is_every_method_once() -> None:
     assert parse_entries("all,uniform") == parse_entries("all")
 
 
+def test_an_at_cuts_plans_out_of_what_another_row_has_trained() -> None:
+    found = parse_entries("uniform@dmcp, uniform@dmcp*,dmcp,random@autoslim")
+    assert [str(entry) for entry in found] == [
+        *("dmcp", "uniform@dmcp", "dmcp*", "uniform@dmcp*", "autoslim", "random@autoslim"),
+    ]
+    assert [entry.lender for entry in found[:4]] == [None, found[0], None, found[2]]
+    cell = Cell(found[3], "25%", 1)
+    assert cell.folder == "uniform-from-dmcp-distilled-25pct-seed1"
+    assert cell.lender == Cell(Entry("dmcp", distill=True), "25%", 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("dmcp@uniform", "'dmcp@uniform': before @ stands one of random, uniform, not 'dmcp'"),
+        ("l1@dmcp", "before @ stands one of random, uniform, not 'l1'"),
+        ("uniform@l1", "behind @ stands one of autoslim, budget-only, dmcp, not 'l1'"),
+        ("uniform@dcmp", "not 'dcmp'; did you mean dmcp[?]"),
+        ("uniform@", "not ''"),
+        ("all@dmcp", "not 'all'"),
+    ],
+)
+def test_what_cannot_be_cut_or_lent_is_refused(text: str, told: str) -> None:
+    with pytest.raises(DmcpError, match=rf"^--methods .*{told}"):
+        parse_entries(text)
+
+
 def test_a_star_trains_by_distillation() -> None:
     assert parse_entries("dmcp, dmcp*") == [Entry("dmcp"), Entry("dmcp", distill=True)]
     assert parse_entries("all*") == [Entry(method, distill=True) for method in METHODS]
@@ -38,12 +65,12 @@ def test_seeds_are_a_number_from_one_on(count: int) -> None:
 
 
 def test_every_method_meets_every_budget_with_every_seed() -> None:
-    entries, budgets = parse_entries("dmcp,dmcp*,uniform"), ["25%", "2.5M"]
+    entries, budgets = parse_entries("dmcp,dmcp*,uniform,uniform@dmcp"), ["25%", "25%-latency-60%"]
     cells = all_cells(entries, budgets, 2)
-    assert len(set(cells)) == 12
-    assert [cell.seed for cell in cells] == 6 * [0] + 6 * [1]
+    assert len(set(cells)) == 16
+    assert [cell.seed for cell in cells] == 8 * [0] + 8 * [1]
     folders = {cell.folder for cell in cells}
-    assert len(folders) == 12
+    assert len(folders) == 16
     assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-.") for name in folders)
 
 

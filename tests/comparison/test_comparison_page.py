@@ -30,6 +30,12 @@ def test_the_page_is_whole_and_fetches_nothing() -> None:
     assert "Top-1 at 10%" in found.words
 
 
+def test_the_title_names_all_budgets() -> None:
+    request = {**comparison().request, "latency": "60%", "params": "2M"}
+    found = Page(page(comparison(request=request)))
+    assert "Search methods on tiny at 25% and 60% of time and 2M of the parameters" in found.words
+
+
 def test_every_seed_has_its_dot() -> None:
     text = page(comparison(*several()))
     assert text.count("<circle ") == 12
@@ -60,7 +66,7 @@ def test_the_record_holds_every_cell(tmp_path) -> None:
     assert len(content["results"]) == 12
     first = content["results"][0]
     assert first["cell"] == {
-        "entry": {"method": "uniform", "distill": False},
+        "entry": {"method": "uniform", "distill": False, "supernet": None},
         "budget": "25%",
         "seed": 0,
     }

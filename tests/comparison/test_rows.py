@@ -6,6 +6,7 @@ import pytest
 from comparison_records import comparison, result
 
 from dmcp_deploy.comparison.page import text
+from dmcp_deploy.comparison.record import TimeKept
 from dmcp_deploy.comparison.rows import full_line, method_rows, rows_table
 
 
@@ -42,6 +43,55 @@ def test_distilled_uniform_is_compared_with_uniform() -> None:
 def test_without_uniform_there_is_no_gain() -> None:
     (row,) = method_rows(comparison(result("dmcp", 0, 0.8)))
     assert row.gain is None
+
+
+def controls(*entries: str) -> dict[str, tuple[str, float]]:
+    """Returns row -> its control and how much more accurate it is, for accuracies 0.5, 0.6, ..."""
+    cells = [result(entry, 0, 0.5 + 0.1 * place) for place, entry in enumerate(entries)]
+    rows = method_rows(comparison(*cells))
+    return {
+        str(row.entry): (str(row.control.entry), pytest.approx(row.control.gain.mean))
+        for row in rows
+        if row.control is not None
+    }
+
+
+def test_the_control_is_cut_out_of_the_same_weights_and_trained_alike() -> None:
+    found = controls("uniform", "uniform@dmcp", "uniform@dmcp*", "dmcp", "dmcp*", "l1")
+    assert found == {"dmcp": ("uniform@dmcp", 0.2), "dmcp*": ("uniform@dmcp*", 0.2)}
+
+
+def test_a_distilled_row_is_controlled_by_distilled_uniform_at_least() -> None:
+    assert controls("uniform", "uniform*", "dmcp*") == {"dmcp*": ("uniform*", 0.1)}
+    assert controls("uniform", "uniform*", "dmcp") == {}
+    assert controls("uniform@dmcp", "random@dmcp") == {"random@dmcp": ("uniform@dmcp", 0.1)}
+
+
+def test_the_table_names_the_control() -> None:
+    cells = [result("uniform@dmcp", 0, 0.8), result("dmcp", 0, 0.81)]
+    table = rows_table(method_rows(comparison(*cells)))
+    row = dict(zip(table.head, table.rows[0], strict=True))
+    assert row["minus its control [95%]"] == "+1.00 uniform@dmcp"
+    assert "minus uniform [95%]" not in table.head
+
+
+def test_budgets_in_time_are_told_as_predicted_and_as_measured() -> None:
+    met, missed = (
+        TimeKept(2.0, 1.9, measured, verdict, "a board")
+        for measured, verdict in ((1.8, "met"), (2.1, "missed"))
+    )
+    elsewhere = TimeKept(2.0, 1.9, None, "predicted, not measured here", "a board")
+    cells = [
+        result("dmcp", 0, 0.8, time_kept=met, budget_share=0.98),
+        result("dmcp", 1, 0.8, time_kept=missed, budget_share=1.0),
+        result("uniform", 0, 0.7, time_kept=elsewhere, budget_macs=None),
+    ]
+    table = rows_table(method_rows(comparison(*cells)))
+    dmcp, uniform = (dict(zip(table.head, row, strict=True)) for row in table.rows)
+    assert dmcp["of the budget"] == "99.0%"
+    assert dmcp["measured"] == "97.5% (met 1, missed 1)"
+    assert uniform["measured"] == "predicted, not measured here 1"
+    assert "measured" not in rows_table(method_rows(comparison(result("dmcp", 0, 0.8)))).head
 
 
 def test_a_row_has_no_latency_until_all_of_it_is_measured() -> None:

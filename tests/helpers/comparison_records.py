@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dmcp_deploy.comparison.cells import Cell, Entry
+from dmcp_deploy.comparison.cells import Cell, parse_entries
 from dmcp_deploy.comparison.record import CellResult, Comparison, FullResult, Latency
 
 
@@ -13,7 +13,7 @@ def result(
 ) -> CellResult:
     """Returns a finished cell; its network takes half of the full one's time."""
     fields: dict[str, Any] = {
-        "cell": Cell(Entry(entry.rstrip("*"), entry.endswith("*")), budget, seed),
+        "cell": Cell(parse_entries(entry)[-1], budget, seed),
         "top1": top1,
         "loss": 0.5,
         "images": 100,
@@ -22,6 +22,8 @@ def result(
         "channels": {"stem": 8},
         "macs": 990,
         "budget_macs": 1000,
+        "budget_share": 0.99,
+        "time_kept": None,
         "params": 50,
         "search_steps": 30,
         "plans_judged": 4,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
@@ -22,7 +22,9 @@ from dmcp_deploy.network.models import build_network
 from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.rundir.directory import KEPT
 from dmcp_deploy.search import dmcp
-from dmcp_deploy.search.dmcp import DmcpTask
+from dmcp_deploy.search.architecture import Architecture
+from dmcp_deploy.search.budget_loss import budget_loss
+from dmcp_deploy.search.dmcp import BudgetOnlyTask, DmcpTask
 from dmcp_deploy.search.problem import SearchProblem, SearchResult
 from dmcp_deploy.search.space import SearchSpace
 from dmcp_deploy.training.metrics import read_metrics
@@ -87,6 +89,44 @@ def test_weights_get_no_gradient_from_the_architecture_step(tmp_path):
     assert all(p.grad is None and p.requires_grad for p in network.model.parameters())
     for name, tensor in network.model.state_dict().items():
         assert torch.equal(tensor, before[name])
+
+
+def after_steps(kind: type[DmcpTask], folder: Path, batches: Sequence[Batch]) -> DmcpTask:
+    """Returns a task after architecture steps on these batches."""
+    problem = make_problem(small_network(), folder, share=0.5, architecture_share=1.0)
+    task = kind(problem, steps=len(batches))
+    for step, batch in enumerate(batches):
+        task.step(step, batch)
+    return task
+
+
+def test_no_image_reaches_the_alphas_of_a_budget_only_search(tmp_path):
+    some, others = ([some_batch(step=first + step) for step in range(2)] for first in (0, 7))
+    blind, blind_too = (
+        after_steps(BudgetOnlyTask, tmp_path, batches) for batches in (some, others)
+    )
+    seeing, seeing_too = (after_steps(DmcpTask, tmp_path, batches) for batches in (some, others))
+    mask = blind._problem.space.mask
+    assert (blind.architecture.alphas.detach()[mask] > 0).any()
+    assert torch.equal(blind.architecture.alphas, blind_too.architecture.alphas)
+    assert not torch.equal(seeing.architecture.alphas, seeing_too.architecture.alphas)
+    problem = blind._problem
+    alone = Architecture(problem.space, problem.limits, "exp", problem.precision.device)
+    for rate in (0.5, 0.25):  # a cosine over two steps
+        alone.move(problem.recipe.budget_weight * budget_loss(alone.expected_share()), rate)
+    assert torch.equal(blind.architecture.alphas, alone.alphas)
+
+
+def test_a_budget_only_search_trains_the_weights_and_tells_the_loss_all_the_same(tmp_path):
+    networks, figures = [], []
+    for kind in (DmcpTask, BudgetOnlyTask):
+        network = small_network()
+        task = kind(make_problem(network, tmp_path, share=0.5, architecture_share=1.0), steps=2)
+        told = task.step(0, some_batch())
+        figures.append({name: told[name] for name in ("loss", "distill", "arch_loss")})
+        networks.append(network.model.state_dict())
+    assert figures[0] == figures[1]
+    assert all(torch.equal(networks[0][name], networks[1][name]) for name in networks[0])
 
 
 def short_search(folder: Path, **changes: object) -> SearchProblem:

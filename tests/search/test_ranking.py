@@ -1,14 +1,20 @@
-"""What the search is for: its plan does better than random plans of the same cost."""
+"""What the search is for: better plans than random ones, and than the budget alone finds."""
 
 from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from search_problems import asked_macs, garments, make_problem, small_network
+from half_blind import BLIND, SEEING
+from search_problems import asked_macs, fresh_network, garments, make_problem, small_network
 
 from dmcp_deploy.data.loader import eval_batches, train_batches
 from dmcp_deploy.network.slicing import slice_network
+from dmcp_deploy.plan import NetworkSpec
 from dmcp_deploy.search.fit import fit_widths, width_grid
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.run import find_method
@@ -16,6 +22,7 @@ from dmcp_deploy.search.space import search_space
 from dmcp_deploy.training.evaluate import evaluate, recalibrate
 from dmcp_deploy.training.recipe import Schedule
 
+ROOT = Path(__file__).parents[2]
 RANDOM_PLANS = 20
 #: Steps of the weights, and of the widths on offer. With 300 DMCP's supernet is too raw to tell
 #: plans apart for sure; what takes AutoSlim long is its turns, which coarse widths halve.
@@ -31,6 +38,45 @@ def validation_loss(problem: SearchProblem, units: np.ndarray) -> float:
     recalibrate(dense, calibration, problem.precision)
     images = eval_batches(garments().val, image_size=32, batch_size=250, limit=2000)
     return evaluate(dense, images, problem.precision).loss
+
+
+@pytest.mark.slow(seconds=20)
+@pytest.mark.usefixtures("fashion_mnist")
+def test_the_task_loss_finds_what_the_budget_loss_alone_does_not(tmp_path):
+    """A control that only pictures decide: of two like branches one is blind."""
+    problems, kept = {}, {}
+    for method in ("dmcp", "budget-only", "uniform"):
+        network = fresh_network(NetworkSpec("half_blind:half_blind", 1.0, 10, (3, 32, 32)))
+        problem = problems[method] = make_problem(
+            network,
+            tmp_path / method,
+            share=0.3,
+            data=garments(),
+            max_steps=200,
+            search=Schedule(1, 64, 0.05, 0.1, 0.02, 0.05, 1e-4),
+        )
+        kept[method] = find_method(method)(problem).widths
+    seeing, blind = (
+        {method: [widths[name] for name in branch] for method, widths in kept.items()}
+        for branch in (SEEING, BLIND)
+    )
+    assert blind["budget-only"] == seeing["budget-only"]
+    assert blind["uniform"] == seeing["uniform"]
+    assert sum(blind["dmcp"]) < 0.5 * sum(seeing["dmcp"])
+    units = {method: np.array([w[n] for n in problem.space.names]) for method, w in kept.items()}
+    loss = {method: validation_loss(problems["dmcp"], plan) for method, plan in units.items()}
+    assert loss["dmcp"] < min(loss["budget-only"], loss["uniform"]) - 0.05
+
+
+def test_the_page_tells_what_the_ranks_on_record_come_to():
+    script = ROOT / "benchmarks" / "ranking.py"
+    if not script.is_file():
+        pytest.skip("the benchmarks are not beside the tests")
+    spec = importlib.util.spec_from_file_location("ranking_benchmark", script)
+    ranking = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(ranking)
+    rows = json.loads((script.parent / "results" / "ranking.json").read_text())
+    assert ranking.report(rows) in (ROOT / "docs" / "worth.md").read_text(encoding="utf-8")
 
 
 AUTOSLIM = pytest.mark.nightly("DMCP's plan is judged every time; each takes most of a minute")
