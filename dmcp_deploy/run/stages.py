@@ -21,6 +21,7 @@ from dmcp_deploy.export.precisions import (
 from dmcp_deploy.export.proven import export_proven
 from dmcp_deploy.export.quantize import check_calibration
 from dmcp_deploy.export.slice import slice_proven
+from dmcp_deploy.network.fan_in import match_fan_in
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.network.supernet import Supernet
@@ -266,6 +267,8 @@ def _trained(context: RunContext, network: Network, plan: ChannelPlan, steps: in
     """Returns the pruned network after its training."""
     dense = slice_network(network, plan.groups)
     _check_count(dense, plan)
+    if context.request.init == "scratch" and context.recipe.own_fan_in:
+        match_fan_in(network, dense)
     if context.request.distill:
         supernet = Supernet(network)
         task: DenseTask = DistillTask(

@@ -105,6 +105,8 @@ class Recipe:
             where train_size is another one.
         ema_decay: Decay of the moving average of the pruned network's weights that takes their
             place in the end; 0 for the weights of the last step themselves.
+        own_fan_in: Whether random weights of the pruned network are scaled to the inputs that its
+            filters read; else they are those of the full network.
     """
 
     name: str
@@ -129,6 +131,7 @@ class Recipe:
     train_size: int | None = None
     finish_share: float = 0.0
     ema_decay: float = 0.0
+    own_fan_in: bool = True
 
     def __post_init__(self) -> None:
         for name in ("alpha_lr", "budget_weight", "random_networks"):
@@ -195,7 +198,10 @@ RUN_OPTIONS = tuple(
 )
 
 #: Fields that the recipes of older runs lack, with what they stand for there.
-_ADDED: dict[str, Any] = {"ema_decay": 0.0}
+_ADDED: dict[str, Any] = {
+    "ema_decay": 0.0,
+    "own_fan_in": False,
+}
 
 
 def load_recipe(name: str) -> Recipe:
@@ -239,8 +245,8 @@ def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
 
 
 def recipe_from_json(content: dict[str, Any]) -> Recipe:
-    """Returns the recipe that `recipe_to_json` wrote."""
-    return _recipe_from(content, Path("run.json"))
+    """Returns the recipe that `recipe_to_json` wrote, in this release or an older one."""
+    return _recipe_from({**_ADDED, **content}, Path("run.json"))
 
 
 def _read(name: str) -> dict[str, Any]:
