@@ -31,7 +31,12 @@ from dmcp_deploy.run.checks import check_pictures, check_training
 from dmcp_deploy.run.context import SUPERNET, RunContext
 from dmcp_deploy.run.data import EVAL_BATCH, note_data
 from dmcp_deploy.run.evaluation import evaluate, logits, recalibrate
-from dmcp_deploy.run.networks import load_dense, random_network, searched_network
+from dmcp_deploy.run.networks import (
+    drop_nothing,
+    load_dense,
+    random_network,
+    searched_network,
+)
 from dmcp_deploy.run.problem import search_problem
 from dmcp_deploy.run.start import WEIGHTS_FILE, keep_weights, weights_given
 from dmcp_deploy.run.target import keep_beside
@@ -265,6 +270,8 @@ def _train_steps(context: RunContext) -> int:
 
 def _trained(context: RunContext, network: Network, plan: ChannelPlan, steps: int) -> nn.Module:
     """Returns the pruned network after its training."""
+    if not context.recipe.dropout:
+        drop_nothing(context, network)
     dense = slice_network(network, plan.groups)
     _check_count(dense, plan)
     if context.request.init == "scratch" and context.recipe.own_fan_in:

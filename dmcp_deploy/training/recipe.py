@@ -105,6 +105,8 @@ class Recipe:
             where train_size is another one.
         ema_decay: Decay of the moving average of the pruned network's weights that takes their
             place in the end; 0 for the weights of the last step themselves.
+        dropout: Whether the network's dropout acts in the training of the pruned network.
+        search_dropout: Whether it acts in the search.
         own_fan_in: Whether random weights of the pruned network are scaled to the inputs that its
             filters read; else they are those of the full network.
     """
@@ -131,6 +133,8 @@ class Recipe:
     train_size: int | None = None
     finish_share: float = 0.0
     ema_decay: float = 0.0
+    dropout: bool = True
+    search_dropout: bool = False
     own_fan_in: bool = True
 
     def __post_init__(self) -> None:
@@ -174,6 +178,7 @@ RECIPES = {
         name="imagenet-mobilenet",
         search=Schedule(40, 64, 0.2, 0.5, 0.08, 0.00625, 4e-5),
         train=Schedule(250, 64, 0.2, 0.8, 0.0, 0.002, 4e-5),
+        dropout=False,
         recalibration_batches=100,
         episodes=800,
         warmup_episodes=100,
@@ -184,6 +189,7 @@ RECIPES = {
         name="imagenet-resnet",
         search=Schedule(40, 64, 0.5, 0.5, 0.08, 0.0, 1e-4),
         train=Schedule(100, 64, 0.2, 0.8, 0.0, 0.0025, 1e-4),
+        dropout=False,
         recalibration_batches=100,
         episodes=800,
         warmup_episodes=100,
@@ -200,6 +206,8 @@ RUN_OPTIONS = tuple(
 #: Fields that the recipes of older runs lack, with what they stand for there.
 _ADDED: dict[str, Any] = {
     "ema_decay": 0.0,
+    "dropout": True,
+    "search_dropout": True,
     "own_fan_in": False,
 }
 
