@@ -22,6 +22,7 @@ METHODS = {
     "random": "dmcp_deploy.search.baselines:search_random",
     "sfp": "dmcp_deploy.search.masked:search_sfp",
     "uniform": "dmcp_deploy.search.baselines:search_uniform",
+    "uniform-keep-last": "dmcp_deploy.search.baselines:search_uniform_keep_last",
 }
 
 #: What a network computes in, from ONNX file to engine.

@@ -67,8 +67,8 @@ def compare(
         compute: Device, workers, checkpoints, progress.
         target: What a budget in time is for: fields of `Setting`; None takes the table's, or else
             those of `bench_options`.
-        **changes: Fields of `CompareOptions` (latency, params, weight_bytes, table, methods, seeds, jobs, out,
-            weights, init), and those of `RunOptions` that differ from `options`.
+        **changes: Fields of `CompareOptions` (latency, params, weight_bytes, table, methods,
+            seeds, jobs, out, weights, init), and those of `RunOptions` that differ from `options`.
 
     Raises:
         DmcpError: Something asked for cannot be had; found before any training where it can be.

@@ -23,6 +23,7 @@ from dmcp_deploy.data.augment_device import (
     crop_views,
     normalise_there,
 )
+from dmcp_deploy.data.jitter import COLOUR_DRAWS, jitter_colours
 from dmcp_deploy.data.preprocessing import Preprocessing
 from dmcp_deploy.data.size import Size
 from dmcp_deploy.data.sources import ImageSource
@@ -106,14 +107,8 @@ class TrainMaker:
 
     def finish(self, number: int, pixels: Tensor) -> Tensor:
         """Returns the pixels augmented, as far as that is not done yet, and normalised."""
-        kind, how = self.data.augmentation, self.data.train.preprocessing
-        if self.augment and kind == "views":
-            crops = crop_views(pixels, self.image_size, self._draws(number, VIEW_DRAWS))
-            return normalise_there(crops, how)
-        if self.augment and kind in BATCH_KINDS:
-            augment = augment_batch if _in_main_memory(pixels) else augment_there
-            pixels = augment(kind, pixels, self._draws(number, DRAWS))
-        return _normalised(pixels, how)
+        how = self.data.train.preprocessing
+        return _normalised(self._augmented(number, pixels) if self.augment else pixels, how)
 
     @property
     def _global_size(self) -> int:
@@ -124,9 +119,24 @@ class TrainMaker:
         """This process's part of a global batch."""
         return slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
 
-    def _draws(self, number: int, count: int) -> Tensor:
+    def _augmented(self, number: int, pixels: Tensor) -> Tensor:
+        kind = self.data.augmentation
+        if kind == "views":
+            draws = self._draws(_generator(self.seed, "draws", number), VIEW_DRAWS)
+            pixels = crop_views(pixels, self.image_size, draws)
+        elif kind in BATCH_KINDS:
+            augment = augment_batch if _in_main_memory(pixels) else augment_there
+            draws = self._draws(_generator(self.seed, "draws", number), DRAWS)
+            pixels = augment(kind, pixels, draws)
+        if not self.data.color_jitter:
+            return pixels
+        colours = _generator(self.seed, "colours", number)
+        order = torch.randperm(COLOUR_DRAWS, generator=colours).tolist()
+        draws = self._draws(colours, COLOUR_DRAWS)
+        return jitter_colours(pixels, self.data.color_jitter, draws, order)
+
+    def _draws(self, generator: torch.Generator, count: int) -> Tensor:
         # Drawn for the global batch, so that its pictures do not depend on `world`.
-        generator = _generator(self.seed, "draws", number)
         return torch.rand(self._global_size, count, generator=generator)[self._share]
 
     def _random_crops(self, indices: Tensor, epoch: int) -> Tensor:

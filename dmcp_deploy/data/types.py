@@ -42,6 +42,8 @@ class ImageData:
             but out of the middle of each picture as evaluation sees it).
         digest: "sha256:<hex>" over what identifies the data: file names, sizes and labels, or the
             labels alone where the pictures lie in one archive of a fixed release.
+        color_jitter: How much what is augmented changes in brightness, contrast, saturation and
+            hue; empty for not at all.
     """
 
     name: str
@@ -51,6 +53,7 @@ class ImageData:
     val: ImageSource
     augmentation: str
     digest: str
+    color_jitter: tuple[float, ...] = ()
 
     @property
     def majority_share(self) -> float:

@@ -62,6 +62,7 @@ class LayerRule:
             one whose parameters are computed, is not taken for this type.
         output_shape: (module of just this type, input shape) -> shape of its output; None where
             it does not take such an input, or has to be run to tell.
+        scaling: The parameter that the outputs of a layer that multiplies by weights grow with.
     """
 
     kind: str
@@ -69,6 +70,7 @@ class LayerRule:
     resize: Resize
     tensors: frozenset[str]
     output_shape: OutputShape = unknown_shape
+    scaling: str = "weight"
 
 
 def rule_for(module: nn.Module) -> LayerRule | None:
@@ -160,7 +162,7 @@ _RUNNING = _AFFINE | {"running_mean", "running_var", "num_batches_tracked"}
 _CONV_RULE = LayerRule("conv", couple_conv, resize_conv, _AFFINE, conv_shape)
 _TRANSPOSED_RULE = LayerRule("transposed", couple_transposed, resize_transposed, _AFFINE)
 #: Standardises each of its filters before it convolves, and scales it by a gain of its own.
-_SCALED_CONV_RULE = LayerRule("conv", couple_conv, resize_conv, _AFFINE | {"gain"})
+_SCALED_CONV_RULE = LayerRule("conv", couple_conv, resize_conv, _AFFINE | {"gain"}, scaling="gain")
 _INSTANCE_NORM_RULE = LayerRule("norm", couple_batch_norm, resize_batch_norm, _RUNNING)
 _BATCH_NORM_RULE = replace(_INSTANCE_NORM_RULE, output_shape=batch_norm_shape)
 _LAYER_NORM_RULE = LayerRule(

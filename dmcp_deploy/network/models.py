@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from dmcp_deploy.errors import DmcpError, reason_of
 from dmcp_deploy.network.derive import trace_network
+from dmcp_deploy.network.fan_in import match_fan_in
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.names import check_written, unknown_model
 from dmcp_deploy.network.ready import make_ready
@@ -59,7 +60,9 @@ def build_network(spec: NetworkSpec, seed: int = 0) -> Network:
                 f"{spec.model} has no width multiplier of its own, so --width-mult must be at"
                 f" most 1, not {spec.width_mult:g}."
             )
-        return trace_network(slice_network(network, _scaled(network, spec.width_mult)), spec)
+        narrow = slice_network(network, _scaled(network, spec.width_mult))
+        match_fan_in(network, narrow)
+        return trace_network(narrow, spec)
 
 
 def unvaried_weights(spec: NetworkSpec) -> tuple[int, int]:

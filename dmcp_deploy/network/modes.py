@@ -16,7 +16,7 @@ from dmcp_deploy.network.call import module_path
 from dmcp_deploy.network.dead_code import may_hold
 
 #: Functions that do nothing in evaluation mode -> the place of their argument `training`.
-_DROPOUTS: Mapping[Any, int] = {
+DROPOUTS: Mapping[Any, int] = {
     **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout), 2),
     **dict.fromkeys((F.alpha_dropout, F.feature_alpha_dropout), 2),
 }
@@ -157,7 +157,7 @@ class _Merge:
         if node.op == "call_function":
             with self._graph.inserting_before(copy):
                 mode = self._mode(module_path(node))
-            copy.args = copy.args[: _DROPOUTS[node.target]]
+            copy.args = copy.args[: DROPOUTS[node.target]]
             copy.kwargs = {**copy.kwargs, _training_name(node.target): mode}
         self._twins[node] = copy
         self._copies[copy] = self._copies.get(source, source)
@@ -166,7 +166,7 @@ class _Merge:
     def _is_dropout(self, node: fx.Node) -> bool:
         if node.op == "call_module":
             return isinstance(self._modules[str(node.target)], _DROPOUT_MODULES)
-        return node.op == "call_function" and node.target in _DROPOUTS
+        return node.op == "call_function" and node.target in DROPOUTS
 
 
 def _twins(graph: fx.Graph, training: fx.Graph) -> dict[fx.Node, fx.Node]:

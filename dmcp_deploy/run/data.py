@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +182,7 @@ def open_run_data(
         DmcpError: The data is missing, or has changed since.
     """
     images = images_for(images or _unchanged_images(request, compute, run), request)
+    images = replace(images, color_jitter=recipe.color_jitter)
     count = len(images.val)
     return RunData(
         images=images,

@@ -8,6 +8,7 @@ from torch import nn
 
 from dmcp_deploy.artifact import digest_file
 from dmcp_deploy.errors import DmcpError
+from dmcp_deploy.network.dropout import turn_off_dropout
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.models import build_network, forget_weights
 from dmcp_deploy.network.slicing import slice_network
@@ -15,6 +16,7 @@ from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.run.context import SUPERNET, RunContext
 from dmcp_deploy.run.start import starting_network, weights_given
 from dmcp_deploy.rundir.stages import SEARCH
+from dmcp_deploy.text_table import few
 from dmcp_deploy.training.weights import load_weights, read_tensors
 
 
@@ -46,6 +48,15 @@ def searched_network(context: RunContext) -> Network:
     network = random_network(context)
     load_weights(network.model, read_tensors(path), str(path))
     return network
+
+
+def drop_nothing(context: RunContext, network: Network) -> None:
+    """Turns a network's dropout off, in place, and tells of what cannot be."""
+    if calling := turn_off_dropout(network):
+        context.compute.progress.say(
+            f"Dropout is off in this recipe, but {few(calling)} of {network.spec.model} calls it as"
+            " a function, where it stays on: make it a module, as nn.Dropout is"
+        )
 
 
 def load_dense(folder: Path) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dmcp_deploy.run.context import RunContext
+from dmcp_deploy.run.networks import drop_nothing
 from dmcp_deploy.run.start import starting_network
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.run import plan_problem
@@ -15,6 +16,8 @@ def search_problem(context: RunContext) -> SearchProblem:
         DmcpError: Given weights cannot be had, or the budget cannot be reached.
     """
     network, given = starting_network(context)
+    if not context.recipe.search_dropout:
+        drop_nothing(context, network)
     accounting, space, grid, limits = plan_problem(
         network, context.budgets, context.request.align, context.recipe
     )

@@ -28,7 +28,14 @@ from dmcp_deploy.run.target import target_table
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.rundir.request import RunRequest, budget_fields
 from dmcp_deploy.training.precision import choose_precision
-from dmcp_deploy.training.recipe import Recipe, load_recipe, recipe_to_json
+from dmcp_deploy.training.recipe import (
+    RECIPES,
+    Recipe,
+    Schedule,
+    load_recipe,
+    recipe_from_json,
+    recipe_to_json,
+)
 from dmcp_deploy.training.weight_files import split_source
 
 
@@ -61,6 +68,8 @@ def make_request(
     recipe = _recipe(options)
     precision = choose_precision(compute.device, options.precision)
     earlier = run.request() if run is not None and run.is_begun() else None
+    if earlier is not None and (options.recipe is None or options.recipe in RECIPES):
+        recipe = _as_begun(recipe, recipe_from_json(dict(earlier.recipe)))
     weights = _given_weights(model, options.weights, earlier)
     data = images or _opened(options.data, compute.progress)
     spec = _network_spec(model, options, data, weights.conventions, compute.progress)
@@ -163,6 +172,18 @@ def _recipe(options: RunOptions) -> Recipe:
         search, train = (replace(s, batch_size=options.batch_size) for s in (search, train))
     train_size = options.train_size or recipe.train_size
     return replace(recipe, search=search, train=train, train_size=train_size)
+
+
+def _as_begun(recipe: Recipe, begun: Recipe) -> Recipe:
+    """Returns a built-in recipe as the release had it that a run was begun by."""
+    if recipe.name != begun.name:
+        return recipe
+
+    def schedule(asked: Schedule, then: Schedule) -> Schedule:
+        return replace(then, epochs=asked.epochs, batch_size=asked.batch_size)
+
+    search, train = schedule(recipe.search, begun.search), schedule(recipe.train, begun.train)
+    return replace(begun, search=search, train=train, train_size=recipe.train_size)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from dmcp_deploy.export.precisions import (
 from dmcp_deploy.export.proven import export_proven
 from dmcp_deploy.export.quantize import check_calibration
 from dmcp_deploy.export.slice import slice_proven
+from dmcp_deploy.network.fan_in import match_fan_in
 from dmcp_deploy.network.graph import Network
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.network.supernet import Supernet
@@ -30,7 +31,12 @@ from dmcp_deploy.run.checks import check_pictures, check_training
 from dmcp_deploy.run.context import SUPERNET, RunContext
 from dmcp_deploy.run.data import EVAL_BATCH, note_data
 from dmcp_deploy.run.evaluation import evaluate, logits, recalibrate
-from dmcp_deploy.run.networks import load_dense, random_network, searched_network
+from dmcp_deploy.run.networks import (
+    drop_nothing,
+    load_dense,
+    random_network,
+    searched_network,
+)
 from dmcp_deploy.run.problem import search_problem
 from dmcp_deploy.run.start import WEIGHTS_FILE, keep_weights, weights_given
 from dmcp_deploy.run.target import keep_beside
@@ -269,8 +275,12 @@ def _train_steps(context: RunContext) -> int:
 
 def _trained(context: RunContext, network: Network, plan: ChannelPlan, steps: int) -> nn.Module:
     """Returns the pruned network after its training."""
+    if not context.recipe.dropout:
+        drop_nothing(context, network)
     dense = slice_network(network, plan.groups)
     _check_count(dense, plan)
+    if context.request.init == "scratch" and context.recipe.own_fan_in:
+        match_fan_in(network, dense)
     if context.request.distill:
         supernet = Supernet(network)
         task: DenseTask = DistillTask(

@@ -88,7 +88,7 @@ class RunRequest(RunSettings):
 
     def shared(self) -> RunRequest:
         """Returns the request without what the first stage of a search does not depend on."""
-        own = ("name", "train", "finish_share", "ema_decay")
+        own = ("name", "train", "finish_share", "ema_decay", "dropout", "own_fan_in")
         recipe = {key: value for key, value in self.recipe.items() if key not in own}
         unset = ("latency", "params", "weight_bytes", "weight_precision", "target", "table_digest")
         free: dict[str, Any] = {**dict.fromkeys(unset), "budget": "", "sampling": "", "init": ""}

@@ -105,6 +105,12 @@ class Recipe:
             where train_size is another one.
         ema_decay: Decay of the moving average of the pruned network's weights that takes their
             place in the end; 0 for the weights of the last step themselves.
+        dropout: Whether the network's dropout acts in the training of the pruned network.
+        search_dropout: Whether it acts in the search.
+        color_jitter: How much training images change at random in brightness, contrast,
+            saturation and hue; empty for not at all.
+        own_fan_in: Whether random weights of the pruned network are scaled to the inputs that its
+            filters read; else they are those of the full network.
     """
 
     name: str
@@ -129,6 +135,10 @@ class Recipe:
     train_size: int | None = None
     finish_share: float = 0.0
     ema_decay: float = 0.0
+    dropout: bool = True
+    search_dropout: bool = False
+    color_jitter: tuple[float, ...] = ()
+    own_fan_in: bool = True
 
     def __post_init__(self) -> None:
         for name in ("alpha_lr", "budget_weight", "random_networks"):
@@ -149,7 +159,19 @@ class Recipe:
                 f"The recipe field 'transition' is {self.transition!r} and must be one of"
                 f" {', '.join(TRANSITIONS)}."
             )
+        if self.color_jitter and not _is_jitter(self.color_jitter):
+            raise DmcpError(
+                f"The recipe field 'color_jitter' is {list(self.color_jitter)} and must be four"
+                " numbers, brightness, contrast and saturation from 0 to 1 and hue from 0 to 0.5,"
+                " or []."
+            )
 
+
+def _is_jitter(amounts: tuple[float, ...]) -> bool:
+    return len(amounts) == 4 and all(0 <= a <= 1 for a in amounts) and amounts[3] <= 0.5
+
+
+_RELEASE_JITTER = (0.2, 0.2, 0.2, 0.1)
 
 #: Recipes by name. The ImageNet ones are those of the DMCP authors' release, and of AMC's.
 RECIPES = {
@@ -171,6 +193,8 @@ RECIPES = {
         name="imagenet-mobilenet",
         search=Schedule(40, 64, 0.2, 0.5, 0.08, 0.00625, 4e-5),
         train=Schedule(250, 64, 0.2, 0.8, 0.0, 0.002, 4e-5),
+        dropout=False,
+        color_jitter=_RELEASE_JITTER,
         recalibration_batches=100,
         episodes=800,
         warmup_episodes=100,
@@ -181,6 +205,8 @@ RECIPES = {
         name="imagenet-resnet",
         search=Schedule(40, 64, 0.5, 0.5, 0.08, 0.0, 1e-4),
         train=Schedule(100, 64, 0.2, 0.8, 0.0, 0.0025, 1e-4),
+        dropout=False,
+        color_jitter=_RELEASE_JITTER,
         recalibration_batches=100,
         episodes=800,
         warmup_episodes=100,
@@ -195,7 +221,13 @@ RUN_OPTIONS = tuple(
 )
 
 #: Fields that the recipes of older runs lack, with what they stand for there.
-_ADDED: dict[str, Any] = {"ema_decay": 0.0}
+_ADDED: dict[str, Any] = {
+    "ema_decay": 0.0,
+    "dropout": True,
+    "search_dropout": True,
+    "color_jitter": [],
+    "own_fan_in": False,
+}
 
 
 def load_recipe(name: str) -> Recipe:
@@ -239,8 +271,8 @@ def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
 
 
 def recipe_from_json(content: dict[str, Any]) -> Recipe:
-    """Returns the recipe that `recipe_to_json` wrote."""
-    return _recipe_from(content, Path("run.json"))
+    """Returns the recipe that `recipe_to_json` wrote, in this release or an older one."""
+    return _recipe_from({**_ADDED, **content}, Path("run.json"))
 
 
 def _read(name: str) -> dict[str, Any]:

@@ -67,6 +67,13 @@ class _Unexportable(_Stem):
         return self.head(torch.special.bessel_j0(self.features(x)).mean((2, 3)))
 
 
+class _CallsDropout(_Stem):
+    """Drops by a function, which no recipe can turn off."""
+
+    def forward(self, x: Tensor) -> object:
+        return self.head(F.dropout(self.features(x).mean((2, 3)), 0.5, self.training))
+
+
 def viewed(num_classes: int = 3) -> nn.Module:
     return _Viewed(num_classes)
 
@@ -97,3 +104,7 @@ def fails_in_training(num_classes: int = 3) -> nn.Module:
 
 def not_in_onnx(num_classes: int = 3) -> nn.Module:
     return _Unexportable(num_classes)
+
+
+def calls_dropout(num_classes: int = 3) -> nn.Module:
+    return _CallsDropout(num_classes)

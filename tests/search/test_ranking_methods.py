@@ -29,9 +29,11 @@ from dmcp_deploy.plan import Keep, NetworkSpec
 from dmcp_deploy.search import magnitude, masked
 from dmcp_deploy.search.baselines import search_uniform
 from dmcp_deploy.search.masked import MaskedTask
+from dmcp_deploy.search.metapruning import PruningNetTask
 from dmcp_deploy.search.problem import SearchProblem
-from dmcp_deploy.search.ranking import best_units, keeps
+from dmcp_deploy.search.ranking import best_units, full_recipe, keeps
 from dmcp_deploy.search.run import find_method, search_plan
+from dmcp_deploy.training.dense import AVERAGE, DenseTask
 from dmcp_deploy.training.metrics import read_metrics
 from dmcp_deploy.training.weights import read_tensors
 
@@ -143,6 +145,19 @@ def test_bn_scale_trains_with_a_penalty_on_scales_alone(tmp_path):
     assert_same(moved, 1e-4 * signs, scale=size)
     assert torch.equal(sparse["stem.0.weight"], plain["stem.0.weight"])
     assert torch.equal(sparse["stem.1.bias"], plain["stem.1.bias"])
+
+
+@pytest.mark.parametrize("method", [PruningNetTask, DenseTask, MaskedTask])
+def test_a_search_averages_no_weights_that_nothing_reads(method, tmp_path):
+    problem = changed(short_problem(tmp_path), ema_decay=0.9)
+    if method is DenseTask:
+        task = DenseTask(problem.network.model, full_recipe(problem), 4, problem.precision)
+    elif method is MaskedTask:
+        task = MaskedTask(problem, 4, partial(filter_scores, measure=l2_norm), soft=True)
+    else:
+        task = PruningNetTask(problem, 4)
+    assert not [name for name in task.tensors() if name.startswith(AVERAGE)]
+    task.load({**task.tensors(), f"{AVERAGE}stem.0.weight": torch.zeros(1)})  # of older releases
 
 
 # Soft and hard masks.

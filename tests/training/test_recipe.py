@@ -85,6 +85,18 @@ def test_recipes_survive_json(name):
         assert recipe_from_json(json.loads(json.dumps(recipe_to_json(one)))) == one
 
 
+def test_recipes_of_older_runs_stand_for_what_was_done_then():
+    older = {"name": "small", "search": {"epochs": 3}}
+    recipe = recipe_from_json(older)
+    assert recipe.dropout
+    assert recipe.search_dropout
+    assert not recipe.own_fan_in
+    assert recipe.color_jitter == ()
+    written = recipe_to_json(recipe)
+    assert not written.keys() & {"dropout", "search_dropout", "own_fan_in", "color_jitter"}
+    assert recipe_from_json(written) == recipe
+
+
 def test_unknown_names_are_told_what_is_near():
     text = message("demmo")
     assert "did you mean demo" in text
@@ -118,6 +130,8 @@ def test_unknown_fields_are_told_what_is_near(content, near, tmp_path):
         {"search": {"batch_size": "64"}},
         {"search": {"batch_size": 6.4}},
         {"search": {"epochs": [1]}},
+        {"dropout": 0.2},
+        {"color_jitter": 0.2},
         {"search": 3},
         {"train": None},
     ],
@@ -141,6 +155,9 @@ def test_values_of_a_wrong_type_are_shown(content, tmp_path):
         ({"search": {"epochs": 0}}, "above 0"),
         ({"train": {"lr": -0.1}}, "at least 0"),
         ('{"alpha_lr": NaN}', "at least 0"),
+        ({"color_jitter": [0.2, 0.2, 0.2]}, "four numbers"),
+        ({"color_jitter": [0.2, 0.2, 0.2, 0.6]}, "hue from 0 to 0.5"),
+        ({"color_jitter": [0.2, -0.2, 0.2, 0.1]}, "from 0 to 1"),
     ],
 )
 def test_values_out_of_range_are_told_the_range(content, allowed, tmp_path):
