@@ -79,7 +79,7 @@ def _bench(record: BenchRecord) -> dict[str, Any]:
     return {
         "input": record.input_shape,
         "environment": record.environment,
-        "alone": record.alone,
+        **({"alone": True} if record.alone else {}),
         "measured": [_measured(*pair) for pair in compared(record)],
     }
 
