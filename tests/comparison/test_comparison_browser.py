@@ -19,7 +19,7 @@ def test_the_page_opens_without_complaint_and_fits(width: int, tmp_path: Path) -
     cells = [
         result(entry, seed, 0.8 + 0.01 * place + 0.003 * seed, budget=budget, macs=macs)
         for budget, macs in (("25%", 990), ("10%", 400))
-        for place, entry in enumerate((*METHODS, "dmcp*"))
+        for place, entry in enumerate((*METHODS, "dmcp*", "uniform@dmcp*"))
         for seed in range(3)
     ]
     path = tmp_path / "compare.html"
