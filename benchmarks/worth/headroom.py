@@ -118,7 +118,7 @@ def headroom(
     random = [one.loss for one in judged[starts:] if one.generation == 0]
     return {
         "seed": seed,
-        "expected_share": float(task.architecture.expected_share()),
+        "expected_share": float(task.architecture.expected_share().detach()),
         "plans": {name: _judgement(judge, units) for name, units in plans.items()},
         "random": random,
         "plans_judged": len(judged),

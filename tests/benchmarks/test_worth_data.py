@@ -31,7 +31,7 @@ def test_smaller_canvases_hold_smaller_garments(worth):
     for side in (32, 64):
         canvases = squares(side, 400, worth).views(torch.arange(400), side)
         assert canvases.shape == (400, 1, side, side)
-        covered[side] = (canvases > 0).float().mean()
+        covered[side] = float((canvases > 0).float().mean())
     assert covered[32] == pytest.approx(covered[64], rel=0.05)
 
 
