@@ -68,16 +68,22 @@ def _verdict(rows: list[dict[str, Any]]) -> list[str]:
     """Returns each plan's loss less uniform's, and what the rules make of it."""
     lines, less = [], {}
     for plan in PLANS[1:]:
-        differences = [r["plans"][plan]["loss"] - r["plans"]["uniform"]["loss"] for r in rows]
-        less[plan] = statistics.fmean(differences)
-        mean = mean_of(differences) if len(rows) > 1 else None
-        half = "" if mean is None else f" ± {mean.half:.4f}"
-        lines.append(f"- {plan} less uniform: {less[plan]:+.4f}{half}")
-    if not less or less["best found"] > -LEAST_HEADROOM:
+        unseen, seen = (_less(rows, plan, images) for images in ("loss", "seen_loss"))
+        less[plan] = statistics.fmean(unseen)
+        half = f" ± {mean_of(unseen).half:.4f}" if len(rows) > 1 else ""
+        lines.append(
+            f"- {plan} less uniform: {less[plan]:+.4f}{half}"
+            f" (by the images to choose by {statistics.fmean(seen):+.4f})"
+        )
+    if less["best found"] > -LEAST_HEADROOM:
         return [*lines, "", "No headroom in this network: change it."]
     way = less["dmcp"] / less["best found"]
     verdict = "the search is to be mended" if way < LEAST_WAY else "the search finds most of it"
     return [*lines, "", f"DMCP is {way:.0%} of the way from uniform to the best found: {verdict}."]
+
+
+def _less(rows: list[dict[str, Any]], plan: str, images: str) -> list[float]:
+    return [r["plans"][plan][images] - r["plans"]["uniform"][images] for r in rows]
 
 
 def _groups(rows: list[dict[str, Any]]) -> list[str]:

@@ -102,7 +102,7 @@ def test_what_d0_makes_of_losses(worth, dmcp, best, said):
     row = {
         "seed": 0,
         "expected_share": 0.97,
-        "plans": {name: {"loss": loss} for name, loss in losses.items()},
+        "plans": {name: {"loss": loss, "seen_loss": loss} for name, loss in losses.items()},
         "random": [1.2, 1.1],
         "groups": [
             {
