@@ -66,6 +66,8 @@ def report(content: dict[str, Any]) -> str:
 
 def _verdict(rows: list[dict[str, Any]]) -> list[str]:
     """Returns each plan's loss less uniform's, and what the rules make of it."""
+    if not rows:
+        return ["Nothing is judged yet."]
     lines, less = [], {}
     for plan in PLANS[1:]:
         unseen, seen = (_less(rows, plan, images) for images in ("loss", "seen_loss"))
