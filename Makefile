@@ -62,7 +62,9 @@ slow: $(VENV)/.installed-dev ## Tests that take minutes
 nightly: $(VENV)/.installed-dev ## Tests that take too long for every change; each says why
 	$(PYTEST) -m "nightly and not gpu" --timeout 1800 --durations 20
 
-gpu: $(VENV)/.installed-dev ## Tests that need a CUDA device, then measurements into benchmarks/results
+gpu: $(VENV)/.installed-dev ## Needs a CUDA device: is the search worth it (10 minutes), its tests, measurements
+	$(BIN)/python benchmarks/worth/d4_duo100.py --stage search --seconds 320
+	$(BIN)/python benchmarks/worth/d4_duo100.py --stage train --seconds 250
 	$(BIN)/pytest -m gpu --timeout 900
 	$(BIN)/python benchmarks/gpu.py --out benchmarks/results
 	$(BIN)/python benchmarks/step_cost.py --width-mult 1.5

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
+
+#: Expansion, channels, stride.
+Block = tuple[int, int, int]
+
+BLOCKS: tuple[Block, ...] = ((4, 16, 2), (4, 24, 1), (4, 24, 2), (4, 40, 1), (4, 40, 1))
 
 
 def small_mobilenet(num_classes: int = 10, width_mult: float = 1.0) -> nn.Module:
@@ -10,28 +17,38 @@ def small_mobilenet(num_classes: int = 10, width_mult: float = 1.0) -> nn.Module
     return SmallMobileNet(num_classes, width_mult)
 
 
+def unbalanced_mobilenet(num_classes: int = 10, width_mult: float = 1.0) -> nn.Module:
+    """Returns the same, badly balanced: first expansion 8, last convolution 4 times as wide."""
+    blocks = ((8, *BLOCKS[0][1:]), *BLOCKS[1:])
+    return SmallMobileNet(num_classes, width_mult, blocks, last=640)
+
+
 class SmallMobileNet(nn.Module):
-    """A stem, inverted residuals (expansion, channels, stride), a last convolution."""
+    """A stem, inverted residuals, a last convolution."""
 
-    BLOCKS = ((4, 16, 2), (4, 24, 1), (4, 24, 2), (4, 40, 1), (4, 40, 1))
-
-    def __init__(self, num_classes: int, width_mult: float) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        width_mult: float,
+        blocks: Sequence[Block] = BLOCKS,
+        last: int = 160,
+    ) -> None:
         """Builds the layers at a width multiplier."""
         super().__init__()
 
         def width(channels: int) -> int:
             return max(1, round(channels * width_mult))
 
-        channels, last = width(16), width(160)
+        channels, features = width(16), width(last)
         self.stem = _conv(3, channels, 3, stride=2)
-        blocks: list[nn.Module] = []
-        for expansion, out, stride in self.BLOCKS:
-            blocks.append(InvertedResidual(channels, expansion, width(out), stride))
+        layers: list[nn.Module] = []
+        for expansion, out, stride in blocks:
+            layers.append(InvertedResidual(channels, expansion, width(out), stride))
             channels = width(out)
-        self.blocks = nn.Sequential(*blocks)
-        self.last = _conv(channels, last, 1)
+        self.blocks = nn.Sequential(*layers)
+        self.last = _conv(channels, features, 1)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Linear(last, num_classes)
+        self.classifier = nn.Linear(features, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits [N, classes] of images [N, 3, H, W]."""

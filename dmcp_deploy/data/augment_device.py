@@ -42,11 +42,13 @@ def augment_there(kind: str, pixels: Tensor, draws: Tensor) -> Tensor:
     """Returns the batch, every picture changed at random: just as `augment.augment_batch` does.
 
     Args:
-        kind: "cells", "crop" or "shift".
+        kind: "cells", "crop", "shift" or "none".
         pixels: uint8 [N, C, H, W].
         draws: [N, DRAWS] in [0, 1), on the CPU.
     """
     assert kind in BATCH_KINDS, kind
+    if kind == "none":
+        return pixels
     (height, width), there = pixels.shape[-2:], pixels.device
     draws = sent(draws, there)
     if kind == "cells":

@@ -38,8 +38,9 @@ class ImageData:
         train: The pictures to learn from.
         val: The pictures to judge by.
         augmentation: "cells" (flips and quarter turns), "crop" (small moves and mirroring), "shift"
-            (small moves), "imagenet" (random resized crops and mirroring) or "views" (the same,
-            but out of the middle of each picture as evaluation sees it).
+            (small moves), "none" (pictures that are drawn anew by themselves), "imagenet" (random
+            resized crops and mirroring) or "views" (the same, but out of the middle of each
+            picture as evaluation sees it).
         digest: "sha256:<hex>" over what identifies the data: file names, sizes and labels, or the
             labels alone where the pictures lie in one archive of a fixed release.
     """

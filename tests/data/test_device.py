@@ -47,6 +47,12 @@ def test_augmentation_there_is_that_here_bit_for_bit(kind, size, channels):
     assert not torch.equal(found, pixels)
 
 
+def test_pictures_that_are_drawn_anew_stay_as_they_are():
+    pixels, own = noise(4, 1, 16), draws(4, DRAWS)
+    assert torch.equal(augment_batch("none", pixels, own), pixels)
+    assert torch.equal(augment_there("none", pixels, own), pixels)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_normalisation_there_is_that_here_bit_for_bit(channels):
     pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(2, channels, 16, 16)

@@ -1,4 +1,4 @@
-"""What Duo-100's processes share: raw records, one a line, and who does what."""
+"""What D4's processes share: raw records, one a line, and who does what."""
 
 from __future__ import annotations
 

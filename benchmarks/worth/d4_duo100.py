@@ -1,18 +1,21 @@
-"""Is DMCP's searched plan worth it, on a task that is limited by the network's capacity?
+"""D4: is DMCP's searched plan worth it, on a task that is limited by the network's capacity?
 
-    python benchmarks/duo100.py --data FOLDER --seconds 420 --out benchmarks/results/duo100.json
-    python benchmarks/duo100.py --report benchmarks/results/duo100.json
-    python benchmarks/duo100.py --smoke
+    python benchmarks/worth/d4_duo100.py --stage search --seconds 320
+    python benchmarks/worth/d4_duo100.py --stage train --seconds 250
+    python benchmarks/worth/d4_duo100.py --report benchmarks/results/worth/d4_duo100.json
 
-The task is Duo-100 (see duo100_data.py), the network torchvision's MobileNetV2 without dropout,
-the supernet 1.5 times as wide, budgets are shares of the 1.0x network's multiply-adds. Arms: DMCP's
+Two calls of one GPU, ten minutes together; without --stage both in one. d4_small.py asks the same
+of a small network on a CPU.
+
+The task is Duo-100 (see duo_data.py), the network torchvision's MobileNetV2 without dropout, the
+supernet 1.5 times as wide, budgets are shares of the 1.0x network's multiply-adds. Arms: DMCP's
 plans; uniform widths; the plan of a search that sees the budget loss alone; uniform widths at 1.35
 times the budget, which tell what a margin is worth in multiply-adds; uniform widths but for the
 last convolution, which keeps its 1280 channels. All start from an initialisation of their own and
 are trained alike. Several processes share one GPU. A probe tells first what a step takes: where
 the first budget would not fit into the seconds given, all searches are shortened by one factor, and
 behind them all networks' training by another; a second budget is done only where it fits too. A
-killed run goes on from the folder of its raw records.
+killed run goes on from the folder of its raw records. --sigmoid adds D5: the release's transition.
 """
 
 from __future__ import annotations
@@ -27,14 +30,15 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from duo100_files import Files
-from duo100_report import report
+from worth.duo_files import Files
+from worth.duo_report import report
 
 TRAINERS = 2  # processes; each trains a wave of networks at a time
 _START_S = 30.0  # of processes, and of judging: no steps are done in them
 _FILLED = 0.7  # of the time left that the plan of all may fill, before it begins
+_SEARCHED = 0.8  # of the time left that searches may fill where nothing is trained behind them
 _TRAINED = 0.8  # of the time left behind the searches that training may fill
 #: What a probe settles: whether steps are recorded, whether kernels are tried out.
 _SETTLED = ("graph", "search_graph", "cudnn_benchmark")
@@ -50,33 +54,20 @@ def main() -> None:
     if options.report:
         print(report(json.loads(options.report.read_text())))
     elif options.worker:
-        _work(options)
+        from worth.duo_worker import work
+
+        work(options)
     else:
         _lead(options)
 
 
-def waves(options: argparse.Namespace) -> list[Any]:
-    """Returns what is to be trained, the most important first."""
-    from duo100_jobs import Wave
-
-    first, seeds, few = options.budgets[0], options.seeds, max(2, options.seeds // 2)
-    listed = [
-        *(Wave("dmcp", first, seeds), Wave("uniform", first, seeds)),
-        *(Wave("budget-only", first, seeds), Wave("uniform, larger", first, few)),
-    ]
-    for budget in options.budgets[1:]:
-        listed += [Wave(arm, budget, seeds) for arm in ("dmcp", "uniform", "budget-only")]
-        listed.append(Wave("uniform, larger", budget, few))
-    listed.append(Wave("uniform, last kept", first, few))
-    return listed + [Wave("dmcp sigmoid", first, seeds)] * options.sigmoid
-
-
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/duo100.json"))
-    parser.add_argument("--work", type=Path, help="Raw records; beside --out if not given.")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/worth/d4_duo100.json"))
+    parser.add_argument("--work", type=Path, default=Path("runs/worth/d4"), help="Raw records.")
+    parser.add_argument("--stage", choices=("all", "search", "train"), default="all")
     parser.add_argument("--data", type=Path, help="Folder of Fashion-MNIST's four idx.gz files.")
-    parser.add_argument("--seconds", type=float, default=420.0, help="Wall clock of all.")
+    parser.add_argument("--seconds", type=float, default=570.0, help="Wall clock of this call.")
     parser.add_argument("--budgets", type=_shares, default=(0.14, 0.32))
     parser.add_argument("--searches", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=8, help="Networks of an arm.")
@@ -100,7 +91,9 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.smoke:
         vars(options).update(_SMOKE)
-    options.work = options.work or options.out.with_suffix(".work")
+        for name in ("out", "work"):  # never over the real ones
+            if getattr(options, name) == parser.get_default(name):
+                setattr(options, name, Path("runs/worth/d4-smoke") / name)
     return options
 
 
@@ -110,6 +103,8 @@ def _shares(text: str) -> tuple[float, ...]:
 
 def _lead(options: argparse.Namespace) -> None:
     """Probes, plans, starts all processes, and writes the results whenever there are new ones."""
+    from worth.duo_worker import are_searched
+
     options.deadline = options.deadline or time.time() + options.seconds
     files = Files(options.work)
     files.start()
@@ -121,9 +116,7 @@ def _lead(options: argparse.Namespace) -> None:
         vars(options).update({**files.planned(), "budgets": tuple(files.planned()["budgets"])})
     else:
         files.plan(dense_steps=options.dense_steps)
-    names = [f"search:{seed}" for seed in range(options.searches)]
-    names += [f"train:{number}" for number in range(TRAINERS)]
-    running = {name: _start(options, name) for name in names}
+    running = {name: _start(options, name) for name in _workers(options, files)}
     content = {**_asked(options), "probe": found}
     while running:
         time.sleep(1)
@@ -134,10 +127,22 @@ def _lead(options: argparse.Namespace) -> None:
                 del running[name]
             elif time.time() > options.deadline + 25:
                 process.kill()
-        if found and "dense_steps" not in files.planned() and _are_searched(files, options):
+        unplanned = found and options.stage != "search" and "dense_steps" not in files.planned()
+        if unplanned and are_searched(files, options):
             _plan_training(options, files, found)
         _save(options, files, content)
     print(report(json.loads(options.out.read_text())))
+
+
+def _workers(options: argparse.Namespace, files: Files) -> list[str]:
+    """Returns the processes of this call; searches that are none of its have ended."""
+    searches = [f"search:{seed}" for seed in range(options.searches)]
+    if options.stage == "train":
+        for name in searches:
+            files.claim(f"{name} ended")
+        searches = []
+    trainers = [f"train:{number}" for number in range(TRAINERS)]
+    return searches if options.stage == "search" else searches + trainers
 
 
 def _probed(options: argparse.Namespace, files: Files) -> dict[str, Any]:
@@ -158,14 +163,19 @@ def _probed(options: argparse.Namespace, files: Files) -> dict[str, Any]:
 
 def _plan_searches(options: argparse.Namespace, files: Files, found: dict[str, Any]) -> None:
     """Fits searches and budgets into the time left, and prints what comes of it."""
-    from duo100_jobs import planned_s
+    from worth.duo_probe import dense_s, search_s
 
-    left_s = _FILLED * (options.deadline - time.time() - _START_S)
-    asked = [planned_s(found, options, count + 1) for count in range(len(options.budgets))]
-    fitting = [count for count, seconds in enumerate(asked) if seconds <= left_s]
+    alone = options.stage == "search"
+    left_s = (_SEARCHED if alone else _FILLED) * (options.deadline - time.time() - _START_S)
+    counts = range(1, len(options.budgets) + 1)
+    searches, dense = ([f(found, options, n) for n in counts] for f in (search_s, dense_s))
+    # Networks trained by a later call are taken to have as long as this one.
+    asked = [max(pair) if alone else sum(pair) for pair in zip(searches, dense, strict=True)]
+    fitting = [count for count, seconds in zip(counts, asked, strict=True) if seconds <= left_s]
+    shortest = max(left_s, 1.0) / (searches if alone else asked)[0]
     files.plan(
-        search_steps=round(min(1.0, max(left_s, 1.0) / asked[0]) * options.search_steps),
-        budgets=options.budgets[: max(fitting, default=0) + 1],
+        search_steps=round(min(1.0, shortest) * options.search_steps),
+        budgets=options.budgets[: max(fitting, default=1)],
     )
     print(
         f"probe: {json.dumps(found)}\nleft {left_s:.0f} s; asked for, by budgets, "
@@ -176,10 +186,12 @@ def _plan_searches(options: argparse.Namespace, files: Files, found: dict[str, A
 
 def _plan_training(options: argparse.Namespace, files: Files, found: dict[str, Any]) -> None:
     """Fits the training of all networks into the time that the searches have left."""
-    from duo100_jobs import planned_s
+    from worth.duo_probe import dense_s, further_s
 
-    left_s = _TRAINED * (options.deadline - time.time())
-    asked_s = planned_s(found, options, len(options.budgets), searched=True)
+    left_s, budgets = _TRAINED * (options.deadline - time.time()), len(options.budgets)
+    asked_s = dense_s(found, options, budgets)
+    if options.stage == "all":
+        asked_s += further_s(found, options, budgets)
     factor = min(1.0, max(left_s, 1.0) / asked_s)
     files.plan(dense_steps=round(factor * options.dense_steps))
     print(f"left {left_s:.0f} s, asked for {asked_s:.0f} s: {files.planned()}", flush=True)
@@ -197,92 +209,6 @@ def _start(options: argparse.Namespace, worker: str) -> subprocess.Popen[bytes]:
     given |= {"--cudnn-benchmark": options.cudnn_benchmark, "--sigmoid": options.sigmoid}
     arguments += [flag for flag, wanted in given.items() if wanted]
     return subprocess.Popen([sys.executable, __file__, *arguments])
-
-
-def _work(options: argparse.Namespace) -> None:
-    """Does one process's share."""
-    from duo100_jobs import Bench, run_search
-
-    kind, _, number = options.worker.partition(":")
-    files, bench = Files(options.work), Bench(options)
-    if kind == "probe":
-        _probe(bench, files.folder / "probe.json")
-    elif kind == "search":
-        run_search(bench, files, int(number))
-    else:
-        _train_waves(bench, files)
-
-
-def _probe(bench: Any, path: Path) -> None:
-    """Writes what steps take, and first what dense ones do: a failure ends the process."""
-    from duo100_jobs import probe_dense, probe_search
-
-    found = json.loads(path.read_text()) if path.exists() else {}
-    if "dense_ms" not in found:
-        found = probe_dense(bench, bench.options.seeds)
-        path.write_text(json.dumps(found))
-    path.write_text(json.dumps({**found, **probe_search(bench)}))
-
-
-def _train_waves(bench: Any, files: Files) -> None:
-    """Trains one wave after the other, the most important one whose plans are there."""
-    from duo100_jobs import run_wave
-
-    options, slowest_s = bench.options, 0.0
-    assert len(bench.test[1]) == options.test_images  # made while the searches run
-    while "dense_steps" not in files.planned():
-        time.sleep(0.5)  # the searches fill the GPU, and how long they take is not known before
-        if time.time() > options.deadline:
-            return
-    options.dense_steps = files.planned()["dense_steps"]
-    while time.time() < options.deadline:
-        listed = [wave for wave in waves(options) if not _is_done(files, wave)]
-        open_ones = [
-            w for w in listed if not files.is_claimed(w.name) and _hopes(files, options, w)
-        ]
-        ready = [wave for wave in open_ones if _has_plans(files, options, wave)]
-        if not open_ones:
-            return
-        # What has to wait for its plans keeps the time that it will take.
-        waits = bool(open_ones and open_ones[0] not in ready)
-        reserved_s = (2.2 if waits else 1.0) * slowest_s
-        if not ready or time.time() + reserved_s > options.deadline:
-            time.sleep(0.5)
-        elif files.claim(ready[0].name):
-            began = time.time()
-            run_wave(bench, files, ready[0])
-            slowest_s = max(slowest_s, time.time() - began)
-            print(f"{ready[0].name}: {time.time() - began:.0f} s", flush=True)
-
-
-def _is_done(files: Files, wave: Any) -> bool:
-    return all(files.trained(wave.arm, wave.budget, seed) for seed in range(wave.seeds))
-
-
-def _has_plans(files: Files, options: argparse.Namespace, wave: Any) -> bool:
-    """Returns whether every search of an arm has left its plan or ended without one."""
-    if not wave.arm.startswith("dmcp"):
-        return True
-    plans = files.plans(wave.arm, wave.budget)
-    ended = _ended(files, options)
-    return bool(plans) and all(seed in plans or end for seed, end in enumerate(ended))
-
-
-def _are_searched(files: Files, options: argparse.Namespace) -> bool:
-    """Returns whether the first budget's searches are done, or have ended without a plan."""
-    plans = files.plans("dmcp", options.budgets[0])
-    return all(seed in plans or end for seed, end in enumerate(_ended(files, options)))
-
-
-def _hopes(files: Files, options: argparse.Namespace, wave: Any) -> bool:
-    """Returns whether an arm's plans are there or may still come."""
-    if not wave.arm.startswith("dmcp") or not all(_ended(files, options)):
-        return True
-    return bool(files.plans(wave.arm, wave.budget))
-
-
-def _ended(files: Files, options: argparse.Namespace) -> list[bool]:
-    return [files.is_claimed(f"search:{seed} ended") for seed in range(options.searches)]
 
 
 def _asked(options: argparse.Namespace) -> dict[str, Any]:

@@ -1,0 +1,112 @@
+"""D0: how much better can a plan be than the one that DMCP finds, on the same supernet?
+
+    python benchmarks/worth/d0_headroom.py --task fashion     # about 1 hour on 2 cores
+    python benchmarks/worth/d0_headroom.py --task duo48       # about 3 hours
+    python benchmarks/worth/d0_headroom.py --task duo48 --report
+
+Three searches at 10% of the multiply-adds, widths of any number. On the supernet that each leaves,
+the loss with recalibrated batch norms of DMCP's plan, uniform widths, the plan of a search that
+sees no image, AutoSlim's greedy one, and the best of an evolution of 300 plans that starts from
+these and from random ones. All are within 0.5% of the budget. Plans are chosen by 5,000 test images
+and reported by 5,000 others. Rules, fixed before the run: best found less than 0.01 below uniform,
+there is no headroom in this network; DMCP less than half of the way from uniform to the best, the
+search is to be mended. --recipe '{"transition": "sigmoid"}' asks the same of another search (D5).
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from worth.analysis import mean_of
+from worth.book import Book, Job, asked, parser
+from worth.headroom import headroom
+from worth.lab import Lab
+
+LEAST_HEADROOM, LEAST_WAY = 0.01, 0.5
+PLANS = ("uniform", "dmcp", "budget-only", "autoslim", "best found")
+
+
+def main() -> None:
+    """Judges what is missing and prints the table."""
+    made = parser("d0_headroom", __doc__, task="fashion", search_steps=1000)
+    made.add_argument("--images", type=int, default=5000, help="To choose by; as many to report.")
+    made.add_argument("--population", type=int, default=30, help="Plans in a generation.")
+    made.add_argument("--generations", type=int, default=10)
+    made.add_argument("--held-out", type=int, default=512, help="Images of greedy slimming.")
+    options = asked(made, searches=1, images=100, population=4, generations=2, held_out=32)
+    book = Book(options)
+    if not options.report:
+        book.do(_jobs(options))
+    print(report(book.content))
+
+
+def report(content: dict[str, Any]) -> str:
+    """Returns losses, verdict, and the worth of groups, as Markdown."""
+    rows = list(content["results"].values())
+    lines = [
+        f"| search | E[MACs]/budget | {' | '.join(PLANS)} | random: best of, mean |",
+        "|---|---|" + "---|" * (len(PLANS) + 1),
+    ]
+    for row in rows:
+        losses = [f"{row['plans'][plan]['loss']:.4f}" for plan in PLANS]
+        drawn = f"{min(row['random']):.4f} of {len(row['random'])}"
+        lines.append(
+            f"| {row['seed']} | {row['expected_share']:.3f} | {' | '.join(losses)}"
+            f" | {drawn}, {statistics.fmean(row['random']):.4f} |"
+        )
+    return "\n".join([*lines, "", *_verdict(rows), "", *_groups(rows)])
+
+
+def _verdict(rows: list[dict[str, Any]]) -> list[str]:
+    """Returns each plan's loss less uniform's, and what the rules make of it."""
+    lines, less = [], {}
+    for plan in PLANS[1:]:
+        differences = [r["plans"][plan]["loss"] - r["plans"]["uniform"]["loss"] for r in rows]
+        less[plan] = statistics.fmean(differences)
+        mean = mean_of(differences) if len(rows) > 1 else None
+        half = "" if mean is None else f" ± {mean.half:.4f}"
+        lines.append(f"- {plan} less uniform: {less[plan]:+.4f}{half}")
+    if not less or less["best found"] > -LEAST_HEADROOM:
+        return [*lines, "", "No headroom in this network: change it."]
+    way = less["dmcp"] / less["best found"]
+    verdict = "the search is to be mended" if way < LEAST_WAY else "the search finds most of it"
+    return [*lines, "", f"DMCP is {way:.0%} of the way from uniform to the best found: {verdict}."]
+
+
+def _groups(rows: list[dict[str, Any]]) -> list[str]:
+    """Returns for each search the widths, and what a percent of the budget saves in each group."""
+    lines = []
+    for row in rows:
+        lines += [
+            f"Search {row['seed']}: widths, and the loss that 1% of the budget saves, x 1000",
+            "",
+            f"| group | {' | '.join(PLANS)} | gated | sliced: uniform | dmcp | best found |",
+            "|---|" + "---|" * (len(PLANS) + 4),
+        ]
+        for group in row["groups"]:
+            widths = [str(group["widths"][plan]) for plan in PLANS]
+            worth = [group["gated"], *(group["sliced"][p] for p in ("uniform", "dmcp", PLANS[-1]))]
+            shown = ["at an end" if w is None else f"{1e3 * w:.1f}" for w in worth]
+            lines.append(f"| {group['name']} | {' | '.join([*widths, *shown])} |")
+        lines.append("")
+    return lines
+
+
+def _jobs(options: Any) -> list[Job]:
+    lab = Lab.asked(options)
+    settings = {k: vars(options)[k] for k in ("images", "population", "generations", "held_out")}
+    return [
+        Job(f"{options.task}/{seed}", headroom, {"lab": lab, "seed": seed, **settings})
+        for seed in range(options.searches)
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""How good a search's plan is on its own supernet, beside the best that can be found there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from worth.lab import Lab
+from worth.plans import unsearched
+from worth.ratios import gated_worth, sliced_worth
+
+from dmcp_deploy.data.loader import eval_batches
+from dmcp_deploy.data.types import Batch
+from dmcp_deploy.network.slicing import slice_network
+from dmcp_deploy.run.context import RunContext
+from dmcp_deploy.run.problem import search_problem
+from dmcp_deploy.search import autoslim, evolution
+from dmcp_deploy.search.dmcp import DmcpTask
+from dmcp_deploy.search.evolution import Evolution, Judged, Plan
+from dmcp_deploy.search.fit import fit_widths
+from dmcp_deploy.search.problem import SearchProblem
+from dmcp_deploy.search.saved_rows import SavedRows
+from dmcp_deploy.search.steps import recalibration_batches, search_steps
+from dmcp_deploy.training.checkpoint import Checkpoint
+from dmcp_deploy.training.evaluate import evaluate, recalibrate
+
+Record = dict[str, Any]
+
+#: Of the budget. Plans are compared at equal multiply-adds, and a nat is worth a few percent.
+_NEAREST = 0.995
+_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Losses of plans on a trained supernet, batch norms recalibrated for each.
+
+    Attributes:
+        problem: The search, its network the trained supernet.
+        recalibration: Training batches.
+        seen: Images that plans may be chosen by; nothing was trained on them.
+        unseen: As many others, by which they are reported.
+    """
+
+    problem: SearchProblem
+    recalibration: Sequence[Batch]
+    seen: Sequence[Batch]
+    unseen: Sequence[Batch]
+
+    @classmethod
+    def make(cls, problem: SearchProblem, images: int) -> Judge:
+        """Returns a judge by so many images, and as many others to report by."""
+        size = min(images, _BATCH)
+        found = eval_batches(
+            problem.data.val, image_size=problem.image_size, batch_size=size, limit=2 * images
+        )
+        half = images // size
+        recalibration = list(recalibration_batches(problem))
+        return cls(problem, recalibration, list(islice(found, half)), list(found))
+
+    def __call__(self, plans: Iterable[Plan]) -> list[tuple[float, float]]:
+        """Returns loss and accuracy of plans, as an evolution asks for them."""
+        return [self.loss(np.array(plan), self.seen) for plan in plans]
+
+    def loss(self, units: np.ndarray, images: Sequence[Batch]) -> tuple[float, float]:
+        """Returns the loss and the accuracy of a plan, units [groups], on some images."""
+        problem = self.problem
+        dense = slice_network(problem.network, problem.space.widths(units))
+        recalibrate(dense, self.recalibration, problem.precision)
+        found = evaluate(dense, images, problem.precision)
+        return found.loss, found.top1
+
+
+def headroom(
+    lab: Lab, seed: int, *, images: int, population: int, generations: int, held_out: int
+) -> Record:
+    """Searches by DMCP, and judges its plan beside others on the supernet that it leaves.
+
+    Args:
+        lab: The task.
+        seed: Of the search.
+        images: To choose by, and to report by.
+        population: Plans in a generation of the evolution.
+        generations: Of the evolution.
+        held_out: Training images that greedy slimming judges by.
+    """
+    context = lab.searched(seed)
+    problem, task = trained(context)
+    judge = Judge.make(problem, images)
+    plans = _plans(context, problem, lab.search_steps // 2, held_out)
+    rules = Evolution(
+        values=evolution.gene_values(problem.space, problem.grid),
+        fit=partial(fitted, problem),
+        population=population,
+        generations=generations,
+        seed=seed,
+    )
+    for name, units in plans.items():  # what is known before the long part
+        print(f"{lab.task}/{seed} {name}: {judge.loss(units, judge.unseen)[0]:.4f}", flush=True)
+    judged, starts = _evolved(rules, judge, list(plans.values())), len(plans)
+    (best,) = evolution.best_of(judged, 1)
+    plans["best found"] = np.array(best.plan)
+    hard = {name: sliced_worth(judge, plans[name]) for name in ("uniform", "dmcp", "best found")}
+    soft = gated_worth(problem, task.architecture, task.task_loss, judge.seen)
+    groups = [
+        {
+            "name": name,
+            "widths": {plan: int(units[g]) for plan, units in plans.items()},
+            "gated": soft[g],
+            "sliced": {plan: hard[plan][g] for plan in hard},
+        }
+        for g, name in enumerate(problem.space.names)
+    ]
+    random = [one.loss for one in judged[starts:] if one.generation == 0]
+    return {
+        "seed": seed,
+        "expected_share": float(task.architecture.expected_share()),
+        "plans": {name: _judgement(judge, units) for name, units in plans.items()},
+        "random": random,
+        "plans_judged": len(judged),
+        "groups": groups,
+    }
+
+
+def trained(context: RunContext) -> tuple[SearchProblem, DmcpTask]:
+    """Returns the problem of a search that is done, and its state: weights and alphas."""
+    problem = search_problem(context)
+    task = DmcpTask(problem, search_steps(problem))
+    path = problem.folder / "checkpoints" / "search.safetensors"
+    saved = Checkpoint.load(path, problem.request.token())
+    assert saved is not None, path
+    task.load(saved.tensors)
+    return problem, task
+
+
+def fitted(problem: SearchProblem, units: np.ndarray) -> np.ndarray:
+    """Returns a plan in [0.995, 1.00] of the budget where the grid has one; such stay as are."""
+    if _NEAREST <= problem.limits.share(units) <= 1.0:
+        return units
+    return fit_widths(problem.limits, problem.grid, units.astype(np.float64))
+
+
+def _plans(
+    context: RunContext, problem: SearchProblem, steps: int, held_out: int
+) -> dict[str, np.ndarray]:
+    """Returns the plans to compare, at equal multiply-adds, units [groups] each."""
+    units = problem.accounting.units
+    slimming = replace(problem, recipe=replace(problem.recipe, held_out_images=held_out))
+    plans = {
+        "dmcp": units(context.plan().widths()),
+        "uniform": units(unsearched(problem, "uniform", steps)),
+        "budget-only": units(unsearched(problem, "budget-only", steps)),
+        "autoslim": autoslim.slim(slimming, [problem.limits])[0],
+    }
+    return {name: fitted(problem, plan) for name, plan in plans.items()}
+
+
+def _evolved(rules: Evolution, judge: Judge, starts: Sequence[np.ndarray]) -> list[Judged]:
+    """Returns all plans judged, those to start from first; goes on where it was stopped."""
+    saved = SavedRows(judge.problem, "evolution", Judged)
+    if not saved.rows:
+        plans = [tuple(units.tolist()) for units in starts]
+        found = zip(plans, judge(plans), strict=True)
+        saved.add([Judged(plan, 0, *figures) for plan, figures in found])
+    for newest in evolution.evolve(rules, judge, saved.rows):
+        saved.add(newest)
+    return saved.rows
+
+
+def _judgement(judge: Judge, units: np.ndarray) -> Record:
+    seen, unseen = (judge.loss(units, images) for images in (judge.seen, judge.unseen))
+    return {
+        "macs": judge.problem.accounting.macs(units),
+        "share": judge.problem.limits.share(units),
+        "seen_loss": seen[0],
+        "loss": unseen[0],
+        "top1": unseen[1],
+    }
