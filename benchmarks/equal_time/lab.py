@@ -181,10 +181,10 @@ class Lab:
 
 
 def _taylor(network: Network, drawn: Iterable[Batch]) -> np.ndarray:
-    """Returns what the loss would change without each unit, to first order: HALP's importance.
+    """Returns by how much the loss would change without each unit, to first order, shape [units].
 
-    The gradient of a gate behind a batch norm is gamma dL/dgamma + beta dL/dbeta; its absolute
-    value is averaged over batches.
+    It is the gradient of a gate, its absolute value averaged over batches: behind batch norms
+    gamma dL/dgamma + beta dL/dbeta, which is HALP's importance.
     """
     supernet = Supernet(network).train()
     gates, scores = torch.ones(network.unit_count, requires_grad=True), []
