@@ -10,10 +10,11 @@
     python benchmarks/latency_worth.py --stage efficiency
 
 Arms: "dmcp, latency" is DMCP under `--latency`; "dmcp, FLOPs" DMCP under the FLOPs budget whose
-plan takes as long; "uniform" one width multiplier under `--latency`; "HALP-like knapsack" keeps the
-channels of the most importance within predicted milliseconds. The table's network is searched on
-Duo-100 (worth/duo_data.py). A seed's searches go on from one first stage; its supernet judges the
-plans of all arms, and gives them the weights that they are trained from.
+plan takes as long, and "dmcp, FLOPs on steps" the same on the widths that the latency table offers;
+"uniform" one width multiplier under `--latency`; "HALP-like knapsack" keeps the channels of most
+importance within predicted milliseconds. The table's network is searched on Duo-100
+(worth/duo_data.py). A seed's searches go on from one first stage, whose supernet judges the plans
+of all arms and gives them the weights that they are trained from.
 
 The FLOPs budget of equal time is bisected over plans that are decoded from one search, by the same
 table; where it lies more than 5% off the budget of that search, the search is done once more for
@@ -50,7 +51,7 @@ sys.path[:0] = [str(BENCHMARKS / "worth"), str(BENCHMARKS)]
 STAGES = ("search", "measure", "train", "report", "known", "efficiency")
 _SMOKE = {
     **{"latency": "60%", "searches": 2, "search_steps": 3, "dense_steps": 3, "batch": 8},
-    **{"test_images": 200, "seconds": 0.2, "rounds": 2, "jobs": 1, "align": 4},
+    **{"test_images": 200, "seconds": 0.2, "rounds": 1, "jobs": 1, "align": 4},
 }
 
 Options = argparse.Namespace

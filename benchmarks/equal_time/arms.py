@@ -6,7 +6,7 @@ import argparse
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,9 @@ from dmcp_deploy.training.precision import choose_precision
 from dmcp_deploy.training.recipe import Recipe, Schedule
 from dmcp_deploy.units import parse_latency
 
-LATENCY, FLOPS, UNIFORM, HALP = "dmcp, latency", "dmcp, FLOPs", "uniform", "HALP-like knapsack"
-ARMS = (LATENCY, FLOPS, UNIFORM, HALP)
+LATENCY, FLOPS, FLOPS_ON_STEPS = "dmcp, latency", "dmcp, FLOPs", "dmcp, FLOPs on steps"
+UNIFORM, HALP = "uniform", "HALP-like knapsack"
+ARMS = (LATENCY, FLOPS, FLOPS_ON_STEPS, UNIFORM, HALP)
 
 _BISECTIONS = 16
 
@@ -183,8 +184,11 @@ def decoded(
     problem = setup.timed(factor, aim)
     if arm == LATENCY:
         widths = _nearest_widths(problem, np.array(found.latency), problem.limits)
-    elif arm == FLOPS:
-        widths = as_quick(setup, np.array(found.flops), problem.limits.limits[0])[0]
+    elif arm in (FLOPS, FLOPS_ON_STEPS):
+        counted = setup.counted()
+        grid = counted.grid if arm == FLOPS else problem.grid
+        fitted = replace(counted, grid=grid)
+        widths = as_quick(fitted, np.array(found.flops), problem.limits.limits[0])[0]
     elif arm == UNIFORM:
         widths = problem.space.widths(problem.uniform_units(problem.limits))
     else:
@@ -192,13 +196,14 @@ def decoded(
     return make_plan(problem, widths, arm, setup.options.align)
 
 
-def as_quick(setup: Setup, wanted: np.ndarray, time: Limit) -> tuple[Mapping[str, int], int]:
+def as_quick(
+    problem: SearchProblem, wanted: np.ndarray, time: Limit
+) -> tuple[Mapping[str, int], int]:
     """Returns the slowest plan within a budget in time among those of FLOPs budgets, and its own.
 
     FLOPs budgets are bisected, without a search for each: plans are decoded from the units
     [groups] that one search expects to keep.
     """
-    problem = setup.counted()
     accounting, space = problem.accounting, problem.space
     low, high = accounting.macs(problem.grid.low), accounting.full_macs
     best = space.widths(problem.grid.low), low

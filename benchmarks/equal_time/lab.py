@@ -77,7 +77,7 @@ class Lab:
         time, tried = self.setup.timed().limits.limits[0], []
         while True:
             wanted = np.array((tried or [latency])[-1]["wanted"])
-            flops = as_quick(self.setup, wanted, time)[1]
+            flops = as_quick(self.setup.counted(), wanted, time)[1]
             near = tried and abs(math.log(flops / tried[-1]["budget"])) <= NEAR
             if near or len(tried) == FLOPS_SEARCHES:
                 scores = self._scores(seed).tolist()

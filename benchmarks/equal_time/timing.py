@@ -9,11 +9,13 @@ from equal_time.arms import Searched, Setup, decoded
 
 from dmcp_deploy.bench.certificate import Certificate, Round
 from dmcp_deploy.bench.record import BenchRecord
+from dmcp_deploy.bench.tables.template import FILE as TEMPLATE
+from dmcp_deploy.bench.tables.template import FULL, narrow_onnx, open_template
 from dmcp_deploy.errors import DmcpError
 from dmcp_deploy.options.run import Compute
 from dmcp_deploy.plan import ChannelPlan
 from dmcp_deploy.run.certificates import measure
-from dmcp_deploy.run.template import export_probe
+from dmcp_deploy.run.template import make_template
 from dmcp_deploy.rundir.files import ORIGINAL, PRUNED
 
 #: Of the budget in time: what plans that are decoded again aim at, and between what shares a plan
@@ -95,9 +97,8 @@ def _begun(setup: Setup, plan: ChannelPlan) -> Certificate:
 
 def _measured(setup: Setup, plan: ChannelPlan, folder: Path) -> BenchRecord:
     """Returns the full network and a plan's, measured in turn as the product certifies."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {name: folder / f"{name}.onnx" for name in (ORIGINAL, PRUNED)}
-    if not files[ORIGINAL].is_file():
-        export_probe(setup.network, {}, files[ORIGINAL])
-    export_probe(setup.network, plan.widths(), files[PRUNED])
+    if not (folder / TEMPLATE).is_file():
+        make_template(setup.network, folder)
+    files = {ORIGINAL: folder / FULL, PRUNED: folder / "pruned.onnx"}
+    narrow_onnx(open_template(folder), plan.widths(), files[PRUNED])
     return measure(files, setup.target.setting, Compute(certify_s=setup.options.seconds))

@@ -82,7 +82,7 @@ def test_a_correction_of_the_table_makes_plans_narrower(part, setup, found):
 
 def test_the_flops_budget_of_equal_time_is_that_of_its_plan(part, setup, found):
     time = setup.timed().limits.limits[0]
-    widths, flops = part("arms").as_quick(setup, np.array(found.flops), time)
+    widths, flops = part("arms").as_quick(setup.counted(), np.array(found.flops), time)
     problem = setup.counted()
     limits = flops_limits(str(flops), problem.accounting, problem.space)
     assert widths == problem.widths_near(np.array(found.flops), limits)
@@ -111,7 +111,11 @@ def test_the_knapsack_keeps_what_matters(part, setup, found):
 
 def test_importance_is_what_scale_and_shift_would_change(part, setup):
     network = setup.fresh(1)
-    batch = Batch(torch.randn(4, 3, 32, 32), torch.arange(4))
+    for module in network.model.modules():
+        if isinstance(module, torch.nn.ReLU6):
+            module.max_val = 1e6  # what is clipped moves the loss less
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    batch = Batch(images, torch.arange(4))
     scores = part("lab")._taylor(network, [batch])
     network.model.train()
     torch.nn.functional.cross_entropy(network.model(batch.images), batch.labels).backward()
@@ -212,7 +216,7 @@ def test_efficiency_is_the_share_of_macs_over_that_of_time(part, tmp_path):
     assert lines[2:] == [promised, "| mobilenet_v2 | openvino | pruned | 50.0% | 80.0% | 0.62 |"]
 
 
-@pytest.mark.slow(seconds=40)
+@pytest.mark.slow(seconds=60)
 @pytest.mark.needs("fashion-mnist")
 def test_all_stages_in_small(part):
     script = [sys.executable, str(FOLDER / "latency_worth.py"), "--smoke"]
