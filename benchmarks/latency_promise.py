@@ -61,12 +61,16 @@ def main() -> None:
     parser.add_argument("--data", default="fashion-mnist")
     parser.add_argument("--models", nargs="*", default=list(CASES))
     parser.add_argument("--runtimes", nargs="*", default=list(RUNTIMES))
+    parser.add_argument("--report", action="store_true", help="Print the results' table alone.")
     parser.add_argument("--again", type=Path, help="Measure the networks of one run once more.")
     args = parser.parse_args()
     if args.again:
         print(json.dumps(again(args.again)))
         return
     results: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {}
+    if args.report:
+        print(report(results["rows"]))
+        return
     results |= {
         "command": "python benchmarks/latency_promise.py",
         "environment": read_environment(),
@@ -108,6 +112,7 @@ def keep(case: Case, out: Path, method: str, data: str) -> dict[str, Any]:
     )
     return {
         "certificate": _brief(certificate),
+        "first": _first(Certificate.load(out / "certificate.json")),
         "rounds": len(certificate["rounds"]),
         "macs_share": plan["macs"] / plan["full_macs"],
         "again": json.loads(again.stdout.splitlines()[-1]),
@@ -115,11 +120,45 @@ def keep(case: Case, out: Path, method: str, data: str) -> dict[str, Any]:
     }
 
 
+def report(rows: dict[str, Any]) -> str:
+    """Returns the results as a Markdown table; efficiency is MACs ratio over latency ratio."""
+    lines = [
+        "| network, runtime | asked | first plan: predicted, measured | kept plan: measured [95%]"
+        " | verdict | plans | MACs kept | efficiency | a fresh process |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        told = row["certificate"]
+        limit, full = told["limit_ms"], told["full_ms"]
+        ratio, (low, high) = told["measured_ms"] / full, told["interval_ms"]
+        cells = [
+            f"{name.split('-')[0]}, {told['setting']['runtime']}",
+            f"{told['asked']}, {limit:.3g} ms",
+            "{predicted:.1%}, {measured:.1%}".format(**row["first"]),
+            f"{told['measured_ms']:.3g} ms [{low:.3g}, {high:.3g}], {ratio:.1%}",
+            told["verdict"],
+            str(row["rounds"]),
+            f"{row['macs_share']:.1%}",
+            f"{row['macs_share'] / ratio:.2f}",
+            f"{row['again']['ratio']:.1%}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def again(run: Path) -> dict[str, Any]:
     """Returns the ratio of a run's networks, measured once more as a certificate measures."""
     certificate = Certificate.load(run / "certificate.json")
     files = {"original": run / "plan/original.onnx", "pruned": run / "plan/model.onnx"}
     return _ratio(measure(files, certificate.setting, Compute()))
+
+
+def _first(certificate: Certificate) -> dict[str, float]:
+    """Returns what the table said of the first plan, and what was measured: shares of the whole."""
+    plan, seen = certificate.rounds[0], certificate.seen[0]
+    assert seen is not None
+    full_ms = certificate.full_ms
+    return {"predicted": plan.table_ms / full_ms, "measured": seen.ms / full_ms}
 
 
 def _brief(certificate: dict[str, Any]) -> dict[str, Any]:
