@@ -57,7 +57,8 @@ def train_full(problem: SearchProblem, task: type[DenseTask] = DenseTask) -> Non
 
 def full_recipe(problem: SearchProblem) -> Recipe:
     """Returns the recipe by which a `DenseTask` trains the full network of a search."""
-    return replace(problem.recipe, train=problem.recipe.search)
+    recipe = problem.recipe
+    return replace(recipe, train=recipe.search, label_smoothing=recipe.smoothing_in_search)
 
 
 def best_units(problem: SearchProblem, scores: np.ndarray, limits: Limits) -> np.ndarray:
