@@ -113,11 +113,11 @@ def test_of_equally_near_draws_the_first_ones_are_taken(problem):
 def test_plans_that_become_one_by_alignment_are_judged_once(tmp_path):
     options = {"share": 0.5, "align": 16, "data": garments(), "candidates": 40}
     problem = make_problem(small_network(), tmp_path, recalibration_batches=1, **options)
-    probabilities = constant(problem, 0.97)
+    probabilities = constant(problem, 0.999)
     drawn = nearest_draws(problem, probabilities)
     fitted = [fit_widths(problem.limits, problem.grid, units) for units in drawn]
     _, reports = best_draw(problem, probabilities)
-    assert len(reports) == len({units.tobytes() for units in fitted}) < len(drawn) == 40
+    assert len(reports) == len({units.tobytes() for units in fitted}) < len(drawn)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
