@@ -83,8 +83,8 @@ class RunRequest(RunSettings):
 
     def shared(self) -> RunRequest:
         """Returns the request without what the first stage of a search does not depend on."""
-        own = ("name", "train", "finish_share", "ema_decay")
-        own += ("sample_schedule", "random_end", "alpha_lr_end")
+        own = {"name", "train", "finish_share", "ema_decay"}
+        own |= {"sample_schedule", "random_end", "alpha_lr_end"}
         recipe = {key: value for key, value in self.recipe.items() if key not in own}
         free = dataclasses.replace(self, latency=None, params=None, target=None, table_digest=None)
         return dataclasses.replace(

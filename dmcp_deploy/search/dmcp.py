@@ -104,7 +104,7 @@ class DmcpTask:
         lr = self._problem.recipe.alpha_lr_at((step - first) / max(1, self._steps - first))
         task = self.task_loss(batch)
         budget = budget_loss(self.architecture.expected_share())
-        share = self.architecture.move(task + self._problem.recipe.budget_weight * budget, lr)
+        share = self.architecture.move(self._problem.recipe.budget_weight * budget, lr, task)
         figures = {"arch_loss": float(average(task.detach())), "expected_share": share}
         every = max(1, (self._steps - first) // _SNAPSHOTS)
         if (step - first) % every == 0 or step + 1 == self._steps:
