@@ -88,7 +88,8 @@ class RunRequest(RunSettings):
 
     def shared(self) -> RunRequest:
         """Returns the request without what the first stage of a search does not depend on."""
-        own = ("name", "train", "finish_share", "ema_decay", "dropout", "own_fan_in")
+        own = {"name", "train", "finish_share", "ema_decay", "dropout", "own_fan_in"}
+        own |= {"sample_schedule", "random_end", "alpha_lr_end"}
         recipe = {key: value for key, value in self.recipe.items() if key not in own}
         unset = ("latency", "params", "weight_bytes", "weight_precision", "target", "table_digest")
         free: dict[str, Any] = {**dict.fromkeys(unset), "budget": "", "sampling": "", "init": ""}

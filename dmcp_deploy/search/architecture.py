@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dmcp_deploy.search import markov
-from dmcp_deploy.search.budget_loss import largest_move
+from dmcp_deploy.search.budget_loss import BAND, largest_move
 from dmcp_deploy.search.costs.limits import Limits
 from dmcp_deploy.search.space import SearchSpace
 from dmcp_deploy.training.distributed import add_up, world_size
@@ -31,7 +31,7 @@ class Architecture:
         transition: str,
         device: torch.device,
     ) -> None:
-        """Starts at alpha = 0 everywhere: at the full network for "exp" transitions."""
+        """Starts at alpha = 0: at the full network for "exp", at p = 0.5 for "sigmoid"."""
         self._limits, self._transition = limits, transition
         self._device = device
         # These tensors are small and Python reads them in every step, so they stay on the CPU: a
@@ -40,7 +40,7 @@ class Architecture:
         self._minimum = torch.from_numpy(space.minimum).double()
         self._step = torch.from_numpy(space.step).double()
         self.alphas = nn.Parameter(torch.zeros(self._mask.shape, dtype=torch.float64))
-        self._optimizer = torch.optim.SGD([self.alphas], lr=1.0, momentum=0.9)
+        self._optimizer = torch.optim.SGD([self.alphas], lr=1.0, momentum=0.9, nesterov=True)
 
     def probabilities(self) -> Tensor:
         """Returns the transition probabilities p_k, shape [groups, K]."""
@@ -63,14 +63,21 @@ class Architecture:
         """Returns the largest expected share of any budget, a differentiable scalar."""
         return self._limits.expected_share(self.width_probabilities())
 
-    def move(self, loss: Tensor, lr: float) -> float:
-        """Moves the alphas against the gradient of a loss; returns the expected share before.
+    def move(self, loss: Tensor, lr: float, task: Tensor | None = None) -> float:
+        """Moves the alphas against the gradient of losses; returns the expected share before.
 
-        The step is halved until it changes that by at most `budget_loss.largest_move`.
+        Outside the budget's band a task loss has its say only on how the groups share what they
+        cost, not on what they cost: strong ones would hold the search above the budget for ever.
+        The step is halved until it changes the share by at most `budget_loss.largest_move`.
+
+        Args:
+            loss: Of the expected cost, the same in every process.
+            lr: The learning rate.
+            task: Of each process's images.
         """
         (gradient,) = torch.autograd.grad(loss, [self.alphas])
-        if world_size() > 1:
-            gradient = (add_up(gradient.to(self._device)) / world_size()).cpu()
+        if task is not None and task.requires_grad:
+            gradient = gradient + self._inward(self._task_gradient(task))
         self.alphas.grad = gradient
         set_lr(self._optimizer, lr)
         with torch.no_grad():
@@ -89,6 +96,21 @@ class Architecture:
         load_optimizer(self._optimizer, tensors, "alpha_optimizer")
         with torch.no_grad():
             self.alphas.copy_(tensors["alphas"])
+
+    def _task_gradient(self, task: Tensor) -> Tensor:
+        (gradient,) = torch.autograd.grad(task, [self.alphas])
+        if world_size() > 1:
+            gradient = (add_up(gradient.to(self._device)) / world_size()).cpu()
+        return gradient
+
+    def _inward(self, gradient: Tensor) -> Tensor:
+        """Returns a gradient without what, followed, takes the share farther from its band."""
+        expected = self.expected_share()
+        (slope,) = torch.autograd.grad(expected, [self.alphas])
+        share, rise = float(expected.detach()), float((gradient * slope).sum())
+        if (share >= BAND[1] and rise < 0) or (share < BAND[0] and rise > 0):
+            return gradient - slope * (rise / (slope * slope).sum())
+        return gradient
 
     def _shorten(self, before: Tensor, share: float) -> None:
         for _ in range(_HALVINGS):

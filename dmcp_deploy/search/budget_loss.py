@@ -13,9 +13,11 @@ _LEAST_MOVE = 0.01  # of the budget: a move that is always allowed
 def budget_loss(share: Tensor) -> Tensor:
     """Returns DMCP's log-l1 budget loss, relative to the budget, a differentiable scalar.
 
-    Zero where the expected cost E lies in [0.95, 1) of the budget T; log(|E - T| / T) below that
-    band, log(|E - 0.95 T| / T) at or above it. Relative to T, value and gradient are the same
-    for a budget of 1M as of 4G; the band keeps the gradient bounded.
+    Zero where the expected cost E lies in [0.95, 1) of the budget T; log(|E - 0.95 T| / T) at or
+    above that band, log(|E - T| / E) below it. Relative to T, value and gradient are the same for
+    a budget of 1M as of 4G; the band keeps the gradient bounded. Relative to E below the band,
+    where DMCP divides by T there too, a tenth of the budget is pulled up as strongly as ten times
+    the budget is pulled down: the slope by log E is 1 / (1 - E / T), not E / T of that.
 
     Args:
         share: E / T at the architecture parameters, a scalar; of several budgets the largest.
@@ -24,7 +26,7 @@ def budget_loss(share: Tensor) -> Tensor:
         return torch.log(share - BAND[0])
     if float(share.detach()) >= BAND[0]:
         return share * 0.0
-    return torch.log(1.0 - share)
+    return torch.log(1.0 / share - 1.0)
 
 
 def largest_move(share: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -93,7 +92,7 @@ class DmcpTask:
             logits = self._weights.supernet(batch.images, gates=self.architecture.gates())
         for parameter in learnt:
             parameter.requires_grad_(True)
-        smoothing = self._problem.recipe.label_smoothing
+        smoothing = self._problem.recipe.smoothing_in_search
         return F.cross_entropy(logits.float(), batch.labels, label_smoothing=smoothing)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -108,11 +107,10 @@ class DmcpTask:
     def _architecture_step(self, step: int, batch: Batch) -> dict[str, float]:
         """Moves the alphas by one step while the weights stand still."""
         first = self.first_architecture_step
-        done = (step - first) / max(1, self._steps - first)
-        lr = self._problem.recipe.alpha_lr * (1 + math.cos(math.pi * done)) / 2
+        lr = self._problem.recipe.alpha_lr_at((step - first) / max(1, self._steps - first))
         task = self.task_loss(batch)
         budget = budget_loss(self.architecture.expected_share())
-        share = self.architecture.move(task + self._problem.recipe.budget_weight * budget, lr)
+        share = self.architecture.move(self._problem.recipe.budget_weight * budget, lr, task)
         figures = {"arch_loss": float(average(task.detach())), "expected_share": share}
         every = max(1, (self._steps - first) // _SNAPSHOTS)
         if (step - first) % every == 0 or step + 1 == self._steps:
@@ -130,11 +128,12 @@ class DmcpTask:
         """Returns a random network of a step, units [groups].
 
         In stage 1 every group draws its own width. In stage 2 networks come from the Markov
-        process, but for one that is drawn as in stage 1 with a probability that decays by 0.9999
-        every 10 steps.
+        process, but for scheduled ones (`Recipe.sample_schedule`), which are drawn as in stage 1
+        with a probability that decays.
         """
-        since = step - self.first_architecture_step
-        if since < 0 or (place == 0 and chance < 0.9999 ** (since / 10)):
+        since, last = step - self.first_architecture_step, self._steps - 1
+        done = since / max(1, last - self.first_architecture_step)
+        if since < 0 or chance < self._problem.recipe.random_chance(place, done):
             return self._weights.uniform(place, chance, generator)
         probabilities = self.architecture.probabilities().detach().cpu()
         steps = markov.sample_steps(probabilities, generator)

@@ -57,8 +57,10 @@ def train_full(problem: SearchProblem, task: type[DenseTask] = DenseTask) -> Non
 
 def full_recipe(problem: SearchProblem) -> Recipe:
     """Returns the recipe by which a `DenseTask` trains the full network of a search."""
+    recipe = problem.recipe
+    smoothing = recipe.smoothing_in_search
     # A search reads the weights of the last step, no average of them.
-    return replace(problem.recipe, train=problem.recipe.search, ema_decay=0.0)
+    return replace(recipe, train=recipe.search, label_smoothing=smoothing, ema_decay=0.0)
 
 
 def best_units(problem: SearchProblem, scores: np.ndarray, limits: Limits) -> np.ndarray:

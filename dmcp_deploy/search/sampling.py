@@ -16,6 +16,7 @@ from dmcp_deploy.training.evaluate import evaluate, recalibrate
 
 _DRAWS = 2000  # per search: about 2% fall within 1% of the budget once its expectation is there
 _SCORE_BATCHES = 16
+_DIGITS = 9  # of a draw's share of the budget
 
 
 def best_draw(
@@ -24,8 +25,9 @@ def best_draw(
     """Returns the best of several drawn networks, and how each of them did.
 
     A bounded number of draws is made; those nearest to the budget are repaired to meet it on
-    the grid, then judged on the trained supernet with recalibrated batch norms, by their loss
-    on training images without augmentation (no validation image is looked at).
+    the grid, where some may become one. Each plan is then judged on the trained supernet with
+    recalibrated batch norms, by its loss on training images without augmentation (no validation
+    image is looked at).
 
     Args:
         problem: The search.
@@ -34,8 +36,11 @@ def best_draw(
     Returns:
         Units [groups] of the best network, and "macs", "drawn_macs" and "loss" of each.
     """
-    wanted = nearest_draws(problem, probabilities)
-    fitted = [fit_widths(problem.limits, problem.grid, units) for units in wanted]
+    plans: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
+    for drawn in nearest_draws(problem, probabilities):
+        units = fit_widths(problem.limits, problem.grid, drawn)
+        plans.setdefault(units.tobytes(), (drawn, units))
+    wanted, fitted = zip(*plans.values(), strict=True)
     losses = [supernet_loss(problem, units) for units in problem.progress_over(fitted, "draws")]
     reports = [
         {
@@ -49,15 +54,20 @@ def best_draw(
 
 
 def nearest_draws(problem: SearchProblem, probabilities: Tensor) -> list[np.ndarray]:
-    """Returns the draws nearest to the budget, units [groups] each, the nearest first."""
+    """Returns the draws nearest to the budget, units [groups] each, the nearest first.
+
+    They are as many as the recipe's candidates, in a trial at most one for each of its steps. Of
+    draws that are equally near those come first that were drawn first: what is below a billionth
+    of the budget is how its sums were rounded.
+    """
     generator = torch.Generator().manual_seed(step_seed(problem.request.seed, 0, "draws"))
     seen: dict[bytes, tuple[float, np.ndarray]] = {}
     for _ in range(_DRAWS):
         units = problem.space.units(markov.sample_steps(probabilities, generator).numpy())
-        distance = abs(problem.limits.share(units) - 1.0)
+        distance = round(abs(problem.limits.share(units) - 1.0), _DIGITS)
         seen.setdefault(units.tobytes(), (distance, units))
     ranked = sorted(seen.values(), key=lambda item: item[0])
-    return [units for _, units in ranked[: problem.recipe.candidates]]
+    return [units for _, units in ranked[: problem.cap(problem.recipe.candidates)]]
 
 
 def supernet_loss(problem: SearchProblem, units: np.ndarray) -> float:
@@ -67,7 +77,8 @@ def supernet_loss(problem: SearchProblem, units: np.ndarray) -> float:
     """
     dense = slice_network(problem.network, problem.space.widths(units))
     seed = step_seed(problem.request.seed, 0, "recalibration")
-    images = training_batches(problem, seed, problem.recipe.recalibration_batches)
-    recalibrate(dense, images, problem.precision, shared=True)
-    images = training_batches(problem, seed + 1, _SCORE_BATCHES, augment=False)
+    batches = problem.cap(problem.recipe.recalibration_batches)
+    recalibrate(dense, training_batches(problem, seed, batches), problem.precision, shared=True)
+    batches = problem.cap_batches(_SCORE_BATCHES)
+    images = training_batches(problem, seed + 1, batches, augment=False)
     return evaluate(dense, images, problem.precision, shared=True).loss

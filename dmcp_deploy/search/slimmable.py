@@ -47,7 +47,8 @@ class SharedWeights:
         self._drawn = zlib.crc32(np.concatenate(networks).tobytes(), self._drawn)
         narrow = [self._problem.space.widths(units) for units in networks]
         moved = precision.move(batch)
-        losses = sandwich_gradients(self.supernet, moved, narrow, recipe.label_smoothing, precision)
+        smoothing = recipe.smoothing_in_search
+        losses = sandwich_gradients(self.supernet, moved, narrow, smoothing, precision)
         average_gradients(self.model.parameters(), losses.values())
         self._weights.move()
         return read_figures(losses)

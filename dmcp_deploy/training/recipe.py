@@ -15,6 +15,7 @@ from dmcp_deploy.options.run import RunOptions, Target
 from dmcp_deploy.registry import near_matches
 
 TRANSITIONS = ("exp", "sigmoid")
+SAMPLE_SCHEDULES = ("one", "all")
 
 
 def _check(
@@ -32,6 +33,14 @@ def _check(
     limits = {"at least": least, "above": above, "at most": most, "below": below}
     stated = [f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit)]
     raise DmcpError(f"The recipe field {name!r} is {value!r} and must be {' and '.join(stated)}.")
+
+
+def _check_choice(part: object, name: str, choices: tuple[str, ...]) -> None:
+    value = getattr(part, name)
+    if value not in choices:
+        raise DmcpError(
+            f"The recipe field {name!r} is {value!r} and must be one of {', '.join(choices)}."
+        )
 
 
 @dataclass(frozen=True)
@@ -84,12 +93,20 @@ class Recipe:
         search: Schedule of the supernet's weights over both stages.
         train: Schedule of the pruned network.
         label_smoothing: Of the hard labels.
+        search_label_smoothing: Of the hard labels in a search; None for the same.
         architecture_share: Share of the search's steps that is stage 2.
-        alpha_lr: Learning rate of the architecture parameters; decays to 0 by cosine.
+        alpha_lr: Learning rate of the architecture parameters at the start of stage 2.
+        alpha_lr_end: The same at its end, reached by a cosine.
         budget_weight: Weight of the budget loss in stage 2.
-        transition: How alphas become probabilities: "exp" or "sigmoid".
+        transition: How alphas become probabilities: "exp", which starts at the full network, or
+            "sigmoid", which starts with every probability at a half.
         random_networks: Random sub-networks per sandwich step.
-        candidates: Networks drawn and compared by Markov sampling.
+        sample_schedule: Which of them are scheduled in stage 2: drawn uniformly with a probability
+            that decays from 1, else from the Markov process. "one" is the first, the others always
+            come from the process; "all" is all of them.
+        random_end: That probability at the end of stage 2; it decays by the same factor in each
+            step. Two factors of 0.9999 in 10 steps, over 20 epochs of ImageNet, come to 0.37.
+        candidates: Networks compared by Markov sampling, those drawn nearest to the budget.
         population: Plans in a generation of MetaPruning.
         generations: Generations of MetaPruning.
         episodes: Episodes of AMC.
@@ -117,12 +134,16 @@ class Recipe:
     search: Schedule
     train: Schedule
     label_smoothing: float = 0.1
+    search_label_smoothing: float | None = None
     architecture_share: float = 0.5
     alpha_lr: float = 0.5
+    alpha_lr_end: float = 0.0
     budget_weight: float = 0.1
     transition: str = "exp"
     random_networks: int = 2
-    candidates: int = 5
+    sample_schedule: str = "one"
+    random_end: float = 0.37
+    candidates: int = 32
     population: int = 50
     generations: int = 20
     episodes: int = 100
@@ -141,11 +162,13 @@ class Recipe:
     own_fan_in: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("alpha_lr", "budget_weight", "random_networks"):
+        for name in ("alpha_lr", "alpha_lr_end", "budget_weight", "random_networks"):
             _check(self, name, least=0)
         for name in ("label_smoothing", "ema_decay", "min_width"):
             _check(self, name, least=0, below=1)
-        for name in ("architecture_share", "finish_share"):
+        if self.search_label_smoothing is not None:
+            _check(self, "search_label_smoothing", least=0, below=1)
+        for name in ("architecture_share", "finish_share", "random_end"):
             _check(self, name, least=0, most=1)
         for name in ("candidates", "population", "generations", "episodes"):
             _check(self, name, least=1)
@@ -154,17 +177,35 @@ class Recipe:
         _check(self, "warmup_episodes", least=1, most=self.episodes)
         _check(self, "held_out_images", least=2)
         _check(self, "width_step", above=0, most=1)
-        if self.transition not in TRANSITIONS:
-            raise DmcpError(
-                f"The recipe field 'transition' is {self.transition!r} and must be one of"
-                f" {', '.join(TRANSITIONS)}."
-            )
+        _check_choice(self, "transition", TRANSITIONS)
+        _check_choice(self, "sample_schedule", SAMPLE_SCHEDULES)
         if self.color_jitter and not _is_jitter(self.color_jitter):
             raise DmcpError(
                 f"The recipe field 'color_jitter' is {list(self.color_jitter)} and must be four"
                 " numbers, brightness, contrast and saturation from 0 to 1 and hue from 0 to 0.5,"
                 " or []."
             )
+
+    @property
+    def smoothing_in_search(self) -> float:
+        """The label smoothing of a search."""
+        searched = self.search_label_smoothing
+        return self.label_smoothing if searched is None else searched
+
+    def alpha_lr_at(self, done: float) -> float:
+        """Returns the learning rate of the alphas where a share of stage 2 is done."""
+        drop = self.alpha_lr - self.alpha_lr_end
+        return self.alpha_lr_end + drop * (1 + math.cos(math.pi * done)) / 2
+
+    def random_chance(self, place: int, done: float) -> float:
+        """Returns with which probability a random network of stage 2 is drawn uniformly.
+
+        Args:
+            place: Of the network among the random ones of a step.
+            done: The share of stage 2 that is done, in [0, 1].
+        """
+        is_scheduled = place == 0 or self.sample_schedule == "all"
+        return float(self.random_end**done) if is_scheduled else 0.0
 
 
 def _is_jitter(amounts: tuple[float, ...]) -> bool:
@@ -173,7 +214,9 @@ def _is_jitter(amounts: tuple[float, ...]) -> bool:
 
 _RELEASE_JITTER = (0.2, 0.2, 0.2, 0.1)
 
-#: Recipes by name. The ImageNet ones are those of the DMCP authors' release, and of AMC's.
+#: Recipes by name. The ImageNet ones have the numbers of the DMCP authors' release, and of AMC's;
+#: docs/dmcp.md lists in what they differ. Warm-ups there are of 1000 and of 1250 steps, an epoch
+#: of ImageNet's 1,281,167 images at 512 in a step is 2502 steps.
 RECIPES = {
     "demo": Recipe(
         name="demo",
@@ -191,10 +234,11 @@ RECIPES = {
     ),
     "imagenet-mobilenet": Recipe(
         name="imagenet-mobilenet",
-        search=Schedule(40, 64, 0.2, 0.5, 0.08, 0.00625, 4e-5),
+        search=Schedule(40, 64, 0.2, 0.5, 0.08, 0.01, 4e-5),
         train=Schedule(250, 64, 0.2, 0.8, 0.0, 0.002, 4e-5),
         dropout=False,
         color_jitter=_RELEASE_JITTER,
+        sample_schedule="all",
         recalibration_batches=100,
         episodes=800,
         warmup_episodes=100,
@@ -204,9 +248,11 @@ RECIPES = {
     "imagenet-resnet": Recipe(
         name="imagenet-resnet",
         search=Schedule(40, 64, 0.5, 0.5, 0.08, 0.0, 1e-4),
-        train=Schedule(100, 64, 0.2, 0.8, 0.0, 0.0025, 1e-4),
+        train=Schedule(100, 64, 0.2, 0.8, 0.0, 0.005, 1e-4),
         dropout=False,
         color_jitter=_RELEASE_JITTER,
+        search_label_smoothing=0.0,
+        sample_schedule="all",
         recalibration_batches=100,
         episodes=800,
         warmup_episodes=100,
@@ -227,6 +273,10 @@ _ADDED: dict[str, Any] = {
     "search_dropout": True,
     "color_jitter": [],
     "own_fan_in": False,
+    "search_label_smoothing": None,
+    "alpha_lr_end": 0.0,
+    "sample_schedule": "one",
+    "random_end": 1.0,
 }
 
 
@@ -271,7 +321,7 @@ def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
 
 
 def recipe_from_json(content: dict[str, Any]) -> Recipe:
-    """Returns the recipe that `recipe_to_json` wrote, in this release or an older one."""
+    """Returns the recipe that `recipe_to_json` wrote, also in an older release."""
     return _recipe_from({**_ADDED, **content}, Path("run.json"))
 
 

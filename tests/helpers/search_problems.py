@@ -40,6 +40,7 @@ RECIPE = Recipe(
     name="test",
     search=Schedule(1, 16, 0.02, 0.05, 0.01, 0.05, 1e-4),
     train=Schedule(1, 16, 0.02, 0.05, 0.0, 0.05, 1e-4),
+    candidates=5,
     recalibration_batches=4,
 )
 

@@ -228,7 +228,7 @@ def test_markov_sampling_keeps_the_best_of_its_candidates(
 ) -> None:
     run = dmcp_deploy.run.search(**library(tiny_folder, tmp_path / "run", sampling="markov"))
     plan, candidates = ChannelPlan.load(run.file("plan.json")), run.figures("search")["candidates"]
-    assert len(candidates) == 5
+    assert 1 < len(candidates) <= 4  # one for each step at most
     assert plan.macs == min(candidates, key=lambda item: item["loss"])["macs"]
     assert plan.budget_macs is not None
     assert 0.98 <= plan.macs / plan.budget_macs <= 1.0

@@ -118,8 +118,8 @@ def test_budgets_that_nothing_reaches_leave_the_narrowest_network():
         (1.0, math.log(0.05), 1 / 0.05),
         (0.999, 0.0, 0.0),
         (0.95, 0.0, 0.0),
-        (0.9, math.log(0.1), -1 / 0.1),
-        (0.2, math.log(0.8), -1 / 0.8),
+        (0.9, math.log(0.1 / 0.9), -1 / (0.1 * 0.9)),
+        (0.2, math.log(0.8 / 0.2), -1 / (0.8 * 0.2)),
     ],
 )
 def test_the_budget_loss_is_that_of_the_formula(share, value, gradient):
@@ -150,6 +150,56 @@ def test_a_step_never_goes_far_and_stays_where_alphas_mean_probabilities():
         assert abs(after - before) <= allowed * (1 + 1e-9)
         assert (arch.alphas >= 0).all()
         before = after
+
+
+def outward(arch: Architecture) -> Tensor:
+    """A task loss that is as good as it can be where the network is whole."""
+    return -torch.log(arch.expected_share())
+
+
+@pytest.mark.parametrize("transition", ["exp", "sigmoid"])
+def test_no_task_loss_holds_the_search_outside_the_band(transition):
+    """Of the two pulls the task's is ten times the budget's."""
+    arch, held = (architecture(small_network(), 200_000, transition) for _ in range(2))
+    for step in range(STEPS):
+        lr = LR * (1 + math.cos(math.pi * step / STEPS)) / 2
+        arch.move(WEIGHT * budget_loss(arch.expected_share()), lr, outward(arch))
+        held.move(WEIGHT * budget_loss(held.expected_share()) + outward(held), lr)
+    assert BAND[0] <= final_share(arch) <= BAND[1] + 0.02
+    assert final_share(held) > 2
+
+
+def at_share(share: float) -> Architecture:
+    """All probabilities alike, with a budget of which the expected cost is a share."""
+    network, arches = small_network(), []
+    for budget_macs in (1_000_000, None):
+        arch = architecture(
+            network, budget_macs or round(final_share(arches[0]) / share * 1e6), "sigmoid"
+        )
+        arch.alphas.data.fill_(1.0)
+        arches.append(arch)
+    return arches[1]
+
+
+@pytest.mark.parametrize(
+    ("share", "rise", "is_kept"),
+    [
+        (2.0, -1.0, False),
+        (2.0, 1.0, True),
+        (0.97, 1.0, True),
+        (0.97, -1.0, True),
+        (0.5, 1.0, False),
+        (0.5, -1.0, True),
+    ],
+)
+def test_outside_the_band_a_task_only_moves_channels_between_groups(share, rise, is_kept):
+    arch = at_share(share)
+    assert final_share(arch) == pytest.approx(share, rel=1e-4)
+    (slope,) = torch.autograd.grad(arch.expected_share(), [arch.alphas])
+    noise = torch.rand(slope.shape, generator=torch.Generator().manual_seed(0)).double()
+    across = noise - slope * (noise * slope).sum() / (slope * slope).sum()
+    left = arch._inward(across + rise * slope)
+    assert torch.allclose(left, across + rise * slope if is_kept else across)
 
 
 def test_it_goes_on_from_where_its_tensors_say():

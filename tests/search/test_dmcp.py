@@ -245,10 +245,10 @@ def test_random_networks_differ_by_group_and_are_markov_draws_in_stage_2(tmp_pat
     shares = stage_1[1] / problem.space.full
     assert shares.max() - shares.min() > 0.2
     # At alpha = 0 the process keeps everything: so does what is drawn from it.
-    stage_2 = narrow_networks(task, 999)
+    stage_2 = narrow_networks(task, 500)
     assert (stage_2[2] == problem.space.full).all()
     assert (stage_2[1] != problem.space.full).any()
-    assert all((a == b).all() for a, b in zip(stage_2, narrow_networks(task, 999), strict=True))
+    assert all((a == b).all() for a, b in zip(stage_2, narrow_networks(task, 500), strict=True))
 
 
 def test_networks_are_trained_at_widths_that_a_plan_may_have(tmp_path):

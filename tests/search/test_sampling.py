@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from search_problems import asked_macs, garments, make_problem, small_network
 from torch import Tensor
 
-from dmcp_deploy.search import dmcp
+from dmcp_deploy.data.seeds import step_seed
+from dmcp_deploy.data.types import Batch
+from dmcp_deploy.search import dmcp, markov, sampling
+from dmcp_deploy.search.fit import fit_widths
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.sampling import best_draw, nearest_draws, supernet_loss
+from dmcp_deploy.search.steps import training_batches
+from dmcp_deploy.training.recipe import RECIPES
 
 pytestmark = pytest.mark.usefixtures("fashion_mnist")
 
@@ -84,3 +92,50 @@ def test_a_markov_search_reports_its_candidates_and_meets_the_budget(tmp_path):
     units = np.array([result.widths[name] for name in problem.space.names])
     assert 0.98 <= problem.accounting.macs(units) / asked_macs(problem) <= 1.0
     assert search("b")[1] == result
+
+
+class Noise:
+    """Limits that every plan meets but for how its sums are rounded."""
+
+    def share(self, units: np.ndarray) -> float:
+        return 1.0 + 1e-13 * float((7 * units).sum() % 11 - 5)
+
+
+def test_of_equally_near_draws_the_first_ones_are_taken(problem):
+    probabilities = constant(problem, 0.93)
+    first = nearest_draws(replace(problem, limits=Noise()), probabilities)
+    generator = torch.Generator().manual_seed(step_seed(problem.request.seed, 0, "draws"))
+    for units in first:
+        drawn = markov.sample_steps(probabilities, generator).numpy()
+        assert (problem.space.units(drawn) == units).all()
+
+
+def test_plans_that_become_one_by_alignment_are_judged_once(tmp_path):
+    options = {"share": 0.5, "align": 16, "data": garments(), "candidates": 40}
+    problem = make_problem(small_network(), tmp_path, recalibration_batches=1, **options)
+    probabilities = constant(problem, 0.999)
+    drawn = nearest_draws(problem, probabilities)
+    fitted = [fit_widths(problem.limits, problem.grid, units) for units in drawn]
+    _, reports = best_draw(problem, probabilities)
+    assert len(reports) == len({units.tobytes() for units in fitted}) < len(drawn)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_trial_judges_few_plans_by_few_batches(steps, tmp_path, monkeypatch):
+    made = []
+
+    def counted(problem: SearchProblem, seed: int, steps: int, **how: object) -> Iterator[Batch]:
+        made.append(steps)
+        return training_batches(problem, seed, steps, **how)
+
+    monkeypatch.setattr(sampling, "training_batches", counted)
+    options = {"data": garments(), "sampling": "markov", "max_steps": steps}
+    problem = make_problem(small_network(), tmp_path, share=0.5, candidates=32, **options)
+    result = dmcp.search(problem)
+    judged = result.figures["plans_judged"]
+    assert 1 <= judged <= steps
+    assert made == [steps, 1] * judged  # to recalibrate by, to judge by
+
+
+def test_recipes_judge_32_plans():
+    assert {recipe.candidates for recipe in RECIPES.values()} == {32}

@@ -147,6 +147,10 @@ def test_values_of_a_wrong_type_are_shown(content, tmp_path):
     ("content", "allowed"),
     [
         ({"transition": "relu"}, "one of exp, sigmoid"),
+        ({"sample_schedule": "two"}, "one of one, all"),
+        ({"random_end": 1.5}, "at most 1"),
+        ({"search_label_smoothing": 1.0}, "below 1"),
+        ({"alpha_lr_end": -0.1}, "at least 0"),
         ({"architecture_share": 1.5}, "at most 1"),
         ({"label_smoothing": 1.0}, "below 1"),
         ({"candidates": 0}, "at least 1"),
@@ -198,3 +202,46 @@ def test_every_field_has_a_type_that_files_may_state(tmp_path):
     whole = recipe_to_json(RECIPES["imagenet-resnet"])
     assert load_recipe(written(tmp_path, whole)) == RECIPES["imagenet-resnet"]
     assert isinstance(load_recipe(written(tmp_path, whole)), Recipe)
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "steps"),
+    [
+        ("imagenet-mobilenet", "search", 1000),
+        ("imagenet-mobilenet", "train", 1250),
+        ("imagenet-resnet", "search", 0),
+        ("imagenet-resnet", "train", 1250),
+    ],
+)
+def test_warm_ups_on_imagenet_have_the_steps_of_the_release(name, part, steps):
+    schedule = getattr(RECIPES[name], part)
+    length = round(schedule.epochs * (1_281_167 // (8 * schedule.batch_size)))
+    assert round(schedule.warmup * length) == pytest.approx(steps, rel=0.002)
+
+
+OLD_RUN = Path(__file__).parents[1] / "artifacts" / "release_0_1_0" / "run" / "run.json"
+
+
+def test_recipes_of_older_runs_stay_what_they_were():
+    content = json.loads(OLD_RUN.read_text())["request"]["recipe"]
+    recipe = recipe_from_json(content)
+    assert recipe_to_json(recipe) == content
+    assert (recipe.candidates, recipe.sample_schedule, recipe.alpha_lr_end) == (5, "one", 0.0)
+    # Then the chance of a random network decayed by absolute steps, in a short search not at all.
+    assert recipe.random_chance(0, 1.0) == 1.0
+    assert recipe.smoothing_in_search == recipe.label_smoothing == 0.1
+
+
+def test_the_choices_of_the_release_are_a_file_away(tmp_path):
+    release = {
+        "base": "imagenet-resnet",
+        "transition": "sigmoid",
+        "sample_schedule": "all",
+        "search_label_smoothing": None,
+        "alpha_lr_end": 0.1,
+    }
+    recipe = load_recipe(written(tmp_path, release))
+    assert {name: getattr(recipe, name) for name in release.keys() - {"base"}} == {
+        name: value for name, value in release.items() if name != "base"
+    }
+    assert recipe_from_json(json.loads(json.dumps(recipe_to_json(recipe)))) == recipe

@@ -235,6 +235,31 @@ def test_the_commands_on_the_page_are_understood(monkeypatch):
         assert command.make_context(name, words, parent=click.Context(main)).params["flops"]
 
 
+def test_the_example_on_the_page_searches_as_the_release_does(tmp_path):
+    (example,) = re.findall(r"^```json\n(.*?)^```", README.read_text(), re.M | re.S)
+    path = tmp_path / "mine.json"
+    path.write_text(example)
+    recipe = load_recipe(str(path))
+    assert recipe.search == load_recipe("imagenet-mobilenet").search
+    assert (recipe.transition, recipe.sample_schedule) == ("sigmoid", "all")
+    assert (recipe.alpha_lr, recipe.alpha_lr_end) == (0.5, 0.1)
+
+
+def test_the_page_tells_what_is_built_in():
+    told = dict(
+        re.findall(r"^\| `(\w+)`(?:, `\w+`)? \| .* \| ([^|]+) \|$", README.read_text(), re.M)
+    )
+    small, resnet = load_recipe("small"), load_recipe("imagenet-resnet")
+    for name in ("transition", "sample_schedule"):
+        assert told[name].startswith(f"`{getattr(small, name)}`")
+    for name in ("random_end", "budget_weight", "architecture_share", "candidates"):
+        assert told[name].startswith(f"{getattr(small, name):g}")
+    assert told["alpha_lr"].startswith(f"{small.alpha_lr:g} and {small.alpha_lr_end:g}")
+    assert told["recalibration_batches"].startswith(
+        f"{small.recalibration_batches}; {resnet.recalibration_batches} "
+    )
+
+
 def test_rows_of_one_method_and_network_differ_in_their_budget_alone():
     kinds = {}
     for row in ROWS:
