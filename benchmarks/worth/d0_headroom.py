@@ -1,7 +1,7 @@
 """D0: how much better can a plan be than the one that DMCP finds, on the same supernet?
 
-    python benchmarks/worth/d0_headroom.py --task fashion     # about 1 hour on 2 cores
-    python benchmarks/worth/d0_headroom.py --task duo48       # about 3 hours
+    python benchmarks/worth/d0_headroom.py --task fashion     # about 20 minutes on 2 cores
+    python benchmarks/worth/d0_headroom.py --task duo48 --search-steps 2000    # about 1 hour
     python benchmarks/worth/d0_headroom.py --task duo48 --report
 
 Three searches at 10% of the multiply-adds, widths of any number. On the supernet that each leaves,

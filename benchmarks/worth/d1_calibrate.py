@@ -1,7 +1,7 @@
 """D1: which task and length can tell 1.35 times the multiply-adds apart, before any search?
 
-    python benchmarks/worth/d1_calibrate.py --task duo48      # about 3 hours on 2 cores
-    python benchmarks/worth/d1_calibrate.py --task fashion    # about 2 hours
+    python benchmarks/worth/d1_calibrate.py --task duo48      # about 75 minutes on 2 cores
+    python benchmarks/worth/d1_calibrate.py --task fashion    # about 30 minutes
     python benchmarks/worth/d1_calibrate.py --task duo48 --report
 
 Networks of uniform widths are trained at the budget T and at 1.35 T, 6 seeds each, per number
