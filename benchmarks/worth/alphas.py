@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -19,18 +17,17 @@ def new_architecture(problem: SearchProblem) -> Architecture:
 
 
 def move_alphas(
-    problem: SearchProblem, architecture: Architecture, task: Tensor | float, done: float
+    problem: SearchProblem, architecture: Architecture, task: Tensor | None, done: float
 ) -> None:
     """Moves the alphas by task and budget loss where a share of stage 2 is done."""
     recipe = problem.recipe
-    rate = recipe.alpha_lr * (1 + math.cos(math.pi * done)) / 2
     budget = budget_loss(architecture.expected_share())
-    architecture.move(task + recipe.budget_weight * budget, rate)
+    architecture.move(recipe.budget_weight * budget, recipe.alpha_lr_at(done), task)
 
 
 def blind_widths(problem: SearchProblem, steps: int) -> dict[str, int]:
     """Returns the plan of a search whose alphas see the budget loss alone, and no image."""
     architecture = new_architecture(problem)
     for step in range(steps):
-        move_alphas(problem, architecture, 0.0, step / max(1, steps))
+        move_alphas(problem, architecture, None, step / max(1, steps))
     return problem.widths_near(architecture.expected_units().detach().numpy(), problem.limits)

@@ -103,7 +103,7 @@ class DmcpSearch:
 
     def _weight_work(self) -> None:
         self._descent.drop()
-        precision, smoothing = self._problem.precision, self._problem.recipe.label_smoothing
+        precision, smoothing = self._problem.precision, self._problem.recipe.smoothing_in_search
         images, labels = self._batches.batch(self._step)
         with precision.autocast():
             logits = self._supernet(images)
@@ -130,7 +130,7 @@ class DmcpSearch:
         with self._problem.precision.autocast():
             logits = self._supernet(images, gates=self._gates)
         self._model.requires_grad_(True)
-        smoothing = self._problem.recipe.label_smoothing
+        smoothing = self._problem.recipe.smoothing_in_search
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
         self._gradient.copy_(torch.autograd.grad(loss, [self._gates])[0])
 
