@@ -178,7 +178,7 @@ def test_a_torch_file_that_would_run_code_is_refused(tiny_folder: Path, tmp_path
         ("{", r"cannot be read as JSON"),
         ("[]", r"must be a JSON object"),
         ('{"epochs": 3}', r"has no field 'epochs'"),
-        ('{"serach": {}}', r"has no field 'serach'; did you mean search\?"),
+        ('{"serach": {}}', r"has no field 'serach'; did you mean search, search_dropout\?"),
         ('{"train": {"epochs": "three"}}', r"'epochs': 'three' \(a float is needed\) in train"),
         ('{"base": "large"}', r"starts from 'large'"),
         ('{"min_width": 2}', r"'min_width' is 2 and must be"),

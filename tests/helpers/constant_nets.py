@@ -299,6 +299,15 @@ class StoredFactorByLetters(StoredFactor):
         return torch.einsum("nchw,co->nohw", x, self.matrix)
 
 
+class WiderIsLonger(OddNet):
+    """Does more where it has more channels: no graph of it serves all widths."""
+
+    truth = Truth(groups={"stem": (8, 1, ("stem",)), "second": SECOND}, macs=(STEM, *REST))
+
+    def odd(self, x: Tensor) -> Tensor:
+        return x.abs() + 1 if x.shape[1] > 5 else x
+
+
 #: Their dense networks are the graph.
 REWRITTEN_NETS: tuple[type[OddNet], ...] = (
     *(SplitByNumber, Hierarchy, ViewByNumber, IndexByNumber, DualPath, UnevenHalves),
