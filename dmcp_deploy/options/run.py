@@ -88,8 +88,13 @@ class Budgets:
     def __str__(self) -> str:
         """Returns the budgets as the name of a folder has them: "211M-25ms"."""
         others = ((name, text) for name, text in self.texts().items() if text and name != "flops")
-        named = (text if _tells_unit(text) else f"{name}-{text}" for name, text in others)
+        named = (text if _tells_unit(text) else f"{_dashed(name)}-{text}" for name, text in others)
         return "-".join(filter(None, [self.flops, *named]))
+
+
+def _dashed(name: str) -> str:
+    """Returns the name of a budget as its option spells it."""
+    return name.replace("_", "-")
 
 
 def _tells_unit(text: str) -> bool:

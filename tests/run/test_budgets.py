@@ -31,7 +31,7 @@ def test_a_budget_that_is_named_twice_is_one() -> None:
 def test_bytes_of_weights_are_a_budget_too() -> None:
     assert parse_budgets("8MB,50%", "weight_bytes") == ["8MB", "50%"]
     assert str(Budgets("50%", params="2M", weight_bytes="8MB")) == "50%-params-2M-8MB"
-    assert str(Budgets(weight_bytes="50%")) == "weight_bytes-50%"
+    assert str(Budgets(weight_bytes="50%")) == "weight-bytes-50%"
     for text, told in {
         "0MB": "must be above zero",
         "5": "The weight budget '5' has no unit: .*; did you mean 5% or 5MB?",
