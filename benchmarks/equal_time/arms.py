@@ -26,7 +26,7 @@ from dmcp_deploy.search.costs.asked import AskedBudget, asked_budgets, flops_lim
 from dmcp_deploy.search.costs.asked_time import latency_budget
 from dmcp_deploy.search.costs.limits import Limit
 from dmcp_deploy.search.decode import decode
-from dmcp_deploy.search.dmcp import _nearest_widths
+from dmcp_deploy.search.dmcp import nearest_widths
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.ranking import keeps, top_units
 from dmcp_deploy.search.run import make_plan, plan_problem
@@ -183,7 +183,7 @@ def decoded(
     """
     problem = setup.timed(factor, aim)
     if arm == LATENCY:
-        widths = _nearest_widths(problem, np.array(found.latency), problem.limits)
+        widths = nearest_widths(problem, np.array(found.latency), problem.limits)
     elif arm in (FLOPS, FLOPS_ON_STEPS):
         counted = setup.counted()
         grid = counted.grid if arm == FLOPS else problem.grid
@@ -209,7 +209,7 @@ def as_quick(
     best = space.widths(problem.grid.low), low
     for _ in range(_BISECTIONS):
         flops = math.isqrt(low * high)
-        widths = _nearest_widths(problem, wanted, flops_limits(str(flops), accounting, space))
+        widths = nearest_widths(problem, wanted, flops_limits(str(flops), accounting, space))
         ms = time.cost.at(accounting.units(widths))
         if ms > time.most:
             high = flops

@@ -25,8 +25,9 @@ def search_uniform(problem: SearchProblem) -> SearchResult:
 def search_uniform_keep_last(problem: SearchProblem) -> SearchResult:
     """Returns uniform widths of all groups but those that the last layer reads.
 
-    These stay whole, unless the budgets ask for less than the narrowest network with them. The
-    paper's uniform MobileNetV2 is of this kind: its last convolution keeps 1280 channels.
+    These stay whole, unless the budgets ask for less than the narrowest network with them, or the
+    steps of the others are too coarse to fill them to 98%, as in tiny networks. The paper's uniform
+    MobileNetV2 is of this kind: its last convolution keeps 1280 channels.
     """
     full = problem.space.full
     wanted = np.where(_read_last(problem.network), _BEFORE_ALL * full, full)

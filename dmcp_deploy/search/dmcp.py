@@ -173,11 +173,11 @@ def _read_plan(problem: SearchProblem, task: DmcpTask) -> SearchResult:
     if problem.request.sampling == "markov":
         return _best_draw(problem, probabilities, figures)
     wanted = architecture.expected_units().detach().cpu().numpy()
-    again = partial(_nearest_widths, problem, wanted)
+    again = partial(nearest_widths, problem, wanted)
     return SearchResult.decoded(problem, again, figures, trained=True)
 
 
-def _nearest_widths(
+def nearest_widths(
     problem: SearchProblem, wanted: np.ndarray, limits: Limits
 ) -> Mapping[str, int | Keep]:
     """Returns the widths nearest to the expected ones that meet budgets, by group.

@@ -44,3 +44,16 @@ def test_a_budget_below_what_is_kept_narrows_it_behind_all_others(tmp_path: Path
     widths = channel_counts(result.widths)
     assert widths["conv1"] == problem.grid.low[0]
     assert widths["conv2"] < 12
+
+
+def test_what_is_kept_goes_narrower_where_the_others_cannot_fill_the_budget(tmp_path: Path) -> None:
+    problem = make_problem(trace_tiny(Chain), tmp_path, share=0.5)
+    plan, result = search_plan("uniform-keep-last", problem, 1)
+    most, accounting = problem.limits.limits[0].most, problem.accounting
+    more, less = (
+        accounting.macs(accounting.units({"conv1": kept, "conv2": 12})) for kept in (4, 3)
+    )
+    assert more > most
+    assert less < 0.98 * most
+    assert channel_counts(result.widths)["conv2"] < 12
+    assert 0.98 * most <= plan.macs <= most

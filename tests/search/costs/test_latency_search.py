@@ -69,7 +69,7 @@ def test_a_plan_tells_whether_the_decoder_has_proven_it(name, is_proven, tmp_pat
     limit = latency_limit(network, 0.8)
     assert limit.cost.exact_terms == is_proven
     problem = replace(make_problem(network, tmp_path), limits=Limits((limit,)))
-    widths = dmcp._nearest_widths(problem, 0.7 * problem.space.full, problem.limits)
+    widths = dmcp.nearest_widths(problem, 0.7 * problem.space.full, problem.limits)
     plan = make_plan(problem, widths, "dmcp", 1)
     assert plan.is_proven == is_proven
     assert plan.steps == dict(zip(problem.space.names, limit.cost.steps.tolist(), strict=True))
