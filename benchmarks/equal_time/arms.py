@@ -118,6 +118,7 @@ class Setup:
         batch, peak = self.options.batch, self.options.lr
         return Recipe(
             name="latency_worth",
+            label_smoothing=0.0,
             search=Schedule(1, batch, peak / 10, peak, peak / 10, 0.05, 4e-5),
             train=Schedule(1, batch, peak / 10, peak, 0.0, 0.05, 4e-5),
         )

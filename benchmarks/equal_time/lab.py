@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from duo_data import CLASSES, SIDE, batches, network_input, open_splits
+from duo_data import CLASSES, batches, network_input, open_splits
 from equal_time.arms import Setup, as_quick
 from plans import fresh_network
 from torch import Tensor
@@ -54,11 +54,12 @@ class Lab:
     def __init__(self, setup: Setup) -> None:
         torch.set_num_threads(1)
         spec = setup.target.spec
-        if (spec.input_shape, spec.num_classes) != ((3, SIDE, SIDE), CLASSES):
-            raise SystemExit(f"Duo-100 is of {CLASSES} classes at {SIDE} px, the table of {spec}.")
+        side = spec.input_shape[-1]
+        if (spec.input_shape, spec.num_classes) != ((3, side, side), CLASSES):
+            raise SystemExit(f"Duo-100 is of {CLASSES} classes and square, the table of {spec}.")
         self.setup, self._folder = setup, Path(setup.options.work)
         self._precision = setup.counted().precision
-        self._splits = open_splits(setup.options.data, self._precision.device)
+        self._splits = open_splits(setup.options.data, self._precision.device, side)
 
     @cached_property
     def test(self) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ DRAWS = 3
 _RATIOS = (3 / 4, 4 / 3)
 
 #: Kinds that change whole batches of pictures of one size, vectorised.
-BATCH_KINDS = ("cells", "crop", "shift", "none")
+BATCH_KINDS = ("turns", "crop", "shift", "none")
 
 
 def normalise(pixels: Tensor, how: Preprocessing = IMAGENET) -> Tensor:
@@ -58,7 +58,7 @@ def augment_batch(kind: str, pixels: Tensor, draws: Tensor) -> Tensor:
     """Returns the batch, every picture changed at random.
 
     Args:
-        kind: "cells" (flips and quarter turns, half turns where pictures are oblong), "crop" (moved
+        kind: "turns" (flips and quarter turns, half turns where pictures are oblong), "crop" (moved
             by up to an eighth of each side, 4 px at 32, and mirrored), "shift" (moved alone: for
             digits, which mirroring would ruin) or "none" (left as they are: drawn anew already).
         pixels: uint8 [N, C, H, W].
@@ -66,7 +66,7 @@ def augment_batch(kind: str, pixels: Tensor, draws: Tensor) -> Tensor:
     """
     if kind == "none":
         return pixels
-    if kind == "cells":
+    if kind == "turns":
         return _flip_and_turn(pixels, draws)
     assert kind in BATCH_KINDS, kind
     return _shift(pixels, draws, mirror=kind == "crop")

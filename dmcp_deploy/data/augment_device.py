@@ -42,7 +42,7 @@ def augment_there(kind: str, pixels: Tensor, draws: Tensor) -> Tensor:
     """Returns the batch, every picture changed at random: just as `augment.augment_batch` does.
 
     Args:
-        kind: "cells", "crop", "shift" or "none".
+        kind: "turns", "crop", "shift" or "none".
         pixels: uint8 [N, C, H, W].
         draws: [N, DRAWS] in [0, 1), on the CPU.
     """
@@ -51,7 +51,7 @@ def augment_there(kind: str, pixels: Tensor, draws: Tensor) -> Tensor:
         return pixels
     (height, width), there = pixels.shape[-2:], pixels.device
     draws = sent(draws, there)
-    if kind == "cells":
+    if kind == "turns":
         places = _symmetries(height, width, there)
         return _picked(pixels, places[(draws[:, 0] * len(places)).long()], height, width)
     down, across = largest_move(height), largest_move(width)

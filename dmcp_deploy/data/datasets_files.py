@@ -76,7 +76,7 @@ def open_elpv() -> ImageData:
         " validation photographs, functional or defective (defect probability 0.5 and above);"
         " licence CC BY-NC-SA 4.0, not for commercial use."
     )
-    return ImageData("elpv", note, _ELPV_CLASSES, train, val, "cells", digest)
+    return ImageData("elpv", note, _ELPV_CLASSES, train, val, "turns", digest)
 
 
 def _checked_classes(path: Path) -> tuple[str, ...]:

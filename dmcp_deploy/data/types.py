@@ -37,7 +37,7 @@ class ImageData:
         classes: The classes' names, by label.
         train: The pictures to learn from.
         val: The pictures to judge by.
-        augmentation: "cells" (flips and quarter turns), "crop" (small moves and mirroring), "shift"
+        augmentation: "turns" (flips and quarter turns), "crop" (small moves and mirroring), "shift"
             (small moves), "none" (pictures that are drawn anew by themselves), "imagenet" (random
             resized crops and mirroring) or "views" (the same, but out of the middle of each
             picture as evaluation sees it).

@@ -15,6 +15,7 @@ from torch import Tensor
 from dmcp_deploy.data.datasets import open_data
 from dmcp_deploy.data.input_record import InputRecord
 from dmcp_deploy.data.loader import eval_batches, train_batches
+from dmcp_deploy.data.preprocessing import PAD
 from dmcp_deploy.data.seeds import step_seed
 from dmcp_deploy.data.size import Size, scaled_size
 from dmcp_deploy.data.types import Batch, ImageData, crops_of_views
@@ -181,8 +182,8 @@ def open_run_data(
     Raises:
         DmcpError: The data is missing, or has changed since.
     """
-    images = images_for(images or _unchanged_images(request, compute, run), request)
-    images = replace(images, color_jitter=recipe.color_jitter)
+    images = images or _unchanged_images(request, compute, run)
+    images = images_for(_as_chosen(images, recipe), request)
     count = len(images.val)
     return RunData(
         images=images,
@@ -199,6 +200,25 @@ def note_data(data: RunData, run: RunDir) -> None:
     """Records in a run that is begun where its data lies, and what its networks are fed with."""
     if is_main() and run.is_begun():
         run.note(data.images.name, data.fed)
+
+
+def _as_chosen(images: ImageData, recipe: Recipe) -> ImageData:
+    """Returns a data set with its pictures resized and changed at random as a recipe chooses.
+
+    Raises:
+        DmcpError: They are not resized at all.
+    """
+    kind = recipe.augmentation or images.augmentation
+    images = replace(images, augmentation=kind, color_jitter=recipe.color_jitter)
+    if recipe.resizing is None:
+        return images
+    how = images.train.preprocessing
+    if how.resizing == PAD:
+        raise DmcpError(
+            f"The recipe field 'resizing' is {recipe.resizing!r}, and the pictures of {images.name}"
+            " come at a size of their own: leave it out."
+        )
+    return images.prepared(replace(how, resizing=recipe.resizing))
 
 
 def images_for(images: ImageData, request: RunRequest) -> ImageData:

@@ -16,6 +16,10 @@ from dmcp_deploy.registry import near_matches
 
 TRANSITIONS = ("exp", "sigmoid")
 SAMPLE_SCHEDULES = ("one", "all")
+#: See `data.types.ImageData`; "views" is "imagenet" where the device makes the crops.
+AUGMENTATIONS = ("imagenet", "crop", "shift", "turns", "none")
+#: See `data.preprocessing.Preprocessing`.
+RESIZINGS = ("crop", "squash")
 
 
 def _check(
@@ -124,6 +128,10 @@ class Recipe:
             place in the end; 0 for the weights of the last step themselves.
         dropout: Whether the network's dropout acts in the training of the pruned network.
         search_dropout: Whether it acts in the search.
+        augmentation: How training images are changed at random, one of
+            `AUGMENTATIONS`; None for the data's own way.
+        resizing: What evaluation, and the deployed network, sees of a picture: "crop", its middle,
+            or "squash", all of it; None for the data's own way.
         color_jitter: How much training images change at random in brightness, contrast,
             saturation and hue; empty for not at all.
         own_fan_in: Whether random weights of the pruned network are scaled to the inputs that its
@@ -158,6 +166,8 @@ class Recipe:
     ema_decay: float = 0.0
     dropout: bool = True
     search_dropout: bool = False
+    augmentation: str | None = None
+    resizing: str | None = None
     color_jitter: tuple[float, ...] = ()
     own_fan_in: bool = True
 
@@ -179,6 +189,10 @@ class Recipe:
         _check(self, "width_step", above=0, most=1)
         _check_choice(self, "transition", TRANSITIONS)
         _check_choice(self, "sample_schedule", SAMPLE_SCHEDULES)
+        if self.augmentation is not None:
+            _check_choice(self, "augmentation", AUGMENTATIONS)
+        if self.resizing is not None:
+            _check_choice(self, "resizing", RESIZINGS)
         if self.color_jitter and not _is_jitter(self.color_jitter):
             raise DmcpError(
                 f"The recipe field 'color_jitter' is {list(self.color_jitter)} and must be four"
@@ -271,6 +285,8 @@ _ADDED: dict[str, Any] = {
     "ema_decay": 0.0,
     "dropout": True,
     "search_dropout": True,
+    "augmentation": None,
+    "resizing": None,
     "color_jitter": [],
     "own_fan_in": False,
     "search_label_smoothing": None,

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from search_problems import chain_network, make_problem
 
 from dmcp_deploy.data.loader import eval_batches, train_batches
@@ -108,3 +109,13 @@ def test_the_worth_of_a_group_in_a_plan_by_hand(worth, tmp_path):
             return [(-100 * problem.limits.share(np.array(p)), 0.0) for p in plans]
 
     assert worth("ratios").sliced_worth(Priced(), units) == pytest.approx([1.0, 1.0, 1.0])
+
+
+def test_a_folder_holds_what_was_painted(worth, tmp_path):
+    images = squares(48, 30, worth)
+    worth("duo_folder").write(images, tmp_path)
+    for index, label in enumerate(images.labels.tolist()):
+        path = tmp_path / f"{label:02}" / f"{index:06}.png"
+        assert np.array_equal(
+            np.asarray(Image.open(path)), images.views(torch.tensor([index]), 48)[0, 0]
+        )

@@ -45,7 +45,7 @@ def symmetries(picture: torch.Tensor) -> list[torch.Tensor]:
 
 def test_cells_takes_each_of_the_eight_symmetries_about_equally():
     pixels = noise(1).expand(800, -1, -1, -1)
-    found = augment_batch("cells", pixels, draws(800))
+    found = augment_batch("turns", pixels, draws(800))
     counts = [int((found == each).flatten(1).all(1).sum()) for each in symmetries(pixels[0])]
     assert sum(counts) == 800
     assert min(counts) > 60
@@ -80,7 +80,7 @@ def where(padded, changed, size, margin):
 
 def test_a_pictures_change_depends_on_its_own_draws_alone():
     pixels = noise(8)
-    for kind in ("cells", "crop", "shift"):
+    for kind in ("turns", "crop", "shift"):
         whole = augment_batch(kind, pixels, draws(8))
         parts = [augment_batch(kind, pixels[i : i + 1], draws(8)[i : i + 1]) for i in range(8)]
         assert torch.equal(whole, torch.cat(parts))

@@ -22,7 +22,7 @@ from dmcp_deploy.data.size import as_size
 from dmcp_deploy.data.types import Batch, ImageData
 from dmcp_deploy.errors import DmcpError
 
-KINDS = ("imagenet", "views", "crop", "shift", "cells")
+KINDS = ("imagenet", "views", "crop", "shift", "turns")
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ def draws(count: int, each: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [16, 33, 96])
-@pytest.mark.parametrize("kind", ["cells", "crop", "shift"])
+@pytest.mark.parametrize("kind", ["turns", "crop", "shift"])
 def test_augmentation_there_is_that_here_bit_for_bit(kind, size, channels):
     pixels, own = noise(40, channels, size), draws(40, DRAWS)
     found = augment_there(kind, pixels, own)
@@ -91,7 +91,7 @@ def same(one: list[Batch], other: list[Batch]) -> bool:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("kind", ["imagenet", "views", "cells"])
+@pytest.mark.parametrize("kind", ["imagenet", "views", "turns"])
 def test_pixels_go_as_bytes_and_batches_stay_the_same(pictures, kind, workers, monkeypatch):
     data = ImageData(**{**vars(pictures), "augmentation": kind})
     options = {"image_size": 32, "batch_size": 4, "seed": 3, "start_step": 2, "steps": 5}
@@ -165,12 +165,12 @@ def test_crops_of_views_hold_small_data_and_decode_it_once(pictures, monkeypatch
 
 
 def test_other_kinds_are_the_same_on_the_device(pictures):
-    cells = ImageData(**{**vars(pictures), "augmentation": "cells"})
+    cells = ImageData(**{**vars(pictures), "augmentation": "turns"})
     assert crops_of_views(cells) is cells
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("kind", ["imagenet", "cells", "crop", "shift"])
+@pytest.mark.parametrize("kind", ["imagenet", "turns", "crop", "shift"])
 def test_batches_of_a_gpu_are_those_of_the_cpu(pictures, kind):
     data = ImageData(**{**vars(pictures), "augmentation": kind})
     options = {"image_size": 32, "batch_size": 4, "seed": 3, "start_step": 2, "steps": 5}

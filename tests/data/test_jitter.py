@@ -73,7 +73,7 @@ def batches(data: ImageData, **options: object) -> list[Batch]:
     return list(train_batches(data, **{**OPTIONS, **options}))
 
 
-@pytest.mark.parametrize("kind", ["imagenet", "views", "cells"])
+@pytest.mark.parametrize("kind", ["imagenet", "views", "turns"])
 def test_batches_are_the_same_anywhere(
     kind: str, pictures: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:

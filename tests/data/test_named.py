@@ -55,7 +55,7 @@ def test_no_source_is_elpv_with_its_licence():
     assert data.name == "elpv"
     assert "CC BY-NC-SA 4.0" in data.note
     assert f"{len(data.train):,} training and {len(data.val):,} validation" in data.note
-    assert data.augmentation == "cells"
+    assert data.augmentation == "turns"
     assert data.digest == open_data("elpv").digest
 
 

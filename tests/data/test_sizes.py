@@ -70,7 +70,7 @@ def test_crops_out_of_oblong_views_are_about_as_oblong():
     assert np.median(shares[:, 0] / shares[:, 1]) == pytest.approx(1, rel=0.1)
 
 
-@pytest.mark.parametrize("kind", ["cells", "crop", "shift"])
+@pytest.mark.parametrize("kind", ["turns", "crop", "shift"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_oblong_batches_change_alike_on_the_host_and_on_a_device(kind, channels):
     generator = torch.Generator().manual_seed(1)
@@ -85,7 +85,7 @@ def test_oblong_batches_change_alike_on_the_host_and_on_a_device(kind, channels)
 def test_oblong_cells_are_mirrored_and_turned_by_half():
     pixels = torch.arange(24 * 40).view(1, 1, 24, 40).remainder(251).byte().expand(400, -1, -1, -1)
     draws = torch.rand(400, DRAWS, generator=torch.Generator().manual_seed(0))
-    found = augment_batch("cells", pixels, draws)
+    found = augment_batch("turns", pixels, draws)
     known = [pixels[0].flip(sides) for sides in ([], [1], [2], [1, 2])]
     counts = [int((found == each).flatten(1).all(1).sum()) for each in known]
     assert sum(counts) == 400

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from tiny_runs import asked, call, library, refused, succeed
 from torch import nn
 
 import dmcp_deploy
+from dmcp_deploy.data.augment import BATCH_KINDS, normalise, squash, to_pixels
+from dmcp_deploy.data.types import Batch
 from dmcp_deploy.network.fan_in import match_fan_in
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.options.run import Compute
@@ -20,6 +24,7 @@ from dmcp_deploy.run.context import RunContext
 from dmcp_deploy.run.networks import random_network
 from dmcp_deploy.run.problem import search_problem
 from dmcp_deploy.training.dense import DenseTask
+from dmcp_deploy.training.recipe import AUGMENTATIONS, RESIZINGS
 from dmcp_deploy.training.weights import read_tensors
 
 #: As the recipes of runs were that older releases have begun.
@@ -96,6 +101,43 @@ def test_colours_change_as_the_recipe_says(tiny_folder: Path, tmp_path: Path) ->
     context = begun(tiny_folder, tmp_path, {"color_jitter": amounts})
     assert context.data.images.color_jitter == amounts
     assert search_problem(context).data is context.data.images
+
+
+def test_pictures_change_as_the_recipe_says(tiny_folder: Path, tmp_path: Path) -> None:
+    def first_batch(kind: str | None) -> Batch:
+        folder = tmp_path / str(kind)
+        folder.mkdir()
+        data = begun(tiny_folder, folder, {"augmentation": kind}).data
+        return next(iter(data.training_batches(0, 1)))
+
+    assert set(AUGMENTATIONS) == {"imagenet", *BATCH_KINDS}
+    ways = {kind: first_batch(kind) for kind in AUGMENTATIONS}
+    for one, other in itertools.combinations(ways.values(), 2):
+        assert not torch.equal(one.images, other.images)
+        assert torch.equal(one.labels, other.labels)
+    assert torch.equal(first_batch(None).images, ways["imagenet"].images)  # a folder's own way
+
+
+def test_all_of_a_picture_is_seen_where_the_recipe_says(tiny_folder: Path, tmp_path: Path) -> None:
+    seen = {}
+    for resizing in RESIZINGS:
+        folder = tmp_path / resizing
+        folder.mkdir()
+        data = begun(tiny_folder, folder, {"resizing": resizing}).data
+        assert data.fed.resizing == resizing
+        seen[resizing] = next(data.validation_batches(data.image_size)).images
+    path = data.images.val.where(0)
+    whole = squash(Image.open(path).convert("RGB"), seen["squash"].shape[-2:])
+    expected = normalise(to_pixels(whole).unsqueeze(0), data.images.val.preprocessing)
+    assert torch.equal(seen["squash"][:1], expected)
+    assert not torch.equal(seen["crop"][:1], expected)
+
+
+def test_pictures_that_are_not_resized_are_told(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps({"resizing": "squash"}))
+    words = asked("search", "fashion-mnist", tmp_path / "run", recipe=str(recipe))
+    assert "come at a size of their own" in refused(*words)
 
 
 def as_an_older_release(path: Path) -> None:

@@ -92,8 +92,10 @@ def test_recipes_of_older_runs_stand_for_what_was_done_then():
     assert recipe.search_dropout
     assert not recipe.own_fan_in
     assert recipe.color_jitter == ()
+    assert recipe.augmentation is None
     written = recipe_to_json(recipe)
     assert not written.keys() & {"dropout", "search_dropout", "own_fan_in", "color_jitter"}
+    assert not written.keys() & {"augmentation", "resizing"}
     assert recipe_from_json(written) == recipe
 
 
@@ -148,6 +150,8 @@ def test_values_of_a_wrong_type_are_shown(content, tmp_path):
     [
         ({"transition": "relu"}, "one of exp, sigmoid"),
         ({"sample_schedule": "two"}, "one of one, all"),
+        ({"augmentation": "flips"}, "one of imagenet, crop, shift, turns, none"),
+        ({"resizing": "pad"}, "one of crop, squash"),
         ({"random_end": 1.5}, "at most 1"),
         ({"search_label_smoothing": 1.0}, "below 1"),
         ({"alpha_lr_end": -0.1}, "at least 0"),
