@@ -26,6 +26,8 @@ _NOTE = (
     " candidate networks evaluated; minutes: on this machine, of the last process that worked on"
     " it."
 )
+#: Rows whose multiply-adds differ by less than this factor have nothing to show against them.
+_ALIKE = 1.05
 _FRONT = (
     "Means over the seeds, with their range. Up and to the left is better; the line joins the rows"
     " that none beats in both, which are named."
@@ -92,7 +94,7 @@ def _fronts(rows: Sequence[Row]) -> str:
         charts += front_chart(
             labels, timed, lambda row: row.latency_ratio or 0.0, number, _point, names_best=True
         )
-    if rows:
+    if rows and max(row.macs for row in rows) > _ALIKE * min(row.macs for row in rows):
         labels = Labels("front-macs", "Top-1 against MACs", _FRONT, "multiply-adds", "top-1")
         charts += front_chart(
             labels, rows, lambda row: row.macs, format_macs, _point, names_best=True

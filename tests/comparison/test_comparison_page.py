@@ -48,6 +48,14 @@ def test_only_the_front_is_named_in_the_plots() -> None:
     assert {name.split(">")[1] for name in names} == {"dmcp* at 25%", "dmcp* at 10%"}
 
 
+def test_rows_of_one_flops_budget_are_not_plotted_against_it() -> None:
+    rows = several()
+    assert "Top-1 against MACs" in page(comparison(*rows))
+    one = page(comparison(*(row for row in rows if row.cell.budget == "25%")))
+    assert "Top-1 against MACs" not in one
+    assert "Top-1 against latency" in one
+
+
 def test_failures_and_strange_names_are_text() -> None:
     text = page(comparison(*several(), failures={"amc at 25%": "<script>alert(1)</script>"}))
     assert "<script>alert" not in text
