@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,18 +19,19 @@ from dmcp_deploy.data.types import Batch
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.run.context import RunContext
 from dmcp_deploy.run.problem import search_problem
-from dmcp_deploy.search import autoslim, evolution
+from dmcp_deploy.rundir.stages import SEARCH
+from dmcp_deploy.search import autoslim, evolution, sampling
 from dmcp_deploy.search.dmcp import DmcpTask
-from dmcp_deploy.search.evolution import Evolution, Judged, Plan
+from dmcp_deploy.search.evolution import Evolution, Plan
 from dmcp_deploy.search.fit import fit_widths
 from dmcp_deploy.search.problem import SearchProblem
-from dmcp_deploy.search.saved_rows import SavedRows
 from dmcp_deploy.search.steps import recalibration_batches, search_steps
 from dmcp_deploy.training.checkpoint import Checkpoint
 from dmcp_deploy.training.evaluate import evaluate, recalibrate
 
 Record = dict[str, Any]
 
+EVOLVED = "dmcp, evolved"  # `--sampling evolved`
 #: Of the budget. Plans are compared at equal multiply-adds, and a nat is worth a few percent.
 _NEAREST = 0.995
 _BATCH = 500
@@ -92,6 +94,10 @@ def headroom(
     problem, task = trained(context)
     judge = Judge.make(problem, images)
     plans = _plans(context, problem, lab.search_steps // 2, held_out)
+    began = time.monotonic()
+    (kept,) = evolution.best_of(sampling.evolved(problem, [plans["dmcp"], plans["uniform"]]), 1)
+    evolved_s = time.monotonic() - began
+    plans[EVOLVED] = fitted(problem, np.array(kept.plan))
     rules = Evolution(
         values=evolution.gene_values(problem.space, problem.grid),
         fit=partial(fitted, problem),
@@ -101,7 +107,8 @@ def headroom(
     )
     for name, units in plans.items():  # what is known before the long part
         print(f"{lab.task}/{seed} {name}: {judge.loss(units, judge.unseen)[0]:.4f}", flush=True)
-    judged, starts = _evolved(rules, judge, list(plans.values())), len(plans)
+    starts = list(plans.values())
+    judged = evolution.evolved(problem, rules, judge, name="headroom", starts=starts)
     (best,) = evolution.best_of(judged, 1)
     plans["best found"] = np.array(best.plan)
     hard = {name: sliced_worth(judge, plans[name]) for name in ("uniform", "dmcp", "best found")}
@@ -115,13 +122,15 @@ def headroom(
         }
         for g, name in enumerate(problem.space.names)
     ]
-    random = [one.loss for one in judged[starts:] if one.generation == 0]
+    random = [one.loss for one in judged[len(starts) :] if one.generation == 0]
     return {
         "seed": seed,
         "expected_share": float(task.architecture.expected_share().detach()),
         "plans": {name: _judgement(judge, units) for name, units in plans.items()},
         "random": random,
         "plans_judged": len(judged),
+        "search_s": context.run.stages()[SEARCH].seconds,
+        "evolved_s": round(evolved_s, 1),
         "groups": groups,
     }
 
@@ -157,18 +166,6 @@ def _plans(
         "autoslim": autoslim.slim(slimming, [problem.limits])[0],
     }
     return {name: fitted(problem, plan) for name, plan in plans.items()}
-
-
-def _evolved(rules: Evolution, judge: Judge, starts: Sequence[np.ndarray]) -> list[Judged]:
-    """Returns all plans judged, those to start from first; goes on where it was stopped."""
-    saved = SavedRows(judge.problem, "evolution", Judged)
-    if not saved.rows:
-        plans = [tuple(units.tolist()) for units in starts]
-        found = zip(plans, judge(plans), strict=True)
-        saved.add([Judged(plan, 0, *figures) for plan, figures in found])
-    for newest in evolution.evolve(rules, judge, saved.rows):
-        saved.add(newest)
-    return saved.rows
 
 
 def _judgement(judge: Judge, units: np.ndarray) -> Record:

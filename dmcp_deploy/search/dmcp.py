@@ -14,15 +14,19 @@ from torch import Tensor
 from dmcp_deploy.data.types import Batch
 from dmcp_deploy.plan import LOWEST_SHARE, Keep
 from dmcp_deploy.rundir.directory import KEPT
-from dmcp_deploy.search import markov
+from dmcp_deploy.search import evolution, markov, sampling
 from dmcp_deploy.search.architecture import Architecture
 from dmcp_deploy.search.budget_loss import budget_loss
 from dmcp_deploy.search.costs.limits import Limits
 from dmcp_deploy.search.costs.macs import MacsCost
 from dmcp_deploy.search.decode import decode
 from dmcp_deploy.search.fit import scaled_widths
-from dmcp_deploy.search.problem import DecodedWidths, SearchProblem, SearchResult
-from dmcp_deploy.search.sampling import best_draw
+from dmcp_deploy.search.problem import (
+    DecodedWidths,
+    SearchProblem,
+    SearchResult,
+    channel_counts,
+)
 from dmcp_deploy.search.slimmable import SharedWeights
 from dmcp_deploy.search.steps import run_steps, search_steps
 from dmcp_deploy.search.worth import near_worth
@@ -173,6 +177,8 @@ def _read_plan(problem: SearchProblem, task: DmcpTask) -> SearchResult:
     if problem.request.sampling == "markov":
         return _best_draw(problem, probabilities, figures)
     wanted = architecture.expected_units().detach().cpu().numpy()
+    if problem.request.sampling == "evolved":
+        return _evolved(problem, wanted, figures)
     again = partial(nearest_widths, problem, wanted)
     return SearchResult.decoded(problem, again, figures, trained=True)
 
@@ -197,11 +203,32 @@ def nearest_widths(
 def _best_draw(
     problem: SearchProblem, probabilities: Tensor, figures: Mapping[str, object]
 ) -> SearchResult:
-    units, candidates = best_draw(problem, probabilities)
+    units, candidates = sampling.best_draw(problem, probabilities)
     judged = {"candidates": candidates, "plans_judged": len(candidates)}
 
     def again(limits: Limits) -> Mapping[str, int]:
-        units, _ = best_draw(replace(problem, limits=limits), probabilities)
+        units, _ = sampling.best_draw(replace(problem, limits=limits), probabilities)
         return problem.space.widths(units)
 
     return SearchResult(problem.space.widths(units), {**figures, **judged}, True, again)
+
+
+def _evolved(
+    problem: SearchProblem, wanted: np.ndarray, figures: dict[str, object]
+) -> SearchResult:
+    """Returns the best plan that evolves from the expected units [groups] and uniform widths."""
+    limits = problem.limits
+    expected = problem.accounting.units(channel_counts(nearest_widths(problem, wanted, limits)))
+    judged = sampling.evolved(problem, [expected, problem.uniform_units(limits)])
+    (best,) = evolution.best_of(judged, 1)
+    found = {
+        "plans_judged": len(judged),
+        "loss": best.loss,
+        "generations": evolution.generations_report(judged),
+    }
+
+    def again(limits: Limits) -> Mapping[str, int]:
+        fit = evolution.within_budget(replace(problem, limits=limits))
+        return problem.space.widths(fit(np.array(best.plan)))
+
+    return SearchResult.decoded(problem, again, {**figures, **found}, trained=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +13,9 @@ from dmcp_deploy.data.seeds import step_seed
 from dmcp_deploy.plan import LOWEST_SHARE
 from dmcp_deploy.search.fit import WidthGrid, fit_widths
 from dmcp_deploy.search.problem import SearchProblem
+from dmcp_deploy.search.saved_rows import SavedRows
 from dmcp_deploy.search.space import SearchSpace
+from dmcp_deploy.training.interrupt import caught_signals
 
 #: The units of every prunable group, one gene each.
 Plan = tuple[int, ...]
@@ -61,6 +63,68 @@ def evolve(
             newest = [Judged(p, number, *f) for p, f in zip(plans, judge(plans), strict=True)]
             done += newest
             yield newest
+
+
+def evolved(
+    problem: SearchProblem,
+    rules: Evolution,
+    judge: Judge,
+    *,
+    name: str = "evolution",
+    starts: Sequence[np.ndarray] = (),
+    at_once: int = 1,
+) -> list[Judged]:
+    """Returns all plans that an evolution judges, going on after those that were judged before.
+
+    They are saved as soon as they are judged.
+
+    Args:
+        problem: The search that they belong to.
+        rules: How a generation comes about.
+        judge: What judges.
+        name: Of the checkpoint's file.
+        starts: Plans within the budgets that belong to the first generation besides, units
+            [groups] each.
+        at_once: How many plans are judged together.
+    """
+    saved = SavedRows(problem, name, Judged)
+    total = len(starts) + rules.population * rules.generations
+    with (
+        caught_signals() as signals,
+        problem.compute.progress.task("evolution", total, done=len(saved.rows), unit="plan") as bar,
+    ):
+
+        def keep(newest: list[Judged]) -> None:
+            saved.add(newest)
+            signals.heed_together()
+            (best,) = best_of(saved.rows, 1)
+            for plan in newest:
+                bar.advance(generation=plan.generation, loss=best.loss, top1=best.top1)
+
+        for units in starts[len(saved.rows) :]:
+            plan = tuple(units.tolist())
+            keep([Judged(plan, 0, *figures) for figures in judge([plan])])
+        for newest in evolve(rules, judge, saved.rows, at_once):
+            keep(newest)
+    return saved.rows
+
+
+def generations_report(judged: Sequence[Judged]) -> list[Mapping[str, object]]:
+    """Returns of each generation its plans, their mean loss, and the best found until then."""
+    report: list[Mapping[str, object]] = []
+    for number in sorted({one.generation for one in judged}):
+        losses = [one.loss for one in judged if one.generation == number]
+        (best,) = best_of([one for one in judged if one.generation <= number], 1)
+        report.append(
+            {
+                "generation": number,
+                "plans": len(losses),
+                "mean_loss": round(sum(losses) / len(losses), 5),
+                "best_loss": round(best.loss, 5),
+                "best_top1": round(best.top1, 5),
+            }
+        )
+    return report
 
 
 @dataclass(frozen=True)

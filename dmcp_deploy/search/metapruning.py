@@ -18,11 +18,10 @@ from dmcp_deploy.data.types import Batch
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.search import evolution
 from dmcp_deploy.search.costs.limits import Limits
-from dmcp_deploy.search.evolution import Evolution, Judged, Plan
+from dmcp_deploy.search.evolution import Evolution, Plan
 from dmcp_deploy.search.problem import SearchProblem, SearchResult
 from dmcp_deploy.search.pruningnet import PruningNet
 from dmcp_deploy.search.ranking import full_recipe
-from dmcp_deploy.search.saved_rows import SavedRows
 from dmcp_deploy.search.steps import (
     held_out_batches,
     recalibration_batches,
@@ -33,7 +32,6 @@ from dmcp_deploy.search.steps import (
 from dmcp_deploy.training.dense import DenseTask
 from dmcp_deploy.training.distributed import add_up, rank, world_size
 from dmcp_deploy.training.evaluate import evaluate, recalibrate
-from dmcp_deploy.training.interrupt import caught_signals
 
 
 def search(problem: SearchProblem) -> SearchResult:
@@ -46,7 +44,8 @@ def search(problem: SearchProblem) -> SearchResult:
     task = PruningNetTask(training, steps)
     run_steps(training, task, steps, shared=steps)
     judge = PlanJudge(training, task.net, held_out)
-    judged = _evolve(problem, judge)
+    rules = evolution_rules(problem)
+    judged = evolution.evolved(problem, rules, judge, at_once=world_size())
     (best,) = evolution.best_of(judged, 1)
     figures = {
         "held_out_images": judge.images,
@@ -54,7 +53,7 @@ def search(problem: SearchProblem) -> SearchResult:
         "loss": best.loss,
         "top1": best.top1,
         "generator_params": task.net.generator_params(),
-        "generations": generations_report(judged),
+        "generations": evolution.generations_report(judged),
     }
     trained = copy.deepcopy(problem.network.model.state_dict())
 
@@ -136,48 +135,8 @@ class PlanJudge:
         return accuracy.loss, accuracy.top1
 
 
-def generations_report(judged: Sequence[Judged]) -> list[Mapping[str, object]]:
-    """Returns of each generation its plans, their mean loss, and the best found until then."""
-    report: list[Mapping[str, object]] = []
-    for number in sorted({one.generation for one in judged}):
-        losses = [one.loss for one in judged if one.generation == number]
-        (best,) = evolution.best_of([one for one in judged if one.generation <= number], 1)
-        report.append(
-            {
-                "generation": number,
-                "plans": len(losses),
-                "mean_loss": round(sum(losses) / len(losses), 5),
-                "best_loss": round(best.loss, 5),
-                "best_top1": round(best.top1, 5),
-            }
-        )
-    return report
-
-
-def _evolve(problem: SearchProblem, judge: PlanJudge) -> list[Judged]:
-    """Returns all plans that evolution judges, going on after those that were judged before.
-
-    They are saved as soon as they are judged. In a trial there are at most `max_steps`
-    generations, of as many plans.
-    """
-    rules = evolution_rules(problem)
-    saved = SavedRows(problem, "evolution", Judged)
-    total = rules.population * rules.generations
-    with (
-        caught_signals() as signals,
-        problem.compute.progress.task("evolution", total, done=len(saved.rows), unit="plan") as bar,
-    ):
-        for newest in evolution.evolve(rules, judge, saved.rows, at_once=world_size()):
-            saved.add(newest)
-            signals.heed_together()
-            (best,) = evolution.best_of(saved.rows, 1)
-            for plan in newest:
-                bar.advance(generation=plan.generation, loss=best.loss, top1=best.top1)
-    return saved.rows
-
-
 def evolution_rules(problem: SearchProblem) -> Evolution:
-    """Returns how the generations of a search come about."""
+    """Returns how the generations of a search come about: in a trial at most `max_steps`."""
     return Evolution(
         values=evolution.gene_values(problem.space, problem.grid),
         fit=evolution.within_budget(problem),

@@ -1,6 +1,9 @@
-"""Markov sampling: draws networks from the probabilities and keeps the best (DMCP, 3.4)."""
+"""From probabilities to the best of several plans, as judged on the trained supernet."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -8,21 +11,26 @@ from torch import Tensor
 
 from dmcp_deploy.data.seeds import step_seed
 from dmcp_deploy.network.slicing import slice_network
-from dmcp_deploy.search import markov
+from dmcp_deploy.search import evolution, markov
+from dmcp_deploy.search.evolution import Evolution, Judged, Plan
 from dmcp_deploy.search.fit import fit_widths
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.steps import training_batches
-from dmcp_deploy.training.evaluate import evaluate, recalibrate
+from dmcp_deploy.training.distributed import world_size
+from dmcp_deploy.training.evaluate import Accuracy, evaluate, recalibrate
 
 _DRAWS = 2000  # per search: about 2% fall within 1% of the budget once its expectation is there
-_SCORE_BATCHES = 16
+#: Training images that a plan is judged by, and batches of them at least: by 1,024 images an
+#: evolution chose plans that were worse on others.
+_SCORE_IMAGES, _SCORE_BATCHES = 4096, 16
+_GENERATIONS = 5  # of an evolution, each of half as many plans as the recipe's candidates
 _DIGITS = 9  # of a draw's share of the budget
 
 
 def best_draw(
     problem: SearchProblem, probabilities: Tensor
 ) -> tuple[np.ndarray, list[dict[str, float]]]:
-    """Returns the best of several drawn networks, and how each of them did.
+    """Returns the best of several drawn networks, and how each of them did (DMCP, 3.4).
 
     A bounded number of draws is made; those nearest to the budget are repaired to meet it on
     the grid, where some may become one. Each plan is then judged on the trained supernet with
@@ -41,7 +49,9 @@ def best_draw(
         units = fit_widths(problem.limits, problem.grid, drawn)
         plans.setdefault(units.tobytes(), (drawn, units))
     wanted, fitted = zip(*plans.values(), strict=True)
-    losses = [supernet_loss(problem, units) for units in problem.progress_over(fitted, "draws")]
+    losses = [
+        supernet_accuracy(problem, units).loss for units in problem.progress_over(fitted, "draws")
+    ]
     reports = [
         {
             "drawn_macs": problem.accounting.macs(drawn),
@@ -51,6 +61,28 @@ def best_draw(
         for drawn, units, loss in zip(wanted, fitted, losses, strict=True)
     ]
     return fitted[int(np.argmin(losses))], reports
+
+
+def evolved(problem: SearchProblem, starts: Sequence[np.ndarray]) -> list[Judged]:
+    """Returns the plans of an evolution that starts from some, judged as draws are.
+
+    Args:
+        problem: The search, its network the trained supernet.
+        starts: Plans within the budgets, units [groups] each.
+    """
+    rules = Evolution(
+        values=evolution.gene_values(problem.space, problem.grid),
+        fit=evolution.within_budget(problem),
+        population=problem.cap(max(2, problem.recipe.candidates // 2)),
+        generations=problem.cap(_GENERATIONS),
+        seed=problem.request.seed,
+    )
+
+    def judge(plans: Sequence[Plan]) -> list[tuple[float, float]]:
+        found = (supernet_accuracy(problem, np.array(plan)) for plan in plans)
+        return [(one.loss, one.top1) for one in found]
+
+    return evolution.evolved(problem, rules, judge, starts=starts)
 
 
 def nearest_draws(problem: SearchProblem, probabilities: Tensor) -> list[np.ndarray]:
@@ -70,15 +102,17 @@ def nearest_draws(problem: SearchProblem, probabilities: Tensor) -> list[np.ndar
     return [units for _, units in ranked[: problem.cap(problem.recipe.candidates)]]
 
 
-def supernet_loss(problem: SearchProblem, units: np.ndarray) -> float:
-    """Returns the loss of a sub-network of the trained supernet, batch norms recalibrated.
+def supernet_accuracy(problem: SearchProblem, units: np.ndarray) -> Accuracy:
+    """Returns how a sub-network of the trained supernet does, batch norms recalibrated.
 
-    Processes share the images, and all get the same loss.
+    It is judged on training images without augmentation. Processes share them, and all get the
+    same figures.
     """
     dense = slice_network(problem.network, problem.space.widths(units))
     seed = step_seed(problem.request.seed, 0, "recalibration")
     batches = problem.cap(problem.recipe.recalibration_batches)
     recalibrate(dense, training_batches(problem, seed, batches), problem.precision, shared=True)
-    batches = problem.cap_batches(_SCORE_BATCHES)
+    whole = math.ceil(_SCORE_IMAGES / (problem.recipe.search.batch_size * world_size()))
+    batches = problem.cap_batches(max(_SCORE_BATCHES, whole))
     images = training_batches(problem, seed + 1, batches, augment=False)
-    return evaluate(dense, images, problem.precision, shared=True).loss
+    return evaluate(dense, images, problem.precision, shared=True)

@@ -20,12 +20,13 @@ ARMS = ("dmcp", "uniform", "budget-only", "uniform, larger")
 def test_d0_judges_plans_at_equal_multiply_adds_and_goes_on(tmp_path: Path) -> None:
     found = smoke("d0_headroom", tmp_path, "--task", "fashion")
     row = found["results"]["fashion/0"]
-    assert set(row["plans"]) == {"dmcp", "uniform", "budget-only", "autoslim", "best found"}
+    others = {"uniform", "budget-only", "autoslim", "best found"}
+    assert set(row["plans"]) == {"dmcp", "dmcp, evolved", *others}
     assert all(0.995 <= plan["share"] <= 1.0 for plan in row["plans"].values())
     assert row["plans"]["best found"]["seen_loss"] == min(
         plan["seen_loss"] for plan in row["plans"].values()
     )
-    assert row["plans_judged"] == 4 + 2 * 4
+    assert row["plans_judged"] == 5 + 2 * 4
     assert len(row["groups"]) == 11
     forgotten = {**found, "results": {}}
     (tmp_path / "d0_headroom.json").write_text(json.dumps(forgotten))

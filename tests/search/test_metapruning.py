@@ -33,7 +33,7 @@ from dmcp_deploy.network.models import build_network
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.network.supernet import Supernet
 from dmcp_deploy.plan import NetworkSpec
-from dmcp_deploy.search import metapruning
+from dmcp_deploy.search import evolution, metapruning
 from dmcp_deploy.search.evolution import Plan, best_of
 from dmcp_deploy.search.metapruning import PlanJudge, PruningNetTask
 from dmcp_deploy.search.problem import SearchProblem, SearchResult
@@ -306,9 +306,9 @@ def test_the_best_plan_beats_random_ones_on_images_it_was_not_chosen_by(tmp_path
     task = PruningNetTask(trained, 150)
     run_steps(trained, task, 150)
     judge = PlanJudge(trained, task.net, held)
-    judged = metapruning._evolve(problem, judge)
+    judged = evolution.evolved(problem, metapruning.evolution_rules(problem), judge)
     (best,) = best_of(judged, 1)
-    rows = metapruning.generations_report(judged)
+    rows = evolution.generations_report(judged)
     assert best.loss < rows[0]["mean_loss"] - 0.03
     random = metapruning.evolution_rules(changed(problem, seed=77)).plans(0, [])
     fresh = changed(judge._problem, seed=5)

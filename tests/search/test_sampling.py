@@ -1,9 +1,11 @@
-"""Markov sampling: bounded, in budget, and the best of its candidates."""
+"""Plans that are judged: drawn or evolved, in budget, the best of them."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +18,9 @@ from dmcp_deploy.data.types import Batch
 from dmcp_deploy.search import dmcp, markov, sampling
 from dmcp_deploy.search.fit import fit_widths
 from dmcp_deploy.search.problem import SearchProblem
-from dmcp_deploy.search.sampling import best_draw, nearest_draws, supernet_loss
+from dmcp_deploy.search.sampling import best_draw, nearest_draws, supernet_accuracy
 from dmcp_deploy.search.steps import training_batches
+from dmcp_deploy.training.evaluate import Accuracy
 from dmcp_deploy.training.recipe import RECIPES
 
 pytestmark = pytest.mark.usefixtures("fashion_mnist")
@@ -51,7 +54,7 @@ def test_the_best_draw_has_the_least_loss_and_meets_the_budget(problem):
     best = min(reports, key=lambda report: report["loss"])
     assert problem.accounting.macs(units) == best["macs"]
     # On record with five decimals.
-    assert supernet_loss(problem, units) == pytest.approx(best["loss"], abs=1e-5)
+    assert supernet_accuracy(problem, units).loss == pytest.approx(best["loss"], abs=1e-5)
 
 
 @pytest.mark.parametrize("p", [1.0, 0.0])
@@ -68,7 +71,7 @@ def test_draws_that_can_never_meet_the_budget_are_repaired(problem, p):
 def test_judging_leaves_the_network_as_it_was(problem):
     before = {name: t.clone() for name, t in problem.network.model.state_dict().items()}
     problem.network.model.train()
-    supernet_loss(problem, problem.grid.nearest(problem.space.full * 0.5))
+    supernet_accuracy(problem, problem.grid.nearest(problem.space.full * 0.5))
     assert problem.network.model.training
     for name, tensor in problem.network.model.state_dict().items():
         assert torch.equal(tensor, before[name])
@@ -120,6 +123,44 @@ def test_plans_that_become_one_by_alignment_are_judged_once(tmp_path):
     assert len(reports) == len({units.tobytes() for units in fitted}) < len(drawn)
 
 
+def evolving(folder: Path, **changes: object) -> SearchProblem:
+    options = {"share": 0.5, "align": 4, "data": garments(), "max_steps": 3, "candidates": 6}
+    return make_problem(small_network(), folder, sampling="evolved", **{**options, **changes})
+
+
+def test_an_evolved_plan_is_the_best_of_those_judged_and_meets_the_budget(tmp_path):
+    problem = evolving(tmp_path)
+    result = dmcp.search(problem)
+    units = np.array([result.widths[name] for name in problem.space.names])
+    assert 0.98 <= problem.accounting.macs(units) / asked_macs(problem) <= 1.0
+    figures = json.loads(json.dumps(result.figures))
+    assert figures["plans_judged"] == sum(row["plans"] for row in figures["generations"]) == 2 + 9
+    assert figures["loss"] == pytest.approx(figures["generations"][-1]["best_loss"], abs=1e-5)
+    assert figures["loss"] == supernet_accuracy(problem, units).loss
+    assert figures["loss"] <= supernet_accuracy(problem, problem.uniform_units(problem.limits)).loss
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("at", [0, 1, 2, 7])
+def test_an_evolution_that_was_killed_ends_with_the_same_plan(at, tmp_path, monkeypatch):
+    calls = iter(range(at))
+
+    def killed(problem: SearchProblem, units: np.ndarray) -> Accuracy:
+        if next(calls, None) is None:
+            raise KilledError
+        return supernet_accuracy(problem, units)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sampling, "supernet_accuracy", killed)
+        with pytest.raises(KilledError):
+            dmcp.search(evolving(tmp_path / "killed"))
+    again = dmcp.search(evolving(tmp_path / "killed"))
+    assert again == dmcp.search(evolving(tmp_path / "undisturbed"))
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_a_trial_judges_few_plans_by_few_batches(steps, tmp_path, monkeypatch):
     made = []
@@ -132,9 +173,9 @@ def test_a_trial_judges_few_plans_by_few_batches(steps, tmp_path, monkeypatch):
     options = {"data": garments(), "sampling": "markov", "max_steps": steps}
     problem = make_problem(small_network(), tmp_path, share=0.5, candidates=32, **options)
     result = dmcp.search(problem)
-    judged = result.figures["plans_judged"]
-    assert 1 <= judged <= steps
-    assert made == [steps, 1] * judged  # to recalibrate by, to judge by
+    plans = result.figures["plans_judged"]
+    assert 1 <= plans <= steps
+    assert made == [steps, 1] * plans  # to recalibrate by, to judge by
 
 
 def test_recipes_judge_32_plans():
