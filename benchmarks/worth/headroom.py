@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from worth.lab import Lab
+from worth.lab import EVOLVED, Lab, evolved, trained
 from worth.plans import unsearched
 from worth.ratios import gated_worth, sliced_worth
 
@@ -18,20 +18,16 @@ from dmcp_deploy.data.loader import eval_batches
 from dmcp_deploy.data.types import Batch
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.run.context import RunContext
-from dmcp_deploy.run.problem import search_problem
 from dmcp_deploy.rundir.stages import SEARCH
-from dmcp_deploy.search import autoslim, evolution, sampling
-from dmcp_deploy.search.dmcp import DmcpTask
+from dmcp_deploy.search import autoslim, evolution
 from dmcp_deploy.search.evolution import Evolution, Plan
 from dmcp_deploy.search.fit import fit_widths
 from dmcp_deploy.search.problem import SearchProblem
-from dmcp_deploy.search.steps import recalibration_batches, search_steps
-from dmcp_deploy.training.checkpoint import Checkpoint
+from dmcp_deploy.search.steps import recalibration_batches
 from dmcp_deploy.training.evaluate import evaluate, recalibrate
 
 Record = dict[str, Any]
 
-EVOLVED = "dmcp, evolved"  # `--sampling evolved`
 #: Of the budget. Plans are compared at equal multiply-adds, and a nat is worth a few percent.
 _NEAREST = 0.995
 _BATCH = 500
@@ -95,9 +91,9 @@ def headroom(
     judge = Judge.make(problem, images)
     plans = _plans(context, problem, lab.search_steps // 2, held_out)
     began = time.monotonic()
-    (kept,) = evolution.best_of(sampling.evolved(problem, [plans["dmcp"], plans["uniform"]]), 1)
+    found = evolved(problem, problem.accounting.units(context.plan().widths()))
     evolved_s = time.monotonic() - began
-    plans[EVOLVED] = fitted(problem, np.array(kept.plan))
+    plans[EVOLVED] = fitted(problem, found)
     rules = Evolution(
         values=evolution.gene_values(problem.space, problem.grid),
         fit=partial(fitted, problem),
@@ -133,17 +129,6 @@ def headroom(
         "evolved_s": round(evolved_s, 1),
         "groups": groups,
     }
-
-
-def trained(context: RunContext) -> tuple[SearchProblem, DmcpTask]:
-    """Returns the problem of a search that is done, and its state: weights and alphas."""
-    problem = search_problem(context)
-    task = DmcpTask(problem, search_steps(problem))
-    path = problem.folder / "checkpoints" / "search.safetensors"
-    saved = Checkpoint.load(path, problem.request.token())
-    assert saved is not None, path
-    task.load(saved.tensors)
-    return problem, task
 
 
 def fitted(problem: SearchProblem, units: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from worth.duo_images import open_duo
 from worth.plans import LARGER, unsearched
 
@@ -30,12 +31,18 @@ from dmcp_deploy.run.resolve import make_request
 from dmcp_deploy.run.stages import prepare_search, run_search, run_train
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.rundir.stages import SEARCH, TRAIN
+from dmcp_deploy.search import evolution, sampling
+from dmcp_deploy.search.dmcp import DmcpTask
+from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.run import make_plan
+from dmcp_deploy.search.steps import search_steps
+from dmcp_deploy.training.checkpoint import Checkpoint
 
 Record = dict[str, Any]
 Widths = Mapping[str, int]
 
 ALIGN = 1
+EVOLVED = "dmcp, evolved"
 _SEARCH_BATCH, _TRAIN_BATCH = 64, 128
 
 
@@ -100,11 +107,14 @@ class Lab:
         return cls(**{**given, **changes})
 
     def search(self, seed: int) -> Record:
-        """Searches by DMCP where that is not done yet; returns plan and figures."""
+        """Searches by DMCP where that is not done yet; returns its plans and figures."""
         context = self.searched(seed)
         plan, figures = context.plan(), context.run.figures(SEARCH)
+        problem, _ = trained(context)
+        units = evolved(problem, problem.accounting.units(plan.widths()))
         return {
             "widths": plan.widths(),
+            "evolved": problem.space.widths(units),
             "macs": plan.macs,
             "expected_share": figures["expected_share"],
             "full_top1": figures["full_accuracy"]["top1"],
@@ -204,6 +214,29 @@ class Lab:
         path = Path(self.work) / self.task / f"recipe-{self.train_steps}.json"
         write_text(path, json.dumps({"base": "small", **fields}, indent=1) + "\n")
         return path
+
+
+def trained(context: RunContext) -> tuple[SearchProblem, DmcpTask]:
+    """Returns the problem of a search that is done, and its state: weights and alphas."""
+    problem = search_problem(context)
+    task = DmcpTask(problem, search_steps(problem))
+    path = problem.folder / "checkpoints" / "search.safetensors"
+    saved = Checkpoint.load(path, problem.request.token())
+    assert saved is not None, path
+    task.load(saved.tensors)
+    return problem, task
+
+
+def evolved(problem: SearchProblem, expected: np.ndarray) -> np.ndarray:
+    """Returns the plan of `--sampling evolved`, units [groups], of a search that is done.
+
+    Args:
+        problem: The search, its network the trained supernet.
+        expected: The plan that it has ended with, units [groups].
+    """
+    starts = [expected, problem.uniform_units(problem.limits)]
+    (best,) = evolution.best_of(sampling.evolved(problem, starts), 1)
+    return np.array(best.plan)
 
 
 @functools.lru_cache(maxsize=1)
