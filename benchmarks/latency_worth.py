@@ -1,7 +1,7 @@
 """What a budget in time is worth at equal measured time: DMCP under it, and three other ways.
 
-    dmcp-deploy table build --model mobilenet_v2 --input-size 64 --classes 100 \
-        --runtime onnxruntime --threads 1 --near 0.5 --out table.json            # idle machine
+    dmcp-deploy table build --model resnet18 --width-mult 0.5 --input-size 64 --classes 100 \
+        --runtime onnxruntime --threads 1 --near 0.35 --out table.json           # idle machine
     python benchmarks/latency_worth.py --stage search --table table.json
     python benchmarks/latency_worth.py --stage measure                           # idle machine
     python benchmarks/latency_worth.py --stage train
@@ -103,12 +103,12 @@ def _options() -> Options:
     parser.add_argument("--work", type=Path, default=Path("runs/latency_worth"))
     parser.add_argument("--out", type=Path, default=RESULTS / "latency_worth.json")
     parser.add_argument("--data", type=Path, help="Folder of Fashion-MNIST's four idx.gz files.")
-    parser.add_argument("--latency", default="50%")
+    parser.add_argument("--latency", default="30%")
     parser.add_argument("--align", type=int, default=8)
-    parser.add_argument("--searches", type=int, default=4, help="Seeds.")
+    parser.add_argument("--searches", type=int, default=3, help="Seeds.")
     parser.add_argument("--repeats", type=int, default=1, help="Networks trained of a plan.")
-    parser.add_argument("--search-steps", type=int, default=400, help="Of either stage.")
-    parser.add_argument("--dense-steps", type=int, default=400)
+    parser.add_argument("--search-steps", type=int, default=1500, help="Of either stage.")
+    parser.add_argument("--dense-steps", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=0.1, help="The highest learning rate.")
     parser.add_argument("--importance", choices=("taylor", "bn-scale", "l2"), default="taylor")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +17,6 @@ from dmcp_deploy.data.loader import eval_batches
 from dmcp_deploy.data.types import Batch
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.run.context import RunContext
-from dmcp_deploy.rundir.stages import SEARCH
 from dmcp_deploy.search import autoslim, evolution
 from dmcp_deploy.search.evolution import Evolution, Plan
 from dmcp_deploy.search.fit import fit_widths
@@ -90,9 +88,7 @@ def headroom(
     problem, task = trained(context)
     judge = Judge.make(problem, images)
     plans = _plans(context, problem, lab.search_steps // 2, held_out)
-    began = time.monotonic()
     found = evolved(problem, problem.accounting.units(context.plan().widths()))
-    evolved_s = time.monotonic() - began
     plans[EVOLVED] = fitted(problem, found)
     rules = Evolution(
         values=evolution.gene_values(problem.space, problem.grid),
@@ -125,8 +121,6 @@ def headroom(
         "plans": {name: _judgement(judge, units) for name, units in plans.items()},
         "random": random,
         "plans_judged": len(judged),
-        "search_s": context.run.stages()[SEARCH].seconds,
-        "evolved_s": round(evolved_s, 1),
         "groups": groups,
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from argparse import Namespace
@@ -203,6 +204,15 @@ def test_a_report_is_of_all_searches(part):
     assert "| +0.1500 [-0.4853, +0.7853] |" in uniform
     assert "| -11.00 [" in uniform
     assert "| 0 | flops | 5.00M multiply-adds | 1.200 |" in told
+
+
+def test_the_page_tells_what_is_on_record(part):
+    content = json.loads((FOLDER / "results" / "latency_worth.json").read_text())
+    page = (FOLDER.parent / "docs" / "latency-budgets.md").read_text(encoding="utf-8")
+    accuracy, time, points = r"[\d.]+ ± [\d.]+", r"[\d.]+% \[.*?\]", r"[-+]\d\.\d\d \[.*?\]"
+    told = re.findall(f"{accuracy}|{time}|{points}", part("report").report(content))
+    assert len(told) == 5 + 5 + 4
+    assert [figure for figure in told if figure not in page] == []
 
 
 def test_efficiency_is_the_share_of_macs_over_that_of_time(part, tmp_path):
