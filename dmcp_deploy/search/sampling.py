@@ -20,8 +20,7 @@ from dmcp_deploy.training.distributed import world_size
 from dmcp_deploy.training.evaluate import Accuracy, evaluate, recalibrate
 
 _DRAWS = 2000  # per search: about 2% fall within 1% of the budget once its expectation is there
-#: Training images that a plan is judged by, and batches of them at least: by 1,024 images an
-#: evolution chose plans that were worse on others.
+#: Training images that a plan is judged by, and batches of them at least.
 _SCORE_IMAGES, _SCORE_BATCHES = 4096, 16
 _GENERATIONS = 5  # of an evolution, each of half as many plans as the recipe's candidates
 _DIGITS = 9  # of a draw's share of the budget

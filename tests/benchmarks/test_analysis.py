@@ -93,12 +93,13 @@ def test_what_d1_lets_through(worth, larger, spread, verdict):
     ("dmcp", "best", "said"),
     [
         (1.000, 0.995, "No headroom"),
-        (0.995, 0.950, "10% of the way from uniform to the best found: the search is to be mended"),
-        (0.960, 0.950, "80% of the way from uniform to the best found: the search finds most"),
+        (0.995, 0.950, "dmcp: 10% of the way from uniform to the best found; it is to be mended"),
+        (0.960, 0.950, "dmcp: 80% of the way from uniform to the best found; it finds most of it"),
     ],
 )
 def test_what_d0_makes_of_losses(worth, dmcp, best, said):
-    losses = {"uniform": 1.0, "dmcp": dmcp, "budget-only": 1.1, "autoslim": 1.0, "best found": best}
+    losses = {"uniform": 1.0, "dmcp": dmcp, "dmcp, evolved": best, "budget-only": 1.1}
+    losses |= {"autoslim": 1.0, "best found": best}
     row = {
         "seed": 0,
         "expected_share": 0.97,
