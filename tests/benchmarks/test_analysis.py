@@ -117,4 +117,4 @@ def test_what_d0_makes_of_losses(worth, dmcp, best, said):
     page = worth("d0_headroom").report({"results": {"fashion/0": row}})
     assert said in page
     assert "1.1000 of 2, 1.1500" in page
-    assert "| stem.0 | 8 | 8 | 8 | 8 | 8 | at an end | 1.1 | 2.0 | 3.0 |" in page
+    assert "| stem.0 | 8 | 8 | 8 | 8 | 8 | 8 | at an end | 1.1 | 2.0 | 3.0 |" in page
