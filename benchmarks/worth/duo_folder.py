@@ -1,6 +1,8 @@
 """Writes Duo-100 as a folder of pictures, for `dmcp-deploy compare --data FOLDER`.
 
-python benchmarks/worth/duo_folder.py duo48 --side 48 --train 60000 --val 10000
+    python benchmarks/worth/duo_folder.py duo48 --side 48 --train 60000 --val 10000
+
+Pictures are composed as `duo_images.py` does; the second number of the path is the composite's.
 """
 
 from __future__ import annotations

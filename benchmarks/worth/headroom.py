@@ -100,7 +100,7 @@ def headroom(
     for name, units in plans.items():  # what is known before the long part
         print(f"{lab.task}/{seed} {name}: {judge.loss(units, judge.unseen)[0]:.4f}", flush=True)
     starts = list(plans.values())
-    judged = evolution.evolved(problem, rules, judge, name="headroom", starts=starts)
+    judged = evolution.run_evolution(problem, rules, judge, name="headroom", starts=starts)
     (best,) = evolution.best_of(judged, 1)
     plans["best found"] = np.array(best.plan)
     hard = {name: sliced_worth(judge, plans[name]) for name in ("uniform", "dmcp", "best found")}

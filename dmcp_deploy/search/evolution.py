@@ -65,7 +65,7 @@ def evolve(
             yield newest
 
 
-def evolved(
+def run_evolution(
     problem: SearchProblem,
     rules: Evolution,
     judge: Judge,

@@ -45,7 +45,7 @@ def search(problem: SearchProblem) -> SearchResult:
     run_steps(training, task, steps, shared=steps)
     judge = PlanJudge(training, task.net, held_out)
     rules = evolution_rules(problem)
-    judged = evolution.evolved(problem, rules, judge, at_once=world_size())
+    judged = evolution.run_evolution(problem, rules, judge, at_once=world_size())
     (best,) = evolution.best_of(judged, 1)
     figures = {
         "held_out_images": judge.images,

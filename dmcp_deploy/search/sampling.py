@@ -67,8 +67,9 @@ def evolved(problem: SearchProblem, starts: Sequence[np.ndarray]) -> list[Judged
 
     Args:
         problem: The search, its network the trained supernet.
-        starts: Plans within the budgets, units [groups] each.
+        starts: Plans within the budgets, units [groups] each; of equal ones one is judged.
     """
+    different = list({units.tobytes(): units for units in starts}.values())
     rules = Evolution(
         values=evolution.gene_values(problem.space, problem.grid),
         fit=evolution.within_budget(problem),
@@ -81,7 +82,7 @@ def evolved(problem: SearchProblem, starts: Sequence[np.ndarray]) -> list[Judged
         found = (supernet_accuracy(problem, np.array(plan)) for plan in plans)
         return [(one.loss, one.top1) for one in found]
 
-    return evolution.evolved(problem, rules, judge, starts=starts)
+    return evolution.run_evolution(problem, rules, judge, starts=different)
 
 
 def nearest_draws(problem: SearchProblem, probabilities: Tensor) -> list[np.ndarray]:

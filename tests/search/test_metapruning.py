@@ -306,7 +306,7 @@ def test_the_best_plan_beats_random_ones_on_images_it_was_not_chosen_by(tmp_path
     task = PruningNetTask(trained, 150)
     run_steps(trained, task, 150)
     judge = PlanJudge(trained, task.net, held)
-    judged = evolution.evolved(problem, metapruning.evolution_rules(problem), judge)
+    judged = evolution.run_evolution(problem, metapruning.evolution_rules(problem), judge)
     (best,) = best_of(judged, 1)
     rows = evolution.generations_report(judged)
     assert best.loss < rows[0]["mean_loss"] - 0.03
