@@ -140,6 +140,7 @@ class RunSettings:
         data: An image folder, a data set's name, or None for the embedded default.
         sampling: How DMCP reads a plan from its probabilities: "expected" widths, the best of
             some drawn from the "markov" process, or the best that is "evolved" from the expected.
+            "budget-only" takes the expected ones, whatever this says.
         align: Widths are multiples of this where the group is larger.
         precision: "auto", "fp32" or "bf16".
         max_steps: Most steps of any training loop, for trials; None for no limit.

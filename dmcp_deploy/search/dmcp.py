@@ -43,16 +43,17 @@ def search(problem: SearchProblem) -> SearchResult:
     every weight step, moves the architecture parameters by the loss of the gated full network
     and the expected cost.
     """
-    return _search(problem, DmcpTask)
+    return _search(problem, DmcpTask, problem.request.sampling)
 
 
 def search_budget_only(problem: SearchProblem) -> SearchResult:
     """Returns the widths that the budget loss leads to alone: no image reaches the alphas.
 
     All else is as in a DMCP search, the training of the weights too. What DMCP's plan is worth
-    beyond this one's is what its task loss has found.
+    beyond this one's is what the images have found, so none of them may choose here: the plan is
+    always that of the expected widths.
     """
-    return _search(problem, BudgetOnlyTask)
+    return _search(problem, BudgetOnlyTask, "expected")
 
 
 class DmcpTask:
@@ -153,14 +154,14 @@ class BudgetOnlyTask(DmcpTask):
             return super().task_loss(batch)
 
 
-def _search(problem: SearchProblem, kind: type[DmcpTask]) -> SearchResult:
+def _search(problem: SearchProblem, kind: type[DmcpTask], way: str) -> SearchResult:
     steps = search_steps(problem)
     task = kind(problem, steps)
     run_steps(problem, task, steps, shared=task.first_architecture_step)
-    return _read_plan(problem, task)
+    return _read_plan(problem, task, way)
 
 
-def _read_plan(problem: SearchProblem, task: DmcpTask) -> SearchResult:
+def _read_plan(problem: SearchProblem, task: DmcpTask, way: str) -> SearchResult:
     architecture = task.architecture
     probabilities = architecture.probabilities().detach().cpu()
     widths = architecture.width_probabilities().detach()
@@ -174,10 +175,10 @@ def _read_plan(problem: SearchProblem, task: DmcpTask) -> SearchResult:
             for row, n in zip(probabilities.tolist(), problem.space.count, strict=True)
         ],
     }
-    if problem.request.sampling == "markov":
+    if way == "markov":
         return _best_draw(problem, probabilities, figures)
     wanted = architecture.expected_units().detach().cpu().numpy()
-    if problem.request.sampling == "evolved":
+    if way == "evolved":
         return _evolved(problem, wanted, figures)
     again = partial(nearest_widths, problem, wanted)
     return SearchResult.decoded(problem, again, figures, trained=True)

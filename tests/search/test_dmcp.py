@@ -134,6 +134,16 @@ def short_search(folder: Path, **changes: object) -> SearchProblem:
     return make_problem(small_network(), folder, **options)
 
 
+@pytest.mark.parametrize("sampling", ["markov", "evolved"])
+def test_no_image_chooses_the_plan_of_a_budget_only_search(sampling, tmp_path):
+    problem = short_search(tmp_path / "expected", max_steps=2)
+    other = short_search(tmp_path / sampling, max_steps=2)
+    other = replace(other, request=replace(other.request, sampling=sampling))
+    found = [dmcp.search_budget_only(each) for each in (problem, other)]
+    assert found[0].widths == found[1].widths
+    assert "plans_judged" not in found[1].figures
+
+
 def test_a_short_search_takes_the_expected_macs_into_the_band(tmp_path):
     problem = short_search(tmp_path, max_steps=30, architecture_share=1.0, random_networks=0)
     result = dmcp.search(problem)
