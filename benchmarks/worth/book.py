@@ -109,6 +109,7 @@ def asked(made: argparse.ArgumentParser, **smoke: Any) -> argparse.Namespace:
     options = made.parse_args()
     if options.smoke:
         tiny = {"budget": 60.0, "search_steps": 4, "train_steps": 3, "pictures": (256, 200)}
+        tiny["recipe"] = {"candidates": 2, **options.recipe}
         vars(options).update({**tiny, "searches": 2, "seeds": 2, "jobs": 1, **smoke})
         options.out = options.out or Path(f"runs/worth/{options.name}-smoke.json")
         if options.work == made.get_default("work"):

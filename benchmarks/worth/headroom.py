@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from worth.lab import EVOLVED, Lab, evolved, trained
+from worth.lab import SURROGATE, Lab, trained
 from worth.plans import unsearched
 from worth.ratios import gated_worth, sliced_worth
 
@@ -17,7 +17,7 @@ from dmcp_deploy.data.loader import eval_batches
 from dmcp_deploy.data.types import Batch
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.run.context import RunContext
-from dmcp_deploy.search import autoslim, evolution
+from dmcp_deploy.search import autoslim, evolution, surrogate
 from dmcp_deploy.search.evolution import Evolution, Plan
 from dmcp_deploy.search.fit import fit_widths
 from dmcp_deploy.search.problem import SearchProblem
@@ -88,8 +88,8 @@ def headroom(
     problem, task = trained(context)
     judge = Judge.make(problem, images)
     plans = _plans(context, problem, lab.search_steps // 2, held_out)
-    found = evolved(problem, problem.accounting.units(context.plan().widths()))
-    plans[EVOLVED] = fitted(problem, found)
+    found, _ = surrogate.best_plan(problem, problem.accounting.units(context.plan().widths()))
+    plans[SURROGATE] = fitted(problem, found)
     rules = Evolution(
         values=evolution.gene_values(problem.space, problem.grid),
         fit=partial(fitted, problem),

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from worth.duo_images import open_duo
 from worth.plans import LARGER, unsearched
 
@@ -31,7 +30,7 @@ from dmcp_deploy.run.resolve import make_request
 from dmcp_deploy.run.stages import prepare_search, run_search, run_train
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.rundir.stages import SEARCH, TRAIN
-from dmcp_deploy.search import evolution, sampling
+from dmcp_deploy.search import surrogate
 from dmcp_deploy.search.dmcp import DmcpTask
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.run import make_plan
@@ -42,7 +41,7 @@ Record = dict[str, Any]
 Widths = Mapping[str, int]
 
 ALIGN = 1
-EVOLVED = "dmcp, evolved"
+SURROGATE = "dmcp, surrogate"
 _SEARCH_BATCH, _TRAIN_BATCH = 64, 128
 
 
@@ -111,10 +110,10 @@ class Lab:
         context = self.searched(seed)
         plan, figures = context.plan(), context.run.figures(SEARCH)
         problem, _ = trained(context)
-        units = evolved(problem, problem.accounting.units(plan.widths()))
+        units, _ = surrogate.best_plan(problem, problem.accounting.units(plan.widths()))
         return {
             "widths": plan.widths(),
-            "evolved": problem.space.widths(units),
+            "surrogate": problem.space.widths(units),
             "macs": plan.macs,
             "expected_share": figures["expected_share"],
             "full_top1": figures["full_accuracy"]["top1"],
@@ -225,18 +224,6 @@ def trained(context: RunContext) -> tuple[SearchProblem, DmcpTask]:
     assert saved is not None, path
     task.load(saved.tensors)
     return problem, task
-
-
-def evolved(problem: SearchProblem, expected: np.ndarray) -> np.ndarray:
-    """Returns the plan of `--sampling evolved`, units [groups], of a search that is done.
-
-    Args:
-        problem: The search, its network the trained supernet.
-        expected: The plan that it has ended with, units [groups].
-    """
-    starts = [expected, problem.uniform_units(problem.limits)]
-    (best,) = evolution.best_of(sampling.evolved(problem, starts), 1)
-    return np.array(best.plan)
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,9 +1,9 @@
 """DMCP beside uniform widths and the plan of a blind search: D2, D3 and D4's small form.
 
-Searches come first, then networks are trained: those of DMCP's plans, of the same evolved (as
-`--sampling evolved` does it, on the supernet that the search leaves), of uniform widths, of the
-budget-only plan, and of uniform widths at 1.35 times the multiply-adds, which tell what points are
-worth. Primary is DMCP minus uniform, by Welch, searches as a random effect.
+Searches come first, then networks are trained: those of DMCP's plans, of the plans that
+`--sampling surrogate` goes on to on the same supernets, of uniform widths, of the budget-only plan,
+and of uniform widths at 1.35 times the multiply-adds, which tell what points are worth. Primary is
+DMCP minus uniform, by Welch, searches as a random effect.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from worth.analysis import arm_mean, arms_of, arms_table, welch
 from worth.book import Book, Job, asked, parser
-from worth.lab import EVOLVED, Lab
+from worth.lab import SURROGATE, Lab
 
 #: How the arms are shown where networks are distilled on the full one's weights, as in the paper.
 _STARRED = "*"
@@ -71,7 +71,7 @@ def _trainings(options: argparse.Namespace, book: Book, lab: Lab, distill: bool)
         found = book.results[f"search/{search}"]
         arms = {
             "dmcp": {"plan": found["widths"], "search": search},
-            EVOLVED: {"plan": found["evolved"], "search": search},
+            SURROGATE: {"plan": found["surrogate"], "search": search},
             "uniform": {},
             "budget-only": {},
         }

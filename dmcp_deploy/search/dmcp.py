@@ -14,7 +14,7 @@ from torch import Tensor
 from dmcp_deploy.data.types import Batch
 from dmcp_deploy.plan import LOWEST_SHARE, Keep
 from dmcp_deploy.rundir.directory import KEPT
-from dmcp_deploy.search import evolution, markov, sampling
+from dmcp_deploy.search import markov, sampling, surrogate
 from dmcp_deploy.search.architecture import Architecture
 from dmcp_deploy.search.budget_loss import budget_loss
 from dmcp_deploy.search.costs.limits import Limits
@@ -178,8 +178,10 @@ def _read_plan(problem: SearchProblem, task: DmcpTask, way: str) -> SearchResult
     if way == "markov":
         return _best_draw(problem, probabilities, figures)
     wanted = architecture.expected_units().detach().cpu().numpy()
-    if way == "evolved":
-        return _evolved(problem, wanted, figures)
+    if way == "surrogate":
+        start = channel_counts(nearest_widths(problem, wanted, problem.limits))
+        wanted, found = surrogate.best_plan(problem, problem.accounting.units(start))
+        figures |= found
     again = partial(nearest_widths, problem, wanted)
     return SearchResult.decoded(problem, again, figures, trained=True)
 
@@ -212,24 +214,3 @@ def _best_draw(
         return problem.space.widths(units)
 
     return SearchResult(problem.space.widths(units), {**figures, **judged}, True, again)
-
-
-def _evolved(
-    problem: SearchProblem, wanted: np.ndarray, figures: dict[str, object]
-) -> SearchResult:
-    """Returns the best plan that evolves from the expected units [groups] and uniform widths."""
-    limits = problem.limits
-    expected = problem.accounting.units(channel_counts(nearest_widths(problem, wanted, limits)))
-    judged = sampling.evolved(problem, [expected, problem.uniform_units(limits)])
-    (best,) = evolution.best_of(judged, 1)
-    found = {
-        "plans_judged": len(judged),
-        "loss": best.loss,
-        "generations": evolution.generations_report(judged),
-    }
-
-    def again(limits: Limits) -> Mapping[str, int]:
-        fit = evolution.within_budget(replace(problem, limits=limits))
-        return problem.space.widths(fit(np.array(best.plan)))
-
-    return SearchResult.decoded(problem, again, {**figures, **found}, trained=True)

@@ -1,9 +1,8 @@
-"""From probabilities to the best of several plans, as judged on the trained supernet."""
+"""From probabilities to the best of several draws, as judged on the trained supernet."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,8 +10,7 @@ from torch import Tensor
 
 from dmcp_deploy.data.seeds import step_seed
 from dmcp_deploy.network.slicing import slice_network
-from dmcp_deploy.search import evolution, markov
-from dmcp_deploy.search.evolution import Evolution, Judged, Plan
+from dmcp_deploy.search import markov
 from dmcp_deploy.search.fit import fit_widths
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.steps import training_batches
@@ -22,7 +20,6 @@ from dmcp_deploy.training.evaluate import Accuracy, evaluate, recalibrate
 _DRAWS = 2000  # per search: about 2% fall within 1% of the budget once its expectation is there
 #: Training images that a plan is judged by, and batches of them at least.
 _SCORE_IMAGES, _SCORE_BATCHES = 4096, 16
-_GENERATIONS = 5  # of an evolution, each of half as many plans as the recipe's candidates
 _DIGITS = 9  # of a draw's share of the budget
 
 
@@ -60,29 +57,6 @@ def best_draw(
         for drawn, units, loss in zip(wanted, fitted, losses, strict=True)
     ]
     return fitted[int(np.argmin(losses))], reports
-
-
-def evolved(problem: SearchProblem, starts: Sequence[np.ndarray]) -> list[Judged]:
-    """Returns the plans of an evolution that starts from some, judged as draws are.
-
-    Args:
-        problem: The search, its network the trained supernet.
-        starts: Plans within the budgets, units [groups] each; of equal ones one is judged.
-    """
-    different = list({units.tobytes(): units for units in starts}.values())
-    rules = Evolution(
-        values=evolution.gene_values(problem.space, problem.grid),
-        fit=evolution.within_budget(problem),
-        population=problem.cap(max(2, problem.recipe.candidates // 2)),
-        generations=problem.cap(_GENERATIONS),
-        seed=problem.request.seed,
-    )
-
-    def judge(plans: Sequence[Plan]) -> list[tuple[float, float]]:
-        found = (supernet_accuracy(problem, np.array(plan)) for plan in plans)
-        return [(one.loss, one.top1) for one in found]
-
-    return evolution.run_evolution(problem, rules, judge, starts=different)
 
 
 def nearest_draws(problem: SearchProblem, probabilities: Tensor) -> list[np.ndarray]:

@@ -98,7 +98,7 @@ def test_what_d1_lets_through(worth, larger, spread, verdict):
     ],
 )
 def test_what_d0_makes_of_losses(worth, dmcp, best, said):
-    losses = {"uniform": 1.0, "dmcp": dmcp, "dmcp, evolved": best, "budget-only": 1.1}
+    losses = {"uniform": 1.0, "dmcp": dmcp, "dmcp, surrogate": best, "budget-only": 1.1}
     losses |= {"autoslim": 1.0, "best found": best}
     row = {
         "seed": 0,

@@ -227,7 +227,7 @@ def test_damaged_stages_are_refused(stages: object, run: RunDir) -> None:
         ({"method": "dmpc"}, "--method 'dmpc' is unknown.*did you mean dmcp"),
         (
             {"sampling": "mean"},
-            "--sampling 'mean' is unknown: choose one of expected, markov, evolved",
+            "--sampling 'mean' is unknown: choose one of expected, markov, surrogate",
         ),
         ({"init": "slice"}, "--init 'slice' is unknown.*did you mean sliced"),
         ({"align": 0}, "--align 0 is too small: it must be at least 1"),

@@ -134,7 +134,7 @@ def short_search(folder: Path, **changes: object) -> SearchProblem:
     return make_problem(small_network(), folder, **options)
 
 
-@pytest.mark.parametrize("sampling", ["markov", "evolved"])
+@pytest.mark.parametrize("sampling", ["markov", "surrogate"])
 def test_no_image_chooses_the_plan_of_a_budget_only_search(sampling, tmp_path):
     problem = short_search(tmp_path / "expected", max_steps=2)
     other = short_search(tmp_path / sampling, max_steps=2)

@@ -1,11 +1,9 @@
-"""Plans that are judged: drawn or evolved, in budget, the best of them."""
+"""Plans that are drawn and judged: in budget, the best of them."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +18,6 @@ from dmcp_deploy.search.fit import fit_widths
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.sampling import best_draw, nearest_draws, supernet_accuracy
 from dmcp_deploy.search.steps import training_batches
-from dmcp_deploy.training.evaluate import Accuracy
 from dmcp_deploy.training.recipe import RECIPES
 
 pytestmark = pytest.mark.usefixtures("fashion_mnist")
@@ -121,44 +118,6 @@ def test_plans_that_become_one_by_alignment_are_judged_once(tmp_path):
     fitted = [fit_widths(problem.limits, problem.grid, units) for units in drawn]
     _, reports = best_draw(problem, probabilities)
     assert len(reports) == len({units.tobytes() for units in fitted}) < len(drawn)
-
-
-def evolving(folder: Path, **changes: object) -> SearchProblem:
-    options = {"share": 0.5, "align": 4, "data": garments(), "max_steps": 3, "candidates": 6}
-    return make_problem(small_network(), folder, sampling="evolved", **{**options, **changes})
-
-
-def test_an_evolved_plan_is_the_best_of_those_judged_and_meets_the_budget(tmp_path):
-    problem = evolving(tmp_path)
-    result = dmcp.search(problem)
-    units = np.array([result.widths[name] for name in problem.space.names])
-    assert 0.98 <= problem.accounting.macs(units) / asked_macs(problem) <= 1.0
-    figures = json.loads(json.dumps(result.figures))
-    assert figures["plans_judged"] == sum(row["plans"] for row in figures["generations"]) == 2 + 9
-    assert figures["loss"] == pytest.approx(figures["generations"][-1]["best_loss"], abs=1e-5)
-    assert figures["loss"] == supernet_accuracy(problem, units).loss
-    assert figures["loss"] <= supernet_accuracy(problem, problem.uniform_units(problem.limits)).loss
-
-
-class KilledError(Exception):
-    pass
-
-
-@pytest.mark.parametrize("at", [0, 1, 2, 7])
-def test_an_evolution_that_was_killed_ends_with_the_same_plan(at, tmp_path, monkeypatch):
-    calls = iter(range(at))
-
-    def killed(problem: SearchProblem, units: np.ndarray) -> Accuracy:
-        if next(calls, None) is None:
-            raise KilledError
-        return supernet_accuracy(problem, units)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(sampling, "supernet_accuracy", killed)
-        with pytest.raises(KilledError):
-            dmcp.search(evolving(tmp_path / "killed"))
-    again = dmcp.search(evolving(tmp_path / "killed"))
-    assert again == dmcp.search(evolving(tmp_path / "undisturbed"))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
