@@ -52,14 +52,17 @@ def report(content: dict[str, Any], star: str = "") -> str:
     lines = [*arms_table(shown, f"uniform{star}", f"uniform, larger{star}"), ""]
     ends = ", ".join(f"{r['expected_share']:.2f}" for r in searches)
     lines.append(f"Expected multiply-adds of the searches at their end, of the budget: {ends}.")
-    ours, theirs = (arm_mean(arms.get(arm, [])) for arm in ("dmcp", "uniform"))
-    if ours is not None and theirs is not None:
-        primary = welch(ours, theirs)
-        lines.append(
-            f"Primary: dmcp{star} minus uniform{star} {primary} points; a true difference of"
-            f" {primary.detectable:.2f} would have been told in 80 of 100 such runs."
-        )
-    minutes = statistics.fsum(r["seconds"] for r in results.values()) / 60
+    for name, left, right in (("Primary", "dmcp", "uniform"), ("Besides", SURROGATE, "dmcp")):
+        means = [arm_mean(arms.get(arm, [])) for arm in (left, right)]
+        if None not in means:
+            difference = welch(*means)
+            lines.append(
+                f"{name}: {left}{star} minus {right}{star} {difference} points; a true difference"
+                f" of {difference.detectable:.2f} would have been told in 80 of 100 such runs."
+            )
+    # Not what this call took: most of it may have been done before one that was stopped.
+    took = (r.get("search_s", 0.0) + r.get("train_s", 0.0) for r in results.values())
+    minutes = statistics.fsum(took) / 60
     return "\n".join([*lines, f"{minutes:.0f} minutes of {content['options']['device']}."])
 
 
