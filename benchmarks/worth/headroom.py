@@ -39,7 +39,7 @@ class Judge:
         problem: The search, its network the trained supernet.
         recalibration: Training batches.
         seen: Images that plans may be chosen by; nothing was trained on them.
-        unseen: As many others, by which they are reported.
+        unseen: Others, by which they are reported: twice as many where there are so many.
     """
 
     problem: SearchProblem
@@ -49,14 +49,14 @@ class Judge:
 
     @classmethod
     def make(cls, problem: SearchProblem, images: int) -> Judge:
-        """Returns a judge by so many images, and as many others to report by."""
+        """Returns a judge by so many images."""
         size = min(images, _BATCH)
         found = eval_batches(
-            problem.data.val, image_size=problem.image_size, batch_size=size, limit=2 * images
+            problem.data.val, image_size=problem.image_size, batch_size=size, limit=3 * images
         )
-        half = images // size
+        chosen_by = images // size
         recalibration = list(recalibration_batches(problem))
-        return cls(problem, recalibration, list(islice(found, half)), list(found))
+        return cls(problem, recalibration, list(islice(found, chosen_by)), list(found))
 
     def __call__(self, plans: Iterable[Plan]) -> list[tuple[float, float]]:
         """Returns loss and accuracy of plans, as an evolution asks for them."""
@@ -79,7 +79,7 @@ def headroom(
     Args:
         lab: The task.
         seed: Of the search.
-        images: To choose by, and to report by.
+        images: To choose by.
         population: Plans in a generation of the evolution.
         generations: Of the evolution.
         held_out: Training images that greedy slimming judges by.
