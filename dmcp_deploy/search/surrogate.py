@@ -41,6 +41,7 @@ _PANEL = 5  # plans that the same images judge, so that what these differ in dro
 _IMAGES = 256  # of a panel at least
 _SPREAD = 0.3  # deviation of the logarithm of a sampled width
 _REACH = 0.5  # by which the logarithm of a width moves in a round at most
+_EFFORT = 1e9  # of decoding, a tenth of what a plan's last decoding may take: losses are rough
 _RIDGES = 10.0 ** np.arange(-4, 3)
 
 
@@ -92,7 +93,8 @@ def best_plan(problem: SearchProblem, start: np.ndarray) -> tuple[np.ndarray, di
         _judge_until(problem, saved, turn * panels, _ROUNDS * panels, centre)
         found = fitted(saved.rows[: turn * panels * _PANEL], centre)
         axes = _axes_near(problem, centre)
-        decoded = decode(problem.limits, axes, found.worth(axes), least=LOWEST_SHARE)
+        worth = found.worth(axes)
+        decoded = decode(problem.limits, axes, worth, least=LOWEST_SHARE, effort=_EFFORT)
         centre, noise = decoded.units, found.noise
     plans = {"start": start, "uniform": problem.uniform_units(problem.limits), "surrogate": centre}
     judged = problem.progress_over(plans.items(), "plans")
