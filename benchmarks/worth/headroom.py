@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from worth.lab import SURROGATE, Lab, trained
-from worth.plans import unsearched
+from worth.plans import LARGER, unsearched
 from worth.ratios import gated_worth, sliced_worth
 
 from dmcp_deploy.data.loader import eval_batches
@@ -18,6 +18,7 @@ from dmcp_deploy.data.types import Batch
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.run.context import RunContext
 from dmcp_deploy.search import autoslim, evolution, surrogate
+from dmcp_deploy.search.costs.asked import flops_limits
 from dmcp_deploy.search.evolution import Evolution, Plan
 from dmcp_deploy.search.fit import fit_widths
 from dmcp_deploy.search.problem import SearchProblem
@@ -114,11 +115,13 @@ def headroom(
         }
         for g, name in enumerate(problem.space.names)
     ]
+    larger = flops_limits(f"{LARGER * lab.budget:g}%", problem.accounting, problem.space)
     random = [one.loss for one in judged[len(starts) :] if one.generation == 0]
     return {
         "seed": seed,
         "expected_share": float(task.architecture.expected_share().detach()),
         "plans": {name: _judgement(judge, units) for name, units in plans.items()},
+        "larger": _judgement(judge, problem.uniform_units(larger)),
         "random": random,
         "plans_judged": len(judged),
         "groups": groups,
