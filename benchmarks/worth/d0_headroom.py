@@ -70,22 +70,15 @@ def report(content: dict[str, Any]) -> str:
 
 
 def _verdict(rows: list[dict[str, Any]]) -> list[str]:
-    """Returns each plan's loss less uniform's, and what the rules make of it."""
+    """Returns what plans differ from uniform ones by, and what the rules make of it."""
     if not rows:
         return ["Nothing is judged yet."]
     rows = [{**row, "plans": {**row["plans"], _LARGER: row["larger"]}} for row in rows]
-    lines, less, ratio = [], {}, _ratio(rows)
-    for plan in (_LARGER, *PLANS[1:]):
-        unseen, seen = (_less(rows, plan, images) for images in ("loss", "seen_loss"))
-        less[plan] = statistics.fmean(unseen)
-        larger, as_macs = less[_LARGER], ""
-        if larger < 0:
-            as_macs = f", worth {ratio ** (less[plan] / larger):.2f} times the multiply-adds"
-        half = f" ± {mean_of(unseen).half:.4f}" if len(rows) > 1 else ""
-        lines.append(
-            f"- {plan} less uniform: {less[plan]:+.4f}{half}"
-            f" (by the images to choose by {statistics.fmean(seen):+.4f}){as_macs}"
-        )
+    heads = ("less uniform", "loss", "as MACs", "on the images chosen by")
+    heads += ("loss, logits rescaled", "as MACs", "top-1, points")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    lines += [_row(rows, plan) for plan in (_LARGER, *PLANS[1:])]
+    less = {plan: statistics.fmean(_less(rows, plan, "loss")) for plan in PLANS}
     if less["best found"] > -LEAST_HEADROOM:
         return [*lines, "", "No headroom in this network: change it."]
     lines.append("")
@@ -96,13 +89,31 @@ def _verdict(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def _row(rows: list[dict[str, Any]], plan: str) -> str:
+    """Returns what a plan differs from uniform widths by, over all searches."""
+    cells = [plan]
+    for value in ("loss", "scaled_loss"):
+        less = _less(rows, plan, value)
+        larger = statistics.fmean(_less(rows, _LARGER, value))
+        half = f" ± {mean_of(less).half:.4f}" if len(rows) > 1 else ""
+        as_macs = _ratio(rows) ** (statistics.fmean(less) / larger) if larger < 0 else None
+        cells += [
+            f"{statistics.fmean(less):+.4f}{half}",
+            "cannot be told" if as_macs is None else f"{as_macs:.2f}",
+        ]
+        if value == "loss":
+            cells.append(f"{statistics.fmean(_less(rows, plan, 'seen_loss')):+.4f}")
+    cells.append(f"{100 * statistics.fmean(_less(rows, plan, 'top1')):+.2f}")
+    return f"| {' | '.join(cells)} |"
+
+
 def _ratio(rows: list[dict[str, Any]]) -> float:
     """Returns how many times the multiply-adds of uniform widths the larger ones have."""
     return statistics.fmean(r["larger"]["macs"] / r["plans"]["uniform"]["macs"] for r in rows)
 
 
-def _less(rows: list[dict[str, Any]], plan: str, images: str) -> list[float]:
-    return [r["plans"][plan][images] - r["plans"]["uniform"][images] for r in rows]
+def _less(rows: list[dict[str, Any]], plan: str, value: str) -> list[float]:
+    return [r["plans"][plan][value] - r["plans"]["uniform"][value] for r in rows]
 
 
 def _groups(rows: list[dict[str, Any]]) -> list[str]:

@@ -9,6 +9,9 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
 from worth.lab import SURROGATE, Lab, trained
 from worth.plans import LARGER, unsearched
 from worth.ratios import gated_worth, sliced_worth
@@ -30,6 +33,7 @@ Record = dict[str, Any]
 #: Of the budget. Plans are compared at equal multiply-adds, and a nat is worth a few percent.
 _NEAREST = 0.995
 _BATCH = 500
+_FACTORS = [round(1.02**k, 4) for k in range(-50, 51)]  # of logits: 0.37 to 2.69
 
 
 @dataclass(frozen=True)
@@ -65,11 +69,31 @@ class Judge:
 
     def loss(self, units: np.ndarray, images: Sequence[Batch]) -> tuple[float, float]:
         """Returns the loss and the accuracy of a plan, units [groups], on some images."""
-        problem = self.problem
-        dense = slice_network(problem.network, problem.space.widths(units))
-        recalibrate(dense, self.recalibration, problem.precision)
-        found = evaluate(dense, images, problem.precision)
+        found = evaluate(self._network(units), images, self.problem.precision)
         return found.loss, found.top1
+
+    def scaled_loss(self, units: np.ndarray) -> tuple[float, float]:
+        """Returns the least loss of a plan, units [groups], over factors of all its logits.
+
+        A network that is trained anew finds the scale of its logits by itself; on a supernet that
+        scale falls as the last layer's inputs become fewer.
+
+        Returns:
+            The mean cross entropy on the unseen images, and the factor.
+        """
+        network, precision = self._network(units).eval(), self.problem.precision
+        batches = [precision.move(batch) for batch in self.unseen]
+        with torch.no_grad(), precision.autocast():
+            logits = torch.cat([network(batch.images).float() for batch in batches])
+        labels = torch.cat([batch.labels for batch in batches])
+        losses = [float(F.cross_entropy(factor * logits, labels)) for factor in _FACTORS]
+        return min(zip(losses, _FACTORS, strict=True))
+
+    def _network(self, units: np.ndarray) -> nn.Module:
+        """Returns the network of a plan, its batch norms recalibrated."""
+        dense = slice_network(self.problem.network, self.problem.space.widths(units))
+        recalibrate(dense, self.recalibration, self.problem.precision)
+        return dense
 
 
 def headroom(
@@ -152,10 +176,13 @@ def _plans(
 
 def _judgement(judge: Judge, units: np.ndarray) -> Record:
     seen, unseen = (judge.loss(units, images) for images in (judge.seen, judge.unseen))
+    scaled_loss, factor = judge.scaled_loss(units)
     return {
         "macs": judge.problem.accounting.macs(units),
         "share": judge.problem.limits.share(units),
         "seen_loss": seen[0],
         "loss": unseen[0],
         "top1": unseen[1],
+        "scaled_loss": scaled_loss,
+        "logit_factor": factor,
     }

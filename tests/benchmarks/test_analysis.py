@@ -89,6 +89,16 @@ def test_what_d1_lets_through(worth, larger, spread, verdict):
     assert row.endswith(f"| {verdict} |")
 
 
+def judged(loss, macs):
+    return {
+        "loss": loss,
+        "seen_loss": loss,
+        "scaled_loss": loss - 1,
+        "top1": 1 - loss,
+        "macs": macs,
+    }
+
+
 @pytest.mark.parametrize(
     ("dmcp", "best", "said"),
     [
@@ -103,8 +113,8 @@ def test_what_d0_makes_of_losses(worth, dmcp, best, said):
     row = {
         "seed": 0,
         "expected_share": 0.97,
-        "plans": {n: {"loss": loss, "seen_loss": loss, "macs": 20} for n, loss in losses.items()},
-        "larger": {"loss": 0.9, "seen_loss": 0.9, "macs": 30},
+        "plans": {name: judged(loss, macs=20) for name, loss in losses.items()},
+        "larger": judged(0.9, macs=30),
         "random": [1.2, 1.1],
         "groups": [
             {
@@ -117,7 +127,8 @@ def test_what_d0_makes_of_losses(worth, dmcp, best, said):
     }
     page = worth("d0_headroom").report({"results": {"fashion/0": row}})
     assert said in page
-    assert f"uniform: {dmcp - 1:+.4f} (by the images to choose by {dmcp - 1:+.4f})," in page
-    assert f"worth {1.5 ** (10 * (1 - dmcp)):.2f} times the multiply-adds" in page
+    less, as_macs = f"{dmcp - 1:+.4f}", f"{1.5 ** (10 * (1 - dmcp)):.2f}"
+    points = f"{100 * (1 - dmcp):+.2f}"
+    assert f"| dmcp | {less} | {as_macs} | {less} | {less} | {as_macs} | {points} |" in page
     assert "1.1000 of 2, 1.1500" in page
     assert "| stem.0 | 8 | 8 | 8 | 8 | 8 | 8 | at an end | 1.1 | 2.0 | 3.0 |" in page
