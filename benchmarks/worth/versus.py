@@ -52,7 +52,8 @@ def report(content: dict[str, Any], star: str = "") -> str:
     lines = [*arms_table(shown, f"uniform{star}", f"uniform, larger{star}"), ""]
     ends = ", ".join(f"{r['expected_share']:.2f}" for r in searches)
     lines.append(f"Expected multiply-adds of the searches at their end, of the budget: {ends}.")
-    for name, left, right in (("Primary", "dmcp", "uniform"), ("Besides", SURROGATE, "dmcp")):
+    pairs = (("dmcp", "uniform"), ("dmcp", "budget-only"), (SURROGATE, "dmcp"))
+    for name, (left, right) in zip(("Primary", "Besides", "Besides"), pairs, strict=True):
         means = [arm_mean(arms.get(arm, [])) for arm in (left, right)]
         if None not in means:
             difference = welch(*means)
