@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from worth.analysis import mean_of
 from worth.book import Book, Job, asked, parser
-from worth.headroom import SURROGATE, headroom
-from worth.lab import Lab
+from worth.headroom import headroom
+from worth.lab import SURROGATE, Lab
 
 LEAST_HEADROOM, LEAST_WAY = 0.01, 0.5
 _LARGER = "uniform, larger"

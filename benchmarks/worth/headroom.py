@@ -69,27 +69,10 @@ class Judge:
 
     def loss(self, units: np.ndarray, images: Sequence[Batch]) -> tuple[float, float]:
         """Returns the loss and the accuracy of a plan, units [groups], on some images."""
-        found = evaluate(self._network(units), images, self.problem.precision)
+        found = evaluate(self.network(units), images, self.problem.precision)
         return found.loss, found.top1
 
-    def scaled_loss(self, units: np.ndarray) -> tuple[float, float]:
-        """Returns the least loss of a plan, units [groups], over factors of all its logits.
-
-        A network that is trained anew finds the scale of its logits by itself; on a supernet that
-        scale falls as the last layer's inputs become fewer.
-
-        Returns:
-            The mean cross entropy on the unseen images, and the factor.
-        """
-        network, precision = self._network(units).eval(), self.problem.precision
-        batches = [precision.move(batch) for batch in self.unseen]
-        with torch.no_grad(), precision.autocast():
-            logits = torch.cat([network(batch.images).float() for batch in batches])
-        labels = torch.cat([batch.labels for batch in batches])
-        losses = [float(F.cross_entropy(factor * logits, labels)) for factor in _FACTORS]
-        return min(zip(losses, _FACTORS, strict=True))
-
-    def _network(self, units: np.ndarray) -> nn.Module:
+    def network(self, units: np.ndarray) -> nn.Module:
         """Returns the network of a plan, its batch norms recalibrated."""
         dense = slice_network(self.problem.network, self.problem.space.widths(units))
         recalibrate(dense, self.recalibration, self.problem.precision)
@@ -175,14 +158,33 @@ def _plans(
 
 
 def _judgement(judge: Judge, units: np.ndarray) -> Record:
-    seen, unseen = (judge.loss(units, images) for images in (judge.seen, judge.unseen))
-    scaled_loss, factor = judge.scaled_loss(units)
+    network = judge.network(units)
+    seen, unseen = (
+        evaluate(network, images, judge.problem.precision) for images in (judge.seen, judge.unseen)
+    )
+    scaled_loss, factor = _scaled_loss(network, judge)
     return {
         "macs": judge.problem.accounting.macs(units),
         "share": judge.problem.limits.share(units),
-        "seen_loss": seen[0],
-        "loss": unseen[0],
-        "top1": unseen[1],
+        "seen_loss": seen.loss,
+        "loss": unseen.loss,
+        "top1": unseen.top1,
         "scaled_loss": scaled_loss,
         "logit_factor": factor,
     }
+
+
+@torch.no_grad()
+def _scaled_loss(network: nn.Module, judge: Judge) -> tuple[float, float]:
+    """Returns the least loss on the unseen images over factors of all logits, and the factor.
+
+    A network that is trained anew finds the scale of its logits by itself; on a supernet that scale
+    falls as the last layer's inputs become fewer.
+    """
+    precision = judge.problem.precision
+    batches = [precision.move(batch) for batch in judge.unseen]
+    with precision.autocast():
+        logits = torch.cat([network.eval()(batch.images).float() for batch in batches])
+    labels = torch.cat([batch.labels for batch in batches])
+    losses = [float(F.cross_entropy(factor * logits, labels)) for factor in _FACTORS]
+    return min(zip(losses, _FACTORS, strict=True))

@@ -47,7 +47,7 @@ _RIDGES = 10.0 ** np.arange(-4, 3)
 
 @dataclass(frozen=True)
 class Sampled:
-    """A plan that was judged: its units, the number of its panel, and its loss."""
+    """A plan that was judged: its units, the number of its panel, and its loss in nats."""
 
     plan: tuple[int, ...]
     panel: int
