@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from worth.lab import SURROGATE, Lab, trained
 from worth.plans import LARGER, unsearched
 from worth.ratios import gated_worth, sliced_worth
@@ -19,6 +19,7 @@ from worth.ratios import gated_worth, sliced_worth
 from dmcp_deploy.data.loader import eval_batches
 from dmcp_deploy.data.types import Batch
 from dmcp_deploy.network.slicing import slice_network
+from dmcp_deploy.network.trace import evaluating
 from dmcp_deploy.run.context import RunContext
 from dmcp_deploy.search import autoslim, evolution, surrogate
 from dmcp_deploy.search.costs.asked import flops_limits
@@ -26,19 +27,19 @@ from dmcp_deploy.search.evolution import Evolution, Plan
 from dmcp_deploy.search.fit import fit_widths
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.steps import recalibration_batches
-from dmcp_deploy.training.evaluate import evaluate, recalibrate
+from dmcp_deploy.search.temperature import best_factor, scaled_cross_entropy
+from dmcp_deploy.training.evaluate import recalibrate
 
 Record = dict[str, Any]
 
 #: Of the budget. Plans are compared at equal multiply-adds, and a nat is worth a few percent.
 _NEAREST = 0.995
 _BATCH = 500
-_FACTORS = [round(1.02**k, 4) for k in range(-50, 51)]  # of logits: 0.37 to 2.69
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Losses of plans on a trained supernet, batch norms recalibrated for each.
+    """Losses of plans on a trained supernet: batch norms recalibrated, logits at their best scale.
 
     Attributes:
         problem: The search, its network the trained supernet.
@@ -64,13 +65,22 @@ class Judge:
         return cls(problem, recalibration, list(islice(found, chosen_by)), list(found))
 
     def __call__(self, plans: Iterable[Plan]) -> list[tuple[float, float]]:
-        """Returns loss and accuracy of plans, as an evolution asks for them."""
-        return [self.loss(np.array(plan), self.seen) for plan in plans]
+        """Returns loss and accuracy of plans by the images seen, as an evolution asks for them."""
+        judged = []
+        for plan in plans:
+            logits, labels = self.logits(self.network(np.array(plan)), self.seen)
+            right = float((logits.argmax(1) == labels).double().mean())
+            judged.append((_scaled_loss(logits, labels), right))
+        return judged
 
-    def loss(self, units: np.ndarray, images: Sequence[Batch]) -> tuple[float, float]:
-        """Returns the loss and the accuracy of a plan, units [groups], on some images."""
-        found = evaluate(self.network(units), images, self.problem.precision)
-        return found.loss, found.top1
+    @torch.no_grad()
+    def logits(self, network: nn.Module, images: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+        """Returns a network's logits [N, classes] of some images, and their labels [N]."""
+        precision = self.problem.precision
+        batches = [precision.move(batch) for batch in images]
+        with evaluating(network), precision.autocast():
+            logits = [network(batch.images).float() for batch in batches]
+        return torch.cat(logits), torch.cat([batch.labels for batch in batches])
 
     def network(self, units: np.ndarray) -> nn.Module:
         """Returns the network of a plan, its batch norms recalibrated."""
@@ -106,7 +116,8 @@ def headroom(
         seed=seed,
     )
     for name, units in plans.items():  # what is known before the long part
-        print(f"{lab.task}/{seed} {name}: {judge.loss(units, judge.unseen)[0]:.4f}", flush=True)
+        loss = _scaled_loss(*judge.logits(judge.network(units), judge.unseen))
+        print(f"{lab.task}/{seed} {name}: {loss:.4f}", flush=True)
     starts = list(plans.values())
     judged = evolution.run_evolution(problem, rules, judge, name="headroom", starts=starts)
     (best,) = evolution.best_of(judged, 1)
@@ -159,32 +170,18 @@ def _plans(
 
 def _judgement(judge: Judge, units: np.ndarray) -> Record:
     network = judge.network(units)
-    seen, unseen = (
-        evaluate(network, images, judge.problem.precision) for images in (judge.seen, judge.unseen)
-    )
-    scaled_loss, factor = _scaled_loss(network, judge)
+    logits, labels = judge.logits(network, judge.unseen)
+    factor = best_factor(logits, labels)
     return {
         "macs": judge.problem.accounting.macs(units),
         "share": judge.problem.limits.share(units),
-        "seen_loss": seen.loss,
-        "loss": unseen.loss,
-        "top1": unseen.top1,
-        "scaled_loss": scaled_loss,
-        "logit_factor": factor,
+        "seen_loss": _scaled_loss(*judge.logits(network, judge.seen)),
+        "loss": float(F.cross_entropy(logits, labels)),
+        "top1": float((logits.argmax(1) == labels).double().mean()),
+        "scaled_loss": _scaled_loss(logits, labels),
+        "logit_factor": float(factor),
     }
 
 
-@torch.no_grad()
-def _scaled_loss(network: nn.Module, judge: Judge) -> tuple[float, float]:
-    """Returns the least loss on the unseen images over factors of all logits, and the factor.
-
-    A network that is trained anew finds the scale of its logits by itself; on a supernet that scale
-    falls as the last layer's inputs become fewer.
-    """
-    precision = judge.problem.precision
-    batches = [precision.move(batch) for batch in judge.unseen]
-    with precision.autocast():
-        logits = torch.cat([network.eval()(batch.images).float() for batch in batches])
-    labels = torch.cat([batch.labels for batch in batches])
-    losses = [float(F.cross_entropy(factor * logits, labels)) for factor in _FACTORS]
-    return min(zip(losses, _FACTORS, strict=True))
+def _scaled_loss(logits: Tensor, labels: Tensor) -> float:
+    return float(scaled_cross_entropy(logits, labels)) / len(labels)

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from dmcp_deploy.data.seeds import step_seed
-from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.search import markov
 from dmcp_deploy.search.fit import fit_widths
+from dmcp_deploy.search.judging import PlanJudge
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.steps import training_batches
 from dmcp_deploy.training.distributed import world_size
-from dmcp_deploy.training.evaluate import Accuracy, evaluate, recalibrate
 
 _DRAWS = 2000  # per search: about 2% fall within 1% of the budget once its expectation is there
 #: Training images that a plan is judged by, and batches of them at least.
@@ -29,9 +28,8 @@ def best_draw(
     """Returns the best of several drawn networks, and how each of them did (DMCP, 3.4).
 
     A bounded number of draws is made; those nearest to the budget are repaired to meet it on
-    the grid, where some may become one. Each plan is then judged on the trained supernet with
-    recalibrated batch norms, by its loss on training images without augmentation (no validation
-    image is looked at).
+    the grid, where some may become one. Each plan is then judged on the trained supernet by its
+    loss on training images without augmentation (no validation image is looked at).
 
     Args:
         problem: The search.
@@ -45,9 +43,7 @@ def best_draw(
         units = fit_widths(problem.limits, problem.grid, drawn)
         plans.setdefault(units.tobytes(), (drawn, units))
     wanted, fitted = zip(*plans.values(), strict=True)
-    losses = [
-        supernet_accuracy(problem, units).loss for units in problem.progress_over(fitted, "draws")
-    ]
+    losses = [supernet_loss(problem, units) for units in problem.progress_over(fitted, "draws")]
     reports = [
         {
             "drawn_macs": problem.accounting.macs(drawn),
@@ -76,17 +72,19 @@ def nearest_draws(problem: SearchProblem, probabilities: Tensor) -> list[np.ndar
     return [units for _, units in ranked[: problem.cap(problem.recipe.candidates)]]
 
 
-def supernet_accuracy(problem: SearchProblem, units: np.ndarray) -> Accuracy:
-    """Returns how a sub-network of the trained supernet does, batch norms recalibrated.
+def supernet_loss(problem: SearchProblem, units: np.ndarray) -> float:
+    """Returns the loss of a sub-network of the trained supernet (see `PlanJudge`).
 
-    It is judged on training images without augmentation. Processes share them, and all get the
-    same figures.
+    It is judged on training images without augmentation, the same for all plans. Processes share
+    them, and all get the same loss.
     """
-    dense = slice_network(problem.network, problem.space.widths(units))
-    seed = step_seed(problem.request.seed, 0, "recalibration")
-    batches = problem.cap(problem.recipe.recalibration_batches)
-    recalibrate(dense, training_batches(problem, seed, batches), problem.precision, shared=True)
+    seed = step_seed(problem.request.seed, 0, "judged")
     whole = math.ceil(_SCORE_IMAGES / (problem.recipe.search.batch_size * world_size()))
-    batches = problem.cap_batches(max(_SCORE_BATCHES, whole))
-    images = training_batches(problem, seed + 1, batches, augment=False)
-    return evaluate(dense, images, problem.precision, shared=True)
+    images = training_batches(
+        problem,
+        seed,
+        problem.cap_batches(max(_SCORE_BATCHES, whole)),
+        augment=False,
+        device=problem.precision.device,
+    )
+    return PlanJudge(problem).loss(units, images)

@@ -20,20 +20,17 @@ from itertools import islice
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from dmcp_deploy.data.seeds import step_seed
-from dmcp_deploy.data.types import Batch
-from dmcp_deploy.network.supernet import Supernet
 from dmcp_deploy.plan import LOWEST_SHARE
 from dmcp_deploy.search.decode import decode
 from dmcp_deploy.search.fit import fit_widths
+from dmcp_deploy.search.judging import PlanJudge
 from dmcp_deploy.search.problem import SearchProblem
-from dmcp_deploy.search.sampling import supernet_accuracy
+from dmcp_deploy.search.sampling import supernet_loss
 from dmcp_deploy.search.saved_rows import SavedRows
 from dmcp_deploy.search.steps import training_batches
-from dmcp_deploy.training.distributed import add_up, world_size
-from dmcp_deploy.training.evaluate import batch_statistics
+from dmcp_deploy.training.distributed import world_size
 from dmcp_deploy.training.interrupt import caught_signals
 
 _ROUNDS = 3
@@ -98,7 +95,7 @@ def best_plan(problem: SearchProblem, start: np.ndarray) -> tuple[np.ndarray, di
         centre, noise = decoded.units, found.noise
     plans = {"start": start, "uniform": problem.uniform_units(problem.limits), "surrogate": centre}
     judged = problem.progress_over(plans.items(), "plans")
-    losses = {name: supernet_accuracy(problem, plan).loss for name, plan in judged}
+    losses = {name: supernet_loss(problem, plan) for name, plan in judged}
     figures = {"losses": losses, "plans_judged": len(saved.rows) + len(plans), "noise": noise}
     return plans[min(losses, key=losses.__getitem__)], figures
 
@@ -136,7 +133,7 @@ def _judge_until(
     """Judges the panels up to number `end` of `last`, around a plan, that are not judged yet."""
     size = problem.recipe.search.batch_size * world_size()
     each = problem.cap(math.ceil(_IMAGES / size))  # batches of a panel
-    done, supernet = len(saved.rows) // _PANEL, Supernet(problem.network)
+    done, judge = len(saved.rows) // _PANEL, PlanJudge(problem)
     seed = step_seed(problem.request.seed, 0, "panels")
     batches = training_batches(
         problem,
@@ -148,13 +145,12 @@ def _judge_until(
     )
     with (
         caught_signals() as signals,
-        batch_statistics(problem.network.model),
         problem.compute.progress.task("sampled plans", last, done=done, unit="panel") as bar,
     ):
         for panel in range(done, end):
             images = [problem.precision.move(batch) for batch in islice(batches, each)]
             plans = list(_sampled(problem, panel, centre))
-            losses = [_loss(problem, supernet, plan, images) for plan in plans]
+            losses = [judge.loss(plan, images) for plan in plans]
             rows = (tuple(plan.tolist()) for plan in plans)
             saved.add(Sampled(*row) for row in zip(rows, [panel] * _PANEL, losses, strict=True))
             signals.heed_together()
@@ -167,22 +163,6 @@ def _sampled(problem: SearchProblem, panel: int, centre: np.ndarray) -> Iterator
     for _ in range(_PANEL):
         shifts = torch.randn(len(centre), generator=generator, dtype=torch.float64).numpy()
         yield fit_widths(problem.limits, problem.grid, centre * np.exp(_SPREAD * shifts))
-
-
-@torch.no_grad()
-def _loss(
-    problem: SearchProblem, supernet: Supernet, plan: np.ndarray, images: Sequence[Batch]
-) -> float:
-    """Returns a plan's mean cross entropy, in norms that use the batches' own statistics."""
-    sums = torch.zeros(2, dtype=torch.float64, device=problem.precision.device)
-    widths = problem.space.widths(plan)
-    for batch in images:
-        with problem.precision.autocast():
-            logits = supernet(batch.images, widths)
-        loss = F.cross_entropy(logits.float(), batch.labels, reduction="sum")
-        sums += torch.stack([loss.double(), sums.new_tensor(len(batch.labels))])
-    total, count = add_up(sums).tolist()
-    return float(total / count)
 
 
 def _axes_near(problem: SearchProblem, centre: np.ndarray) -> list[np.ndarray]:

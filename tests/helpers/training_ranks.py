@@ -186,7 +186,7 @@ def synced_search(folder: Path, sampling: str = "expected") -> dict[str, Tensor]
 
 
 def sampled_search(folder: Path) -> dict[str, Tensor]:
-    """The same with the plan that is best by recalibrated loss."""
+    """The same with the best of drawn plans."""
     return synced_search(folder, "markov")
 
 

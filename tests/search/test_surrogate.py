@@ -12,11 +12,11 @@ from search_problems import asked_macs, garments, make_problem, small_network
 
 from dmcp_deploy.data.types import Batch
 from dmcp_deploy.search import dmcp, surrogate
+from dmcp_deploy.search.judging import PlanJudge
 from dmcp_deploy.search.problem import SearchProblem
-from dmcp_deploy.search.sampling import supernet_accuracy
+from dmcp_deploy.search.sampling import supernet_loss
 from dmcp_deploy.search.steps import training_batches
 from dmcp_deploy.search.surrogate import Sampled, best_plan, fitted
-from dmcp_deploy.training.evaluate import Accuracy
 
 pytestmark = pytest.mark.usefixtures("fashion_mnist")
 
@@ -79,10 +79,7 @@ def made_up(problem: SearchProblem, plan: np.ndarray) -> float:
 
 def judge_by(loss: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """Puts losses of plans in the place of those of images."""
-    monkeypatch.setattr(surrogate, "_loss", lambda problem, net, plan, images: loss(problem, plan))
-    monkeypatch.setattr(
-        surrogate, "supernet_accuracy", lambda problem, plan: Accuracy(0, loss(problem, plan), 1, 8)
-    )
+    monkeypatch.setattr(PlanJudge, "loss", lambda judge, plan, images: loss(judge.problem, plan))
 
 
 def test_the_plan_goes_where_losses_fall_and_meets_the_budget(tmp_path, monkeypatch):
@@ -101,11 +98,7 @@ def test_the_plan_goes_where_losses_fall_and_meets_the_budget(tmp_path, monkeypa
 def test_where_the_surrogate_misleads_the_best_of_the_plans_judged_is_kept(tmp_path, monkeypatch):
     problem = problem_at(tmp_path)
     judge_by(made_up, monkeypatch)
-    monkeypatch.setattr(
-        surrogate,
-        "supernet_accuracy",
-        lambda problem, plan: Accuracy(0, -made_up(problem, plan), 1, 8),
-    )
+    monkeypatch.setattr(surrogate, "supernet_loss", lambda problem, plan: -made_up(problem, plan))
     start = problem.uniform_units(problem.limits)
     plan, figures = best_plan(problem, start)
     assert (plan == start).all()
@@ -120,7 +113,7 @@ def test_a_search_takes_the_better_plan_by_its_images(tmp_path):
     figures = json.loads(json.dumps(result.figures))
     assert figures["plans_judged"] == 3 * 3 * 5 + 3
     uniform = problem.uniform_units(problem.limits)
-    assert figures["losses"]["uniform"] == supernet_accuracy(problem, uniform).loss
+    assert figures["losses"]["uniform"] == supernet_loss(problem, uniform)
 
 
 class KilledError(Exception):
@@ -129,7 +122,7 @@ class KilledError(Exception):
 
 @pytest.mark.parametrize("at", [0, 1, 15, 22, 44])
 def test_a_search_that_was_killed_ends_with_the_same_plan(at, tmp_path, monkeypatch):
-    calls, judged = iter(range(at)), surrogate._loss
+    calls, judged = iter(range(at)), PlanJudge.loss
 
     def killed(*arguments: object) -> float:
         if next(calls, None) is None:
@@ -137,7 +130,7 @@ def test_a_search_that_was_killed_ends_with_the_same_plan(at, tmp_path, monkeypa
         return judged(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(surrogate, "_loss", killed)
+        patch.setattr(PlanJudge, "loss", killed)
         with pytest.raises(KilledError):
             dmcp.search(problem_at(tmp_path / "killed"))
     again = dmcp.search(problem_at(tmp_path / "killed"))
