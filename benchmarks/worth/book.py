@@ -19,7 +19,7 @@ from dmcp_deploy.machine.environment import read_environment
 Record = dict[str, Any]
 
 #: What changes no result.
-_FREE = ("out", "work", "jobs", "report")
+_FREE = ("out", "work", "jobs", "report", "best_found")
 
 
 @dataclass(frozen=True)

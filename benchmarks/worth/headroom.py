@@ -32,6 +32,9 @@ from dmcp_deploy.training.evaluate import recalibrate
 
 Record = dict[str, Any]
 
+#: The best plan of an evolution.
+BEST = "best found"
+
 #: Of the budget. Plans are compared at equal multiply-adds, and a nat is worth a few percent.
 _NEAREST = 0.995
 _BATCH = 500
@@ -121,8 +124,8 @@ def headroom(
     starts = list(plans.values())
     judged = evolution.run_evolution(problem, rules, judge, name="headroom", starts=starts)
     (best,) = evolution.best_of(judged, 1)
-    plans["best found"] = np.array(best.plan)
-    hard = {name: sliced_worth(judge, plans[name]) for name in ("uniform", "dmcp", "best found")}
+    plans[BEST] = np.array(best.plan)
+    hard = {name: sliced_worth(judge, plans[name]) for name in ("uniform", "dmcp", BEST)}
     soft = gated_worth(problem, task.architecture, task.task_loss, judge.seen)
     groups = [
         {

@@ -9,12 +9,15 @@ DMCP minus uniform, by Welch, searches as a random effect.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
+from pathlib import Path
 from typing import Any
 
 from worth.analysis import arm_mean, arms_of, arms_table, welch
 from worth.book import Book, Job, asked, parser
-from worth.lab import SURROGATE, Lab
+from worth.headroom import BEST
+from worth.lab import SURROGATE, Lab, Widths
 
 #: How the arms are shown where networks are distilled on the full one's weights, as in the paper.
 _STARRED = "*"
@@ -33,7 +36,13 @@ def run(
             same full network.
         **defaults: Of its options.
     """
-    options = asked(parser(name, doc, **defaults))
+    made = parser(name, doc, **defaults)
+    made.add_argument(
+        "--best-found",
+        type=Path,
+        help="Results of d0_headroom.py on the same searches: its best plans are trained too.",
+    )
+    options = asked(made)
     book = Book(options)
     if not options.report:
         lab = Lab.asked(options, model=model)
@@ -69,6 +78,7 @@ def report(content: dict[str, Any], star: str = "") -> str:
 
 def _trainings(options: argparse.Namespace, book: Book, lab: Lab, distill: bool) -> list[Job]:
     """Returns all networks to train, number by number, so that an unfinished run tells of all."""
+    best = _best_found(options)
     jobs = []
     for seed in range(options.seeds):
         search = seed % options.searches
@@ -79,6 +89,8 @@ def _trainings(options: argparse.Namespace, book: Book, lab: Lab, distill: bool)
             "uniform": {},
             "budget-only": {},
         }
+        if best:
+            arms[BEST] = {"plan": best[search], "search": search}
         if seed < max(2, options.seeds // 2):
             arms["uniform, larger"] = {}
         jobs += [
@@ -90,3 +102,14 @@ def _trainings(options: argparse.Namespace, book: Book, lab: Lab, distill: bool)
             for arm, given in arms.items()
         ]
     return jobs
+
+
+def _best_found(options: argparse.Namespace) -> dict[int, Widths]:
+    """Returns search -> the best plan that D0 has found on its supernet."""
+    if options.best_found is None:
+        return {}
+    rows = json.loads(options.best_found.read_text())["results"].values()
+    return {
+        row["seed"]: {group["name"]: group["widths"][BEST] for group in row["groups"]}
+        for row in rows
+    }
