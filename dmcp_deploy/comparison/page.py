@@ -69,7 +69,7 @@ def _asked(comparison: Comparison) -> str:
     words = [
         f"data {asked.get('data') or 'default'}",
         f"recipe {asked.get('recipe') or 'default'}",
-        f"{asked['seeds']} seeds",
+        f"{asked['seeds']} seed{'' if asked['seeds'] == 1 else 's'}",
         f"searches start from {asked['weights'] or 'random'} weights",
         f"pruned networks from {asked['init']} weights",
     ]
