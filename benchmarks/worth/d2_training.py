@@ -1,6 +1,6 @@
 """D2: DMCP's plans against uniform ones where in-place distillation takes most noise away.
 
-    python benchmarks/worth/d2_training.py        # about 2.5 hours on 2 cores
+    python benchmarks/worth/d2_training.py        # about 1 hour on 2 cores
     python benchmarks/worth/d2_training.py --report
 
 Fashion-MNIST at 32 px, a MobileNetV2-like network of 4.8M multiply-adds, 10% of them, widths of any
