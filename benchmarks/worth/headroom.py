@@ -181,7 +181,7 @@ def _judgement(judge: Judge, units: np.ndarray) -> Record:
         "seen_loss": _scaled_loss(*judge.logits(network, judge.seen)),
         "loss": float(F.cross_entropy(logits, labels)),
         "top1": float((logits.argmax(1) == labels).double().mean()),
-        "scaled_loss": _scaled_loss(logits, labels),
+        "scaled_loss": float(F.cross_entropy(factor * logits, labels)),
         "logit_factor": float(factor),
     }
 

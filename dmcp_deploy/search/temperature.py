@@ -22,38 +22,30 @@ _LARGEST = 8.0  # factor; the least is its reciprocal
 _BISECTIONS = 12  # bring the factor within 0.1%, where a loss is good to a millionth
 
 
-def scaled_cross_entropy(
-    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, *, shared: bool = False
-) -> Tensor:
-    """Returns the sum of cross entropies at the one factor of all logits that makes it least.
-
-    The factor is a constant to autograd, which loses nothing: at the minimum the loss does not
-    change with it.
+def scaled_cross_entropy(logits: Tensor, labels: Tensor, *, shared: bool = False) -> Tensor:
+    """Returns the sum of cross entropies, in nats, at the one factor of all logits that is best.
 
     Args:
         logits: Of the images, shape [N, classes].
         labels: Shape [N].
-        label_smoothing: As in `torch.nn.functional.cross_entropy`.
         shared: Whether processes hold a part of the images each, and one factor is for all of
             them; the sum is of this process's part.
     """
-    logits = logits.float()
-    factor = best_factor(logits, labels, label_smoothing, shared=shared)
-    return F.cross_entropy(
-        factor * logits, labels, reduction="sum", label_smoothing=label_smoothing
-    )
+    factor = best_factor(logits, labels, shared=shared)
+    return F.cross_entropy(factor * logits, labels, reduction="sum")
 
 
-@torch.no_grad()
-def best_factor(
-    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, *, shared: bool = False
-) -> Tensor:
-    """Returns the factor that `scaled_cross_entropy` takes, a scalar from 1/8 to 8.
+def best_factor(logits: Tensor, labels: Tensor, *, shared: bool = False) -> Tensor:
+    """Returns the factor that makes the loss least, a scalar from 1/8 to 8.
 
     The loss is convex in it, so its slope tells on which side the best one lies.
+
+    Args:
+        logits: Of the images, shape [N, classes].
+        labels: Shape [N].
+        shared: As of `scaled_cross_entropy`.
     """
-    wanted = F.one_hot(labels, logits.shape[1]) * (1 - label_smoothing)
-    wanted = wanted + label_smoothing / logits.shape[1]
+    wanted = F.one_hot(labels, logits.shape[1])
     high = logits.new_full((), math.log(_LARGEST))
     low = -high
     for _ in range(_BISECTIONS):

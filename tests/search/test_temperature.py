@@ -17,18 +17,13 @@ def made(images: int = 200, classes: int = 7) -> tuple[torch.Tensor, torch.Tenso
     return logits + 1.5 * F.one_hot(labels, classes), labels
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_no_other_factor_gives_a_lower_loss(smoothing):
+def test_no_other_factor_gives_a_lower_loss():
     logits, labels = made()
-    found = scaled_cross_entropy(logits, labels, smoothing)
+    found = scaled_cross_entropy(logits, labels)
     factors = torch.logspace(-3, 3, 4001, base=2.0, dtype=torch.float64)
-    least = min(
-        F.cross_entropy(f * logits, labels, reduction="sum", label_smoothing=smoothing)
-        for f in factors
-    )
+    least = min(F.cross_entropy(f * logits, labels, reduction="sum") for f in factors)
     assert float(found) == pytest.approx(float(least), rel=1e-5)
-    plain = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
-    assert found < plain
+    assert found < F.cross_entropy(logits, labels, reduction="sum")
 
 
 @pytest.mark.parametrize("scale", [0.3, 3.0])
@@ -40,24 +35,6 @@ def test_the_scale_of_the_logits_does_not_count(scale):
     assert float(scaled_cross_entropy(scale * logits, labels)) == pytest.approx(
         float(scaled_cross_entropy(logits, labels)), rel=1e-5
     )
-
-
-def test_gradients_are_those_of_the_least_loss():
-    # By differences of the least loss itself, the factor found anew at both ends.
-    logits, labels = made()
-    weight = torch.linspace(0.5, 1.5, logits.shape[1], dtype=torch.float64).requires_grad_()
-    loss = scaled_cross_entropy(logits * weight, labels)
-    (gradient,) = torch.autograd.grad(loss, [weight])
-    for place in range(len(weight)):
-        ends = []
-        for shift in (-0.05, 0.05):
-            moved = weight.detach().clone()
-            moved[place] += shift
-            ends.append(float(scaled_cross_entropy(logits * moved, labels)))
-        assert float(gradient[place]) == pytest.approx((ends[1] - ends[0]) / 0.1, abs=0.05)
-    # Making all logits larger does nothing.
-    along = float((gradient * weight.detach()).sum())
-    assert along == pytest.approx(0.0, abs=2e-3 * float(gradient.abs().sum()))
 
 
 @pytest.mark.parametrize(("right", "factor"), [(True, 8.0), (False, 1 / 8)])
