@@ -1,6 +1,6 @@
 """D3, a positive control: a network that is badly balanced on purpose, where a search must win.
 
-    python benchmarks/worth/d3_control.py        # about 110 minutes on 2 cores
+    python benchmarks/worth/d3_control.py        # about 70 minutes on 2 cores
     python benchmarks/worth/d3_control.py --report
 
 Fashion-MNIST at 32 px; the last convolution is 4 times as wide as is sensible and the first

@@ -1,6 +1,6 @@
 """D4 for a CPU: Duo-100 at 48 px, one budget, few seeds; what it could show stands beside it.
 
-    python benchmarks/worth/d4_small.py        # about 110 minutes on 2 cores
+    python benchmarks/worth/d4_small.py        # about 100 minutes on 2 cores
     python benchmarks/worth/d4_small.py --report
 
 The task of d4_duo100.py on smaller canvases, and a MobileNetV2-like network whose plans have 1.5M

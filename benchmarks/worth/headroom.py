@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from worth.lab import SURROGATE, Lab, trained
+from worth.lab import Lab, trained
 from worth.plans import LARGER, unsearched
 from worth.ratios import gated_worth, sliced_worth
 
@@ -21,7 +21,7 @@ from dmcp_deploy.data.types import Batch
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.network.trace import evaluating
 from dmcp_deploy.run.context import RunContext
-from dmcp_deploy.search import autoslim, evolution, surrogate
+from dmcp_deploy.search import autoslim, evolution
 from dmcp_deploy.search.costs.asked import flops_limits
 from dmcp_deploy.search.evolution import Evolution, Plan
 from dmcp_deploy.search.fit import fit_widths
@@ -109,8 +109,6 @@ def headroom(
     problem, task = trained(context)
     judge = Judge.make(problem, images)
     plans = _plans(context, problem, lab.search_steps // 2, held_out)
-    found, _ = surrogate.best_plan(problem, problem.accounting.units(context.plan().widths()))
-    plans[SURROGATE] = fitted(problem, found)
     rules = Evolution(
         values=evolution.gene_values(problem.space, problem.grid),
         fit=partial(fitted, problem),

@@ -30,7 +30,6 @@ from dmcp_deploy.run.resolve import make_request
 from dmcp_deploy.run.stages import prepare_search, run_search, run_train
 from dmcp_deploy.rundir.directory import RunDir
 from dmcp_deploy.rundir.stages import SEARCH, TRAIN
-from dmcp_deploy.search import surrogate
 from dmcp_deploy.search.dmcp import DmcpTask
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.run import make_plan
@@ -41,7 +40,6 @@ Record = dict[str, Any]
 Widths = Mapping[str, int]
 
 ALIGN = 1
-SURROGATE = "dmcp, surrogate"
 _SEARCH_BATCH, _TRAIN_BATCH = 64, 128
 
 
@@ -106,14 +104,11 @@ class Lab:
         return cls(**{**given, **changes})
 
     def search(self, seed: int) -> Record:
-        """Searches by DMCP where that is not done yet; returns its plans and figures."""
+        """Searches by DMCP where that is not done yet; returns its plan and figures."""
         context = self.searched(seed)
         plan, figures = context.plan(), context.run.figures(SEARCH)
-        problem, _ = trained(context)
-        units, _ = surrogate.best_plan(problem, problem.accounting.units(plan.widths()))
         return {
             "widths": plan.widths(),
-            "surrogate": problem.space.widths(units),
             "macs": plan.macs,
             "expected_share": figures["expected_share"],
             "full_top1": figures["full_accuracy"]["top1"],

@@ -1,9 +1,8 @@
 """DMCP beside uniform widths and the plan of a blind search: D2, D3 and D4's small form.
 
-Searches come first, then networks are trained: those of DMCP's plans, of the plans that
-`--sampling surrogate` goes on to on the same supernets, of uniform widths, of the budget-only plan,
-and of uniform widths at 1.35 times the multiply-adds, which tell what points are worth. Primary is
-DMCP minus uniform, by Welch, searches as a random effect.
+Searches come first, then networks are trained: those of DMCP's plans, of uniform widths, of the
+budget-only plan, and of uniform widths at 1.35 times the multiply-adds, which tell what points are
+worth. Primary is DMCP minus uniform, by Welch, searches as a random effect.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any
 from worth.analysis import arm_mean, arms_of, arms_table, welch
 from worth.book import Book, Job, asked, parser
 from worth.headroom import BEST
-from worth.lab import SURROGATE, Lab, Widths
+from worth.lab import Lab, Widths
 
 #: How the arms are shown where networks are distilled on the full one's weights, as in the paper.
 _STARRED = "*"
@@ -61,13 +60,12 @@ def report(content: dict[str, Any], star: str = "") -> str:
     lines = [*arms_table(shown, f"uniform{star}", f"uniform, larger{star}"), ""]
     ends = ", ".join(f"{r['expected_share']:.2f}" for r in searches)
     lines.append(f"Expected multiply-adds of the searches at their end, of the budget: {ends}.")
-    pairs = (("dmcp", "uniform"), ("dmcp", "budget-only"), (SURROGATE, "dmcp"))
-    for name, (left, right) in zip(("Primary", "Besides", "Besides"), pairs, strict=True):
-        means = [arm_mean(arms.get(arm, [])) for arm in (left, right)]
+    for name, right in (("Primary", "uniform"), ("Besides", "budget-only")):
+        means = [arm_mean(arms.get(arm, [])) for arm in ("dmcp", right)]
         if None not in means:
             difference = welch(*means)
             lines.append(
-                f"{name}: {left}{star} minus {right}{star} {difference} points; a true difference"
+                f"{name}: dmcp{star} minus {right}{star} {difference} points; a true difference"
                 f" of {difference.detectable:.2f} would have been told in 80 of 100 such runs."
             )
     # Not what this call took: most of it may have been done before one that was stopped.
@@ -85,7 +83,6 @@ def _trainings(options: argparse.Namespace, book: Book, lab: Lab, distill: bool)
         found = book.results[f"search/{search}"]
         arms = {
             "dmcp": {"plan": found["widths"], "search": search},
-            SURROGATE: {"plan": found["surrogate"], "search": search},
             "uniform": {},
             "budget-only": {},
         }

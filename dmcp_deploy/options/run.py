@@ -18,7 +18,7 @@ from dmcp_deploy.options.network import (
 from dmcp_deploy.progress import NO_PROGRESS, Progress
 from dmcp_deploy.registry import METHODS, PRECISIONS
 
-SAMPLINGS = ("expected", "markov", "surrogate")
+SAMPLINGS = ("expected", "markov")
 INITS = ("scratch", "sliced")
 
 _LARGEST_SEED = 2**63 - 1
@@ -138,9 +138,9 @@ class RunSettings:
         weights: None, "imagenet", or a file of weights that the search starts from, also as
             "FILE:PLACE" for one of several dictionaries in it.
         data: An image folder, a data set's name, or None for the embedded default.
-        sampling: How DMCP reads a plan from its probabilities: "expected" widths, the best of
-            some drawn from the "markov" process, or the best by a "surrogate" of many networks'
-            losses. "budget-only" takes the expected ones, whatever this says.
+        sampling: How DMCP reads a plan from its probabilities: "expected" widths, or the best
+            of some drawn from the "markov" process. "budget-only" takes the expected ones,
+            whatever this says.
         align: Widths are multiples of this where the group is larger.
         precision: "auto", "fp32" or "bf16".
         max_steps: Most steps of any training loop, for trials; None for no limit.
@@ -163,7 +163,7 @@ class RunSettings:
         help="Image folder (train/, val/), elpv, fashion-mnist, torchvision:X, webdataset:X.",
     )
     sampling: str = option(
-        "expected", choices=SAMPLINGS, in_recipe=True, help="DMCP: expected, markov or surrogate."
+        "expected", choices=SAMPLINGS, in_recipe=True, help="DMCP: expected or markov."
     )
     align: int = align_option()
     _: KW_ONLY

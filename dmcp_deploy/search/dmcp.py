@@ -14,19 +14,14 @@ from torch import Tensor
 from dmcp_deploy.data.types import Batch
 from dmcp_deploy.plan import LOWEST_SHARE, Keep
 from dmcp_deploy.rundir.directory import KEPT
-from dmcp_deploy.search import markov, sampling, surrogate
+from dmcp_deploy.search import markov, sampling
 from dmcp_deploy.search.architecture import Architecture
 from dmcp_deploy.search.budget_loss import budget_loss
 from dmcp_deploy.search.costs.limits import Limits
 from dmcp_deploy.search.costs.macs import MacsCost
 from dmcp_deploy.search.decode import decode
 from dmcp_deploy.search.fit import scaled_widths
-from dmcp_deploy.search.problem import (
-    DecodedWidths,
-    SearchProblem,
-    SearchResult,
-    channel_counts,
-)
+from dmcp_deploy.search.problem import DecodedWidths, SearchProblem, SearchResult
 from dmcp_deploy.search.slimmable import SharedWeights
 from dmcp_deploy.search.steps import run_steps, search_steps
 from dmcp_deploy.search.worth import near_worth
@@ -178,10 +173,6 @@ def _read_plan(problem: SearchProblem, task: DmcpTask, way: str) -> SearchResult
     if way == "markov":
         return _best_draw(problem, probabilities, figures)
     wanted = architecture.expected_units().detach().cpu().numpy()
-    if way == "surrogate":
-        start = channel_counts(nearest_widths(problem, wanted, problem.limits))
-        wanted, found = surrogate.best_plan(problem, problem.accounting.units(start))
-        figures |= found
     again = partial(nearest_widths, problem, wanted)
     return SearchResult.decoded(problem, again, figures, trained=True)
 

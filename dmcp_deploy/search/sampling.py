@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,14 +9,10 @@ from torch import Tensor
 from dmcp_deploy.data.seeds import step_seed
 from dmcp_deploy.search import markov
 from dmcp_deploy.search.fit import fit_widths
-from dmcp_deploy.search.judging import PlanJudge
+from dmcp_deploy.search.judging import supernet_loss
 from dmcp_deploy.search.problem import SearchProblem
-from dmcp_deploy.search.steps import training_batches
-from dmcp_deploy.training.distributed import world_size
 
 _DRAWS = 2000  # per search: about 2% fall within 1% of the budget once its expectation is there
-#: Training images that a plan is judged by, and batches of them at least.
-_SCORE_IMAGES, _SCORE_BATCHES = 4096, 16
 _DIGITS = 9  # of a draw's share of the budget
 
 
@@ -70,21 +64,3 @@ def nearest_draws(problem: SearchProblem, probabilities: Tensor) -> list[np.ndar
         seen.setdefault(units.tobytes(), (distance, units))
     ranked = sorted(seen.values(), key=lambda item: item[0])
     return [units for _, units in ranked[: problem.cap(problem.recipe.candidates)]]
-
-
-def supernet_loss(problem: SearchProblem, units: np.ndarray) -> float:
-    """Returns the loss of a sub-network of the trained supernet (see `PlanJudge`).
-
-    It is judged on training images without augmentation, the same for all plans. Processes share
-    them, and all get the same loss.
-    """
-    seed = step_seed(problem.request.seed, 0, "judged")
-    whole = math.ceil(_SCORE_IMAGES / (problem.recipe.search.batch_size * world_size()))
-    images = training_batches(
-        problem,
-        seed,
-        problem.cap_batches(max(_SCORE_BATCHES, whole)),
-        augment=False,
-        device=problem.precision.device,
-    )
-    return PlanJudge(problem).loss(units, images)

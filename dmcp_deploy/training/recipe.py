@@ -110,8 +110,7 @@ class Recipe:
             come from the process; "all" is all of them.
         random_end: That probability at the end of stage 2; it decays by the same factor in each
             step. Two factors of 0.9999 in 10 steps, over 20 epochs of ImageNet, come to 0.37.
-        candidates: Networks compared by Markov sampling, those drawn nearest to the budget; a
-            surrogate samples five times as many in each of three rounds.
+        candidates: Networks compared by Markov sampling, those drawn nearest to the budget.
         population: Plans in a generation of MetaPruning.
         generations: Generations of MetaPruning.
         episodes: Episodes of AMC.

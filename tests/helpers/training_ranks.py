@@ -190,14 +190,9 @@ def sampled_search(folder: Path) -> dict[str, Tensor]:
     return synced_search(folder, "markov")
 
 
-def surrogate_search(folder: Path) -> dict[str, Tensor]:
-    """The same with the plan that is best by a surrogate."""
-    return synced_search(folder, "surrogate")
-
-
 #: What takes no folder and less than a second: all of it is done by "units".
 UNITS = {"gradients": gradients, "agreement": agreement, "norms": norms, "judged": judged}
-SEARCHES = {"synced": synced_search, "sampled": sampled_search, "surrogate": surrogate_search}
+SEARCHES = {"synced": synced_search, "sampled": sampled_search}
 
 
 def run(what: str, folder: Path) -> dict[str, Tensor]:

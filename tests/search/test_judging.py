@@ -11,7 +11,7 @@ from search_problems import garments, make_problem, small_network
 from dmcp_deploy.data.types import Batch
 from dmcp_deploy.network.slicing import slice_network
 from dmcp_deploy.network.supernet import Supernet
-from dmcp_deploy.search.judging import PlanJudge
+from dmcp_deploy.search.judging import plan_loss, supernet_loss
 from dmcp_deploy.search.problem import SearchProblem
 from dmcp_deploy.search.steps import training_batches
 from dmcp_deploy.search.temperature import scaled_cross_entropy
@@ -35,18 +35,27 @@ def test_the_loss_is_that_of_the_dense_network_on_the_statistics_of_batches(prob
         logits = torch.cat([dense(batch.images) for batch in batches])
     labels = torch.cat([batch.labels for batch in batches])
     wanted = float(scaled_cross_entropy(logits, labels)) / len(labels)
-    assert PlanJudge(problem).loss(units, batches) == pytest.approx(wanted, rel=1e-5)
+    assert plan_loss(problem, units, batches) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_the_scale_of_the_last_layer_does_not_count(problem):
     units, batches = half(problem), list(training_batches(problem, 0, 2, augment=False))
     *_, last = (m for m in problem.network.model.modules() if isinstance(m, torch.nn.Linear))
     learn(problem, last, batches)
-    before = PlanJudge(problem).loss(units, batches)
+    before = plan_loss(problem, units, batches)
     with torch.no_grad():
         last.weight.mul_(3.0)
         last.bias.mul_(3.0)
-    assert PlanJudge(problem).loss(units, batches) == pytest.approx(before, rel=1e-5)
+    assert plan_loss(problem, units, batches) == pytest.approx(before, rel=1e-5)
+
+
+def test_judging_leaves_the_network_as_it_was(problem):
+    before = {name: t.clone() for name, t in problem.network.model.state_dict().items()}
+    problem.network.model.train()
+    supernet_loss(problem, half(problem))
+    assert problem.network.model.training
+    for name, tensor in problem.network.model.state_dict().items():
+        assert torch.equal(tensor, before[name])
 
 
 def learn(problem: SearchProblem, last: torch.nn.Linear, batches: list[Batch]) -> None:

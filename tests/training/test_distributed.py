@@ -159,7 +159,7 @@ def test_a_search_on_two_processes_is_one_search(method, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fashion_mnist")
-@pytest.mark.parametrize("what", ["synced", "sampled", "surrogate"])
+@pytest.mark.parametrize("what", ["synced", "sampled"])
 def test_two_processes_search_as_one_with_the_same_global_batch(what, tmp_path):
     alone = training_ranks.run(what, tmp_path / "alone")
     first, second = found_by_ranks(what, tmp_path)
